@@ -1,0 +1,121 @@
+# `make` alone lists the doors. Needs Python 3.11 to 3.13 with pip, and nothing else; uses uv where it is on PATH.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# DEVICE=gpu serves with TensorFlow for NVIDIA GPUs, from an environment of its own.
+DEVICE ?= cpu
+# The interpreter the environment is made with: the first suitable one, unless PYTHON says which.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+
+ifeq ($(DEVICE),gpu)
+VENV ?= .venv-gpu
+LOCK := requirements/gpu.txt
+else
+VENV ?= .venv
+LOCK := requirements/serve.txt
+endif
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+ifdef UV
+INSTALL = $(UV) pip install --python $(BIN)/python --require-hashes
+else
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-input --require-hashes
+endif
+
+.PHONY: help
+help: ## list these doors
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  variables: HOST, PORT, PYTHON, DEVICE=cpu|gpu, VENV; the service's own: docs/configuration.md"
+
+# --- environment: a stamp a lock, so that the second start installs nothing ---
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 was found. Install one, or say which: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is not a Python from 3.11 to 3.13. Say which: make PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "[setup] creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: $(LOCK) | $(BIN)/python
+	@echo "[setup] installing $(LOCK) (some hundred megabytes; a few minutes the first time)"
+	@$(INSTALL) -r $(LOCK)
+	@touch $@
+	@echo "[setup] $(VENV) is ready to serve"
+
+$(VENV)/.dev: requirements/dev.txt | $(BIN)/python
+	@echo "[setup] installing requirements/dev.txt (some hundred megabytes; a few minutes the first time)"
+	@$(INSTALL) -r requirements/dev.txt
+	@touch $(VENV)/.serve $@
+	@echo "[setup] $(VENV) is ready to test"
+
+.PHONY: setup
+setup: $(VENV)/.dev ## create the environment for working on this repository
+
+# --- serve ---
+
+.PHONY: serve
+serve: $(VENV)/.serve ## install what is missing, load the models, serve on HOST:PORT
+	@echo "[serve] starting on http://$(HOST):$(PORT)/docs"
+	@RESTORE_HOST=$(HOST) RESTORE_PORT=$(PORT) exec $(BIN)/python -m app.main
+
+# --- test ---
+
+PYTEST = $(BIN)/python -m pytest
+
+.PHONY: test
+test: $(VENV)/.dev ## everything but the slow tests, without network, on a CPU
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+.PHONY: unit
+unit: $(VENV)/.dev ## seconds: no TensorFlow, no data packs
+	@$(PYTEST) -m "not tf and not slow and not data and not chromium" $(ARGS)
+
+.PHONY: test-all
+test-all: $(VENV)/.dev ## everything at full size, and a newcomer's day from clone to SIGTERM
+	@RESTORE_FUZZ=5000 $(PYTEST) --timeout 3600 $(ARGS)
+	@$(BIN)/python -m scripts.docker_steps
+	@tests/e2e/newcomer.sh
+
+# --- check ---
+
+.PHONY: check
+check: $(VENV)/.dev ## format, lint, types, import contracts, spelling
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/codespell
+	@echo "[check] all clean"
+
+.PHONY: fmt
+fmt: $(VENV)/.dev ## format, and mend what the linter can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+# --- measure, document, lock ---
+
+.PHONY: bench
+bench: $(VENV)/.dev ## the service against a bare loop, and peak memory, as ratios
+	@$(BIN)/python -m benchmarks.serve
+	@$(BIN)/python -m benchmarks.memory
+
+.PHONY: docs
+docs: $(VENV)/.dev ## write the generated pages anew
+	@$(BIN)/python -m scripts.models_page
+
+COMPILE = env -u PIP_FIND_LINKS -u UV_INDEX_URL $(UV) pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE) pyproject.toml
+
+.PHONY: locks
+locks: ## write requirements/*.txt anew from pyproject.toml (needs uv)
+	@test -n "$(UV)" || { echo "make locks needs uv on PATH"; exit 1; }
+	@$(COMPILE) --extra cpu -o requirements/serve.txt
+	@$(COMPILE) --extra cpu --extra dev --extra train -c requirements/serve.txt -o requirements/dev.txt
+	@$(COMPILE) --extra gpu --extra train -c requirements/serve.txt -o requirements/gpu.txt
+
+.PHONY: clean
+clean: ## remove environments and caches
+	@rm -rf .venv .venv-gpu .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
