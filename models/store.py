@@ -1,0 +1,144 @@
+"""The shelf: folders `<folder>/<task>/<name>/<version>/`, one model each, TensorFlow Serving's layout.
+
+A model that was published is never changed, but for the mark that makes it its task's default: a better one gets
+the next version. Names that begin with a dot are no models (a publication under way).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from models import manifest as contract
+from models.manifest import MANIFEST_NAME, Manifest
+
+
+class ShelfError(ValueError):
+    """A folder that is not what its manifest says. `problems` lists every difference, one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Return {path below `folder`: SHA-256} of every file there but the manifest, in order of path."""
+    return {path: digest(folder / path) for path in _paths(folder) if path != MANIFEST_NAME}
+
+
+def folders(shelves: Iterable[Path]) -> Iterator[Path]:
+    """Yield the folder of each model, shelf by shelf, by task, name and version. A missing shelf is an empty one."""
+    for shelf in shelves:
+        for task in _below(shelf):
+            for name in _below(task):
+                versions = [folder for folder in _below(name) if folder.name.isdecimal()]
+                yield from sorted(versions, key=lambda folder: int(folder.name))
+
+
+def open_model(folder: Path) -> Manifest:
+    """Return the manifest of `folder` after every file's digest was compared.
+
+    Raises ManifestError for the manifest itself; ShelfError for a file that is missing, differs or is not listed,
+    a link, or a folder whose place is not what the manifest says.
+    """
+    manifest = contract.read(folder)
+    problems = []
+    place = "/".join(folder.parts[-3:])
+    if place != f"{manifest.task}/{manifest.name}/{manifest.version}":
+        problems.append(f"the folder is {place}, the manifest says {manifest.id}")
+    present = set(_paths(folder)) - {MANIFEST_NAME}
+    problems += [f"{path} is not listed in the manifest" for path in sorted(present - manifest.files.keys())]
+    for path, expected in sorted(manifest.files.items()):
+        if path not in present:
+            problems.append(f"{path} is missing")
+        elif (folder / path).is_symlink():
+            problems.append(f"{path} is a link")
+        elif digest(folder / path) != expected:
+            problems.append(f"{path} has another SHA-256 than the manifest says")
+    if problems:
+        raise ShelfError(problems)
+    return manifest
+
+
+def next_version(task: str, name: str, shelf: Path) -> int:
+    """Return the version that the next model of this name gets: 1 on an empty shelf."""
+    versions = [int(folder.name) for folder in _below(shelf / task / name) if folder.name.isdecimal()]
+    return max(versions, default=0) + 1
+
+
+def publish(manifest: Manifest, source: Path, shelf: Path, *, default: bool | None = None) -> Path:
+    """Copy the model in `source` to its place on `shelf` and return that folder.
+
+    `files` of the manifest is filled in from what is copied. With `default` the model becomes its task's default,
+    and the others of the task on this shelf cease to be; None leaves what the manifest says. Readers see the whole
+    model or none: it is written beside its place, manifest last, and renamed. Raises ShelfError if that version is
+    there already.
+    """
+    parent = shelf / manifest.task / manifest.name
+    place = parent / str(manifest.version)
+    if place.exists():
+        raise ShelfError([f"{manifest.id} is on the shelf already; the next is {_next(manifest, shelf)}"])
+    if default is not None:
+        manifest = _marked(manifest, default)
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".publishing-", dir=parent))
+    try:
+        ignore = shutil.ignore_patterns(MANIFEST_NAME)
+        shutil.copytree(source, temporary, ignore=ignore, dirs_exist_ok=True)
+        temporary.chmod(0o755)
+        contract.write(manifest.model_copy(update={"files": files(temporary)}), temporary)
+        os.rename(temporary, place)  # noqa: PTH104 - the rename that fails where a full folder stands
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if place.exists():
+            raise ShelfError([f"{manifest.id} was published by somebody else meanwhile"]) from error
+        raise
+    if default:
+        _unmark_others(manifest, shelf)
+    return place
+
+
+def is_default(manifest: Manifest) -> bool:
+    """Return whether the model is marked as its task's default."""
+    return manifest.defaults.get("default") is True
+
+
+def _next(manifest: Manifest, shelf: Path) -> int:
+    return next_version(manifest.task, manifest.name, shelf)
+
+
+def _marked(manifest: Manifest, default: bool) -> Manifest:
+    rest = {key: value for key, value in manifest.defaults.items() if key != "default"}
+    return manifest.model_copy(update={"defaults": {**rest, "default": True} if default else rest})
+
+
+def _unmark_others(chosen: Manifest, shelf: Path) -> None:
+    for folder in folders([shelf]):
+        if folder.parts[-3] != chosen.task or folder.parts[-2] == chosen.name:
+            continue
+        other = contract.read(folder)
+        if is_default(other):
+            with tempfile.TemporaryDirectory(prefix=".publishing-", dir=folder.parent) as scratch:
+                contract.write(_marked(other, False), Path(scratch))
+                (Path(scratch) / MANIFEST_NAME).replace(folder / MANIFEST_NAME)
+
+
+def _below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _paths(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
