@@ -1,0 +1,169 @@
+"""Any picture as windows that a network takes, and their results as one picture again.
+
+A picture is thought of as extended without end by reflection. Every tile is a window of that extended picture, so a
+network whose reach is at most `halo` answers the same for a pixel whichever window it is asked in: tiled equals
+untiled, and untiled is a plan of one tile. Windows begin on multiples of `multiple`, so that a network which halves
+and doubles its picture meets the same grid in each. A plan depends on numbers only, never on pixels or load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Rows `top` to `bottom`, columns `left` to `right`, ends excluded, in pixels of the picture; may leave it."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """`window` is what the network sees, `inner` the part of the picture that its result is kept for."""
+
+    index: int
+    window: Box
+    inner: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The tiles of a picture of `height` × `width`; their inner parts cover it, each pixel once."""
+
+    height: int
+    width: int
+    scale: int
+    tiles: tuple[Tile, ...]
+
+
+def make_plan(height: int, width: int, *, tile_sizes: Sequence[int], halo: int, multiple: int, scale: int = 1) -> Plan:
+    """Return the plan for a picture of `height` × `width` and results `scale` times as large.
+
+    Each side of a window is one of `tile_sizes`: the largest while more than that is left, then the smallest that
+    holds the rest. Raises ValueError where the numbers make no plan.
+    """
+    if min(height, width, multiple, scale) < 1 or halo < 0:
+        raise ValueError("height, width, multiple and scale are at least 1, and halo at least 0")
+    margin = -(-halo // multiple) * multiple
+    sizes = sorted({size for size in tile_sizes if size > 2 * margin})
+    if not sizes:
+        raise ValueError(f"no tile size of {list(tile_sizes)} leaves room inside a margin of {margin} on both sides")
+    if any(size % multiple for size in sizes):
+        raise ValueError(f"tile sizes {sizes} are not all multiples of {multiple}")
+    rows = _spans(height, sizes, margin)
+    columns = _spans(width, sizes, margin)
+    boxes = [
+        (
+            Box(top - margin, left - margin, top - margin + tall, left - margin + wide),
+            Box(top, left, bottom, right),
+        )
+        for top, bottom, tall in rows
+        for left, right, wide in columns
+    ]
+    return Plan(height, width, scale, tuple(Tile(i, window, inner) for i, (window, inner) in enumerate(boxes)))
+
+
+def _spans(length: int, sizes: Sequence[int], margin: int) -> list[tuple[int, int, int]]:
+    """Return (begin, end, window size) of the parts of one axis."""
+    spans = []
+    begin = 0
+    while begin < length:
+        size = next((size for size in sizes if size - 2 * margin >= length - begin), sizes[-1])
+        end = min(begin + size - 2 * margin, length)
+        spans.append((begin, end, size))
+        begin = end
+    return spans
+
+
+def _reflected(begin: int, end: int, length: int) -> NDArray[np.intp]:
+    """Return the indices into an axis of `length` of positions `begin` to `end` of its endless reflection."""
+    period = max(2 * (length - 1), 1)
+    position = np.arange(begin, end) % period
+    return np.minimum(position, period - position) if length > 1 else position
+
+
+def cut(pixels: NDArray[Any], plan: Plan, tile: Tile) -> NDArray[np.float32]:
+    """Return the window of `tile` as float32 [1, height, width, channels].
+
+    `pixels` is (height, width, channels): uint8 and uint16 become [0, 1], floating point stays as it is.
+    """
+    if pixels.shape[:2] != (plan.height, plan.width):
+        raise ValueError(f"the plan is for {plan.height}×{plan.width}, the pixels are {pixels.shape}")
+    box = tile.window
+    inside = box.top >= 0 and box.left >= 0 and box.bottom <= plan.height and box.right <= plan.width
+    if inside:
+        window = pixels[box.top : box.bottom, box.left : box.right]
+    else:
+        rows = _reflected(box.top, box.bottom, plan.height)
+        columns = _reflected(box.left, box.right, plan.width)
+        # The rows' copy is kept as narrow as the columns need: a strip of a wide picture is many times a window.
+        first, last = int(columns.min()), int(columns.max()) + 1
+        window = pixels[:, first:last][rows][:, columns - first]
+    result = np.empty((1, *window.shape), np.float32)
+    if np.issubdtype(window.dtype, np.floating):
+        result[0] = window
+    else:
+        np.divide(window, np.float32(np.iinfo(window.dtype).max), out=result[0], dtype=np.float32)
+    return result
+
+
+class Canvas:
+    """The picture that the results of a plan's tiles make. Different tiles may be added from different threads."""
+
+    def __init__(self, plan: Plan, channels: int, dtype: DTypeLike) -> None:
+        """`dtype` is uint8 or uint16 (results in [0, 1] are clipped, scaled and rounded) or float32 (kept)."""
+        self._plan = plan
+        self._pixels = np.empty((plan.height * plan.scale, plan.width * plan.scale, channels), dtype)
+        self._missing = {tile.index for tile in plan.tiles}
+
+    def add(self, tile: Tile, result: NDArray[np.float32]) -> None:
+        """Keep the inner part of `result`, float32 [1, window height × scale, window width × scale, channels].
+
+        Raises ValueError for another shape or a tile that is not waited for, FloatingPointError for NaN or infinity.
+        """
+        scale = self._plan.scale
+        window, inner = tile.window, tile.inner
+        shape = (1, window.height * scale, window.width * scale, self._pixels.shape[2])
+        if result.shape != shape:
+            raise ValueError(f"the result of a tile has shape {result.shape} instead of {shape}")
+        if tile.index not in self._missing:
+            raise ValueError(f"tile {tile.index} is not waited for")
+        top, left = (inner.top - window.top) * scale, (inner.left - window.left) * scale
+        part = result[0, top : top + inner.height * scale, left : left + inner.width * scale]
+        if not np.isfinite(part).all():
+            raise FloatingPointError("the result of a tile is not finite")
+        target = self._pixels[
+            inner.top * scale : inner.bottom * scale,
+            inner.left * scale : inner.right * scale,
+        ]
+        if np.issubdtype(self._pixels.dtype, np.floating):
+            target[...] = part
+        else:
+            white = np.float32(np.iinfo(self._pixels.dtype).max)
+            scaled = np.clip(part, 0.0, 1.0) * white
+            np.rint(scaled, out=scaled)
+            target[...] = scaled
+        self._missing.discard(tile.index)
+
+    def result(self) -> NDArray[Any]:
+        """Return the picture, (height × scale, width × scale, channels). Raises ValueError while a tile is missing."""
+        if self._missing:
+            raise ValueError(f"{len(self._missing)} of {len(self._plan.tiles)} tiles are missing")
+        return self._pixels

@@ -1,0 +1,195 @@
+"""Tiles: whatever the size, nothing is lost, and a network cannot tell how its picture was cut."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from app.imaging.tiles import Canvas, Plan, cut, make_plan
+
+Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+SIZES = [(1, 1), (1, 7), (2, 1), (3, 2), (15, 17), (16, 16), (31, 33), (47, 48), (97, 5), (101, 103), (1, 300)]
+
+
+def run(plan: Plan, pixels: NDArray[Any], network: Network, dtype: type = np.float32) -> NDArray[Any]:
+    canvas = Canvas(plan, pixels.shape[2], dtype)
+    for tile in plan.tiles:
+        canvas.add(tile, network(cut(pixels, plan, tile)))
+    return canvas.result()
+
+
+def noise(height: int, width: int, channels: int = 3, dtype: type = np.uint8) -> NDArray[Any]:
+    rng = np.random.default_rng([height, width, channels])
+    return rng.integers(0, np.iinfo(dtype).max, (height, width, channels), endpoint=True).astype(dtype)
+
+
+def identity(tile: NDArray[np.float32]) -> NDArray[np.float32]:
+    return tile
+
+
+def enlarge(scale: int) -> Network:
+    return lambda tile: tile.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def convolution(radius: int, seed: int = 0) -> Network:
+    """A convolution over (2 radius + 1)² pixels with zeros outside, as networks pad, so that borders show."""
+    kernel = np.random.default_rng(seed).uniform(-1, 1, (2 * radius + 1, 2 * radius + 1)).astype(np.float64)
+    kernel /= np.abs(kernel).sum()
+
+    def apply(tile: NDArray[np.float32]) -> NDArray[np.float32]:
+        padded = np.pad(tile.astype(np.float64), ((0, 0), (radius, radius), (radius, radius), (0, 0)))
+        out = np.zeros(tile.shape)
+        for dy, dx in itertools.product(range(2 * radius + 1), repeat=2):
+            out += kernel[dy, dx] * padded[:, dy : dy + tile.shape[1], dx : dx + tile.shape[2]]
+        return out.astype(np.float32)
+
+    return apply
+
+
+def pooled(multiple: int) -> Network:
+    """Each pixel becomes the mean of the cell of the grid that it is in: shows a window that begins off the grid."""
+
+    def apply(tile: NDArray[np.float32]) -> NDArray[np.float32]:
+        n, h, w, c = tile.shape
+        cells = tile.reshape(n, h // multiple, multiple, w // multiple, multiple, c).mean(axis=(2, 4), dtype=np.float64)
+        return cells.repeat(multiple, 1).repeat(multiple, 2).astype(np.float32)
+
+    return apply
+
+
+geometries = st.tuples(
+    st.sampled_from([1, 2, 4, 8]), st.integers(0, 12), st.lists(st.integers(1, 12), min_size=1, max_size=3)
+).map(
+    lambda g: {"multiple": g[0], "halo": g[1], "tile_sizes": [g[0] * n + 2 * (-(-g[1] // g[0]) * g[0]) for n in g[2]]}
+)
+
+
+@given(st.integers(1, 120), st.integers(1, 120), geometries, st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_the_inner_parts_cover_each_pixel_once(height: int, width: int, geometry: dict[str, Any], scale: int) -> None:
+    plan = make_plan(height, width, **geometry, scale=scale)
+    count = np.zeros((height, width), int)
+    for tile in plan.tiles:
+        inner, window = tile.inner, tile.window
+        count[inner.top : inner.bottom, inner.left : inner.right] += 1
+        assert window.top % geometry["multiple"] == window.left % geometry["multiple"] == 0
+        assert {window.height, window.width} <= set(geometry["tile_sizes"])
+        assert inner.top - window.top >= geometry["halo"] <= inner.left - window.left
+        assert window.bottom - inner.bottom >= geometry["halo"] <= window.right - inner.right
+    assert (count == 1).all()
+    assert [tile.index for tile in plan.tiles] == list(range(len(plan.tiles)))
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), geometries)
+@settings(max_examples=60, deadline=None)
+def test_no_more_tiles_than_the_largest_size_needs(height: int, width: int, geometry: dict[str, Any]) -> None:
+    geometry = {**geometry, "tile_sizes": [*geometry["tile_sizes"], 256]}
+    multiple, halo = geometry["multiple"], geometry["halo"]
+    inner = max(geometry["tile_sizes"]) - 2 * (-(-halo // multiple) * multiple)
+    plan = make_plan(height, width, **geometry)
+    assert len(plan.tiles) == -(-height // inner) * -(-width // inner)
+    assert plan == make_plan(height, width, **geometry)
+
+
+@given(st.integers(1, 70), st.integers(1, 70), geometries, st.integers(1, 4), st.sampled_from([np.uint8, np.uint16]))
+@settings(max_examples=60, deadline=None)
+def test_a_network_that_changes_nothing_gives_the_picture_back(
+    height: int, width: int, geometry: dict[str, Any], scale: int, dtype: type
+) -> None:
+    pixels = noise(height, width, dtype=dtype)
+    plan = make_plan(height, width, **geometry, scale=scale)
+    result = run(plan, pixels, enlarge(scale), dtype)
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, pixels.repeat(scale, 0).repeat(scale, 1))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("radius", "halo", "sizes"), [(1, 1, [8, 16]), (4, 4, [12, 24]), (4, 7, [16, 40]), (2, 9, [20])]
+)
+def test_a_convolution_within_the_halo_is_the_same_tiled_and_untiled(
+    size: tuple[int, int], radius: int, halo: int, sizes: list[int]
+) -> None:
+    pixels = noise(*size)
+    network = convolution(radius)
+    tiled = run(make_plan(*size, tile_sizes=sizes, halo=halo, multiple=1), pixels, network)
+    whole = make_plan(*size, tile_sizes=[max(size) + 2 * halo], halo=halo, multiple=1)
+    assert len(whole.tiles) == 1
+    np.testing.assert_allclose(tiled, run(whole, pixels, network), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_network_on_a_grid_is_the_same_tiled_and_untiled(size: tuple[int, int]) -> None:
+    pixels = noise(*size)
+    tiled = run(make_plan(*size, tile_sizes=[24, 48], halo=8, multiple=8), pixels, pooled(8))
+    whole = make_plan(*size, tile_sizes=[-(-max(size) // 8) * 8 + 16], halo=8, multiple=8)
+    assert len(whole.tiles) == 1
+    np.testing.assert_array_equal(tiled, run(whole, pixels, pooled(8)))
+
+
+def test_a_halo_that_is_too_small_shows() -> None:
+    """The comparison above can fail: with a reach beyond the halo the two differ."""
+    pixels = noise(60, 60)
+    tiled = run(make_plan(60, 60, tile_sizes=[16], halo=1, multiple=1), pixels, convolution(4))
+    whole = run(make_plan(60, 60, tile_sizes=[62], halo=1, multiple=1), pixels, convolution(4))
+    assert np.abs(tiled - whole).max() > 1e-3
+
+
+def test_reflection_is_that_of_numpy() -> None:
+    pixels = noise(9, 11)
+    plan = make_plan(9, 11, tile_sizes=[24], halo=4, multiple=4)
+    (tile,) = plan.tiles
+    expected = np.pad(pixels, ((4, 11), (4, 9), (0, 0)), mode="reflect")
+    np.testing.assert_array_equal(cut(pixels, plan, tile)[0], expected / np.float32(255))
+
+
+def test_results_are_clipped_and_rounded() -> None:
+    plan = make_plan(1, 4, tile_sizes=[4], halo=0, multiple=1)
+    canvas = Canvas(plan, 1, np.uint8)
+    values = np.zeros((1, 4, 4, 1), np.float32)
+    values[0, 0, :, 0] = [-0.5, 1.5, 0.5019, 0.4981]
+    canvas.add(plan.tiles[0], values)
+    assert canvas.result()[0, :, 0].tolist() == [0, 255, 128, 127]
+
+
+def test_floating_point_is_kept_as_it_is() -> None:
+    plan = make_plan(2, 2, tile_sizes=[2], halo=0, multiple=1)
+    pixels = np.array([[-1.0, 2.0], [0.25, 7.5]], np.float32)[..., None]
+    np.testing.assert_array_equal(run(plan, pixels, identity), pixels)
+
+
+def test_a_missing_repeated_misshapen_or_infinite_tile_is_an_error() -> None:
+    pixels = noise(20, 10)
+    plan = make_plan(20, 10, tile_sizes=[10], halo=0, multiple=1)
+    canvas = Canvas(plan, 3, np.uint8)
+    canvas.add(plan.tiles[0], cut(pixels, plan, plan.tiles[0]))
+    with pytest.raises(ValueError, match="1 of 2 tiles"):
+        canvas.result()
+    with pytest.raises(ValueError, match="not waited for"):
+        canvas.add(plan.tiles[0], cut(pixels, plan, plan.tiles[0]))
+    with pytest.raises(ValueError, match="shape"):
+        canvas.add(plan.tiles[1], cut(pixels, plan, plan.tiles[1])[:, 1:])
+    with pytest.raises(FloatingPointError):
+        canvas.add(plan.tiles[1], np.full((1, 10, 10, 3), np.nan, np.float32))
+    canvas.add(plan.tiles[1], cut(pixels, plan, plan.tiles[1]))
+    np.testing.assert_array_equal(canvas.result(), pixels)
+
+
+def test_numbers_that_make_no_plan_are_an_error() -> None:
+    with pytest.raises(ValueError, match="margin of 8"):
+        make_plan(10, 10, tile_sizes=[16], halo=8, multiple=1)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        make_plan(10, 10, tile_sizes=[20], halo=0, multiple=8)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_plan(0, 10, tile_sizes=[20], halo=0, multiple=1)
+    plan = make_plan(10, 10, tile_sizes=[16], halo=0, multiple=1)
+    with pytest.raises(ValueError, match="10×10"):
+        cut(noise(10, 11), plan, plan.tiles[0])
