@@ -1,0 +1,125 @@
+"""Everything that the service refuses or fails at, as one tree. It knows no HTTP: `app.api.problems` has the table.
+
+    ServiceError
+    ├── BadRequest                 the caller can mend it
+    │   ├── MissingField  UnknownField  InvalidField  ConflictingFields
+    │   ├── UnknownModel  UnknownStyle  UnknownClass
+    │   ├── UnsupportedImage  BrokenImage  AnimatedImage  WrongSize
+    │   ├── MaskSize  MaskEmpty  MaskFull
+    │   └── NotAcceptable
+    ├── TooLarge                   a limit, named
+    │   └── UploadTooLarge  TooManyPixels  ResultTooLarge  WorkTooLarge
+    └── Unavailable                not the caller's fault; `retry_after` seconds where known
+        └── Overloaded  DeadlineExceeded  ModelUnavailable  ShuttingDown
+
+A message says what was wrong, the value, and what to do, in a sentence for the caller: no path, no library's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ServiceError(Exception):
+    """`detail` is for the caller; `field`, `value`, `limit` and `retry_after` (seconds) are set where they help."""
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        field: str | None = None,
+        value: object = None,
+        limit: object = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.value = value
+        self.limit = limit
+        self.retry_after = retry_after
+
+
+class BadRequest(ServiceError): ...
+
+
+class MissingField(BadRequest): ...
+
+
+class UnknownField(BadRequest): ...
+
+
+class InvalidField(BadRequest): ...
+
+
+class ConflictingFields(BadRequest): ...
+
+
+class UnknownModel(BadRequest): ...
+
+
+class UnknownStyle(BadRequest): ...
+
+
+class UnknownClass(BadRequest): ...
+
+
+class UnsupportedImage(BadRequest): ...
+
+
+class BrokenImage(BadRequest): ...
+
+
+class AnimatedImage(BadRequest): ...
+
+
+class WrongSize(BadRequest): ...
+
+
+class MaskSize(BadRequest): ...
+
+
+class MaskEmpty(BadRequest): ...
+
+
+class MaskFull(BadRequest): ...
+
+
+class NotAcceptable(BadRequest): ...
+
+
+class TooLarge(ServiceError): ...
+
+
+class UploadTooLarge(TooLarge): ...
+
+
+class TooManyPixels(TooLarge): ...
+
+
+class ResultTooLarge(TooLarge): ...
+
+
+class WorkTooLarge(TooLarge): ...
+
+
+class Unavailable(ServiceError): ...
+
+
+class Overloaded(Unavailable): ...
+
+
+class DeadlineExceeded(Unavailable): ...
+
+
+class ModelUnavailable(Unavailable): ...
+
+
+class ShuttingDown(Unavailable): ...
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean …?` for the name in `known` nearest to `name`, or an empty string."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,1 @@
+"""What each endpoint does to a picture: async (Picture, Wish, Engine, Caller) -> Answer."""

@@ -1,0 +1,17 @@
+"""What a task hands back, before it becomes bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from app.imaging.picture import Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`model` is a manifest's id; `applied` what was decided for the caller; `seconds` spent by stage."""
+
+    picture: Picture
+    model: str
+    applied: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,236 @@
+"""The model contract: what a published model says of itself, checked.
+
+A manifest is the only place for numbers about a model. `training` writes it, `app` reads it, and neither knows
+the other. The JSON schema beside this file (`manifest.schema.json`) is generated from these classes
+(`python -m models.manifest > models/manifest.schema.json`); a test holds the two together.
+
+Pictures are float32, NHWC, in [0, 1], with free batch, height and width. A size of -1 in a shape is free.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MANIFEST_NAME = "manifest.json"
+
+Task = Literal["denoise", "superres", "segment", "inpaint", "stylize"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=64)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class ManifestError(ValueError):
+    """A manifest that breaks the contract. `problems` lists every breach, one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tensor(_Part):
+    """One input or output of a signature.
+
+    `per` is `tile` for what has a tile's height and width, `sample` for what is one value (or vector) a picture, so
+    that callers with different values share a batch.
+    """
+
+    dtype: Literal["float32"] = "float32"
+    shape: list[int] = Field(min_length=2, max_length=4)
+    range: tuple[float, float] | None = None
+    per: Literal["tile", "sample"] = "tile"
+    meaning: str = ""
+
+    @model_validator(mode="after")
+    def _free_batch(self) -> Self:
+        if self.shape[0] != -1:
+            raise ValueError("the first size of a shape is the batch and must be -1")
+        if any(size < 1 and size != -1 for size in self.shape):
+            raise ValueError("sizes are positive, or -1 for free")
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError("a range runs from low to high")
+        return self
+
+
+class Signature(_Part):
+    """A function of the SavedModel: `scale` is output size over input size."""
+
+    inputs: dict[str, Tensor] = Field(min_length=1)
+    outputs: dict[str, Tensor] = Field(min_length=1)
+    scale: Positive = 1
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class SizeRule(_Part):
+    """Sizes `n` that a network accepts: n ≡ `remainder` (mod `modulus`)."""
+
+    modulus: Positive
+    remainder: Annotated[int, Field(ge=0)] = 0
+
+
+class Geometry(_Part):
+    """How a picture of any size becomes what the network takes.
+
+    * `tiled`: overlapping tiles; `halo` is how many pixels of surroundings a result needs (measured at export),
+      `multiple` the grid on which tiles begin and end, `tile_sizes` the few sizes that tiles are padded to.
+    * `canonical`: the whole picture reduced to the nearest of `canonical_sizes` (height, width), the result enlarged.
+    * `fixed`: `valid_sizes` only, anything else is `wrong-size`.
+    * `whole`: any size that meets `size_rule`, never cut.
+    """
+
+    kind: Literal["tiled", "canonical", "fixed", "whole"]
+    halo: Annotated[int, Field(ge=0)] = 0
+    multiple: Positive = 1
+    tile_sizes: list[Positive] = []
+    canonical_sizes: list[tuple[Positive, Positive]] = []
+    valid_sizes: list[tuple[Positive, Positive]] = []
+    size_rule: SizeRule | None = None
+    tolerance: Annotated[float, Field(ge=0)] = 5e-4
+
+    @model_validator(mode="after")
+    def _what_its_kind_needs(self) -> Self:
+        needs: dict[str, Any] = {
+            "tiled": self.tile_sizes,
+            "canonical": self.canonical_sizes,
+            "fixed": self.valid_sizes,
+            "whole": True,
+        }
+        if not needs[self.kind]:
+            field = {"tiled": "tile_sizes", "canonical": "canonical_sizes", "fixed": "valid_sizes"}[self.kind]
+            raise ValueError(f"geometry of kind {self.kind} needs {field}")
+        for size in self.tile_sizes:
+            if size % self.multiple:
+                raise ValueError(f"tile size {size} is not a multiple of {self.multiple}")
+            if size <= 2 * self.halo:
+                raise ValueError(f"tile size {size} leaves nothing inside a halo of {self.halo} on both sides")
+        if self.tile_sizes != sorted(set(self.tile_sizes)):
+            raise ValueError("tile_sizes rise and do not repeat")
+        return self
+
+
+class Class(_Part):
+    id: Annotated[int, Field(ge=0, le=255)]
+    name: str
+    color: tuple[
+        Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
+    ]
+
+
+class Table(_Part):
+    """A table of quality: what was measured, how, and every figure. `command` reproduces it."""
+
+    title: str
+    command: str
+    columns: list[str] = Field(min_length=1)
+    rows: list[list[str | float]] = Field(min_length=1)
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Self:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError("each row has one cell a column")
+        return self
+
+
+class Provenance(_Part):
+    """Where the numbers came from. `recipe_digest` and `data` are SHA-256 of the recipe's file and of each pack."""
+
+    recipe: str
+    recipe_digest: Digest
+    data: dict[str, Digest]
+    command: str
+    hours: Annotated[float, Field(ge=0)]
+    device: str
+    seed: int
+    steps: Annotated[int, Field(ge=0)]
+    started_from: str = ""
+
+
+class Serving(_Part):
+    batch_sizes: list[Positive] = [1]
+    mebibytes_per_megapixel: Annotated[float, Field(gt=0)]
+
+
+class Manifest(_Part):
+    schema_version: Literal[1] = 1
+    task: Task
+    name: Name
+    version: Positive
+    title: str = Field(min_length=1)
+    description: str = Field(min_length=1)
+    created: datetime.date
+    architecture: str = Field(min_length=1)
+    parameters: Positive
+    flops_per_pixel: Positive
+    licence: str = Field(min_length=1)
+    signatures: dict[str, Signature] = Field(min_length=1)
+    geometry: Geometry
+    classes: list[Class] = []
+    defaults: dict[str, str | int | float | bool] = {}
+    quality: list[Table] = []
+    provenance: Provenance
+    files: dict[str, Digest]
+    serving: Serving
+    operations: list[str] = Field(min_length=1)
+
+    @property
+    def id(self) -> str:
+        """`task/name@version`, as in `X-Model`."""
+        return f"{self.task}/{self.name}@{self.version}"
+
+    @model_validator(mode="after")
+    def _files_stay_inside(self) -> Self:
+        for path in self.files:
+            parts = path.split("/")
+            if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
+                raise ValueError(f"files: {path!r} is not a plain path below the model's folder")
+        if MANIFEST_NAME in self.files:
+            raise ValueError(f"files: {MANIFEST_NAME} cannot hold its own digest")
+        if len({entry.id for entry in self.classes}) != len(self.classes):
+            raise ValueError("classes: each id stands once")
+        return self
+
+
+def parse(text: str | bytes) -> Manifest:
+    """Return the manifest in `text` (JSON). Raises ManifestError that lists every breach at once."""
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problems = []
+        for entry in error.errors(include_url=False, include_input=False):
+            where = ".".join(str(part) for part in entry["loc"]) or "manifest"
+            problems.append(f"{where}: {re.sub('^Value error, ', '', entry['msg'])}")
+        raise ManifestError(problems) from None
+
+
+def read(folder: Path) -> Manifest:
+    """Return the manifest of the model in `folder`. Raises ManifestError; a missing file is one too."""
+    try:
+        text = (folder / MANIFEST_NAME).read_bytes()
+    except OSError as error:
+        raise ManifestError([f"{MANIFEST_NAME}: {error.strerror}"]) from None
+    return parse(text)
+
+
+def write(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest` into `folder` as indented JSON."""
+    text = json.dumps(manifest.model_dump(mode="json", exclude_defaults=False), indent=2, ensure_ascii=False)
+    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def schema() -> str:
+    """Return the contract as JSON schema text."""
+    return json.dumps(Manifest.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    print(schema(), end="")
