@@ -1,0 +1,66 @@
+"""The workshop's door: `python -m training COMMAND …`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str, *, recipes: str | None = "+") -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        if recipes:
+            made.add_argument("recipes", nargs=recipes, metavar="RECIPE[:PART]")
+        made.add_argument("--data", type=Path, help="folder of data packs (default: RESTORE_DATA_PACKS, else data/)")
+        made.add_argument("--out", type=Path, default=Path("runs"), help="folder of training results (default: runs/)")
+        return made
+
+    command("list", "every recipe, its parts and packs", recipes=None)
+    train = command("train", "train recipes one after another, each for its share of --hours")
+    train.add_argument("--hours", type=float, help="for everything named (default: each part's own)")
+    train.add_argument("--resume", action="store_true", help="go on from the state in --out")
+    train.add_argument(
+        "--from", dest="weights", type=Path, help="start from a .weights.h5 or a published model's folder"
+    )
+    train.add_argument("--bfloat16", action="store_true", help="mixed precision, for accelerators")
+    train.add_argument("--seed", type=int, default=0)
+    evaluate = command("evaluate", "print the recipe's tables")
+    evaluate.add_argument("--url", help="measure through a running service instead")
+    evaluate.add_argument("--shelf", type=Path, help="measure the newest published model below this folder")
+    export = command("export", "write a SavedModel folder from training results")
+    export.add_argument("--to", type=Path, required=True)
+    publish = command("publish", "export, evaluate and put on the shelf as the next version")
+    publish.add_argument("--shelf", type=Path, default=Path("models/published"))
+    publish.add_argument("--default", action="store_true", help="make it the default of its task")
+    pack = command("pack", "write what training these needs as a small kit for another machine")
+    pack.add_argument("--from", dest="weights", type=Path, help="start weights to take along")
+    sheet = command("sheet", "draw the contact sheets of training results")
+    del pack, sheet
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status; a foreseeable mistake is one line, not a traceback."""
+    started = time.monotonic()
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from training import commands
+    from training.data.packs import MissingPack
+    from training.recipe import UnknownRecipe
+
+    try:
+        getattr(commands, options.command)(options, started)
+    except (MissingPack, UnknownRecipe, commands.Refused) as error:
+        print(f"training: {error.args[0]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Packs of pictures, decoded and cut into batches on the host."""

@@ -1,0 +1,45 @@
+"""Random crops of photographs, as batches of uint8 on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+
+def validation_split(pictures: Sequence[np.ndarray], every: int = 32) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return (training, validation): each `every`-th picture in sorted order is held out, the fixed rule."""
+    return [p for i, p in enumerate(pictures) if i % every], [p for i, p in enumerate(pictures) if not i % every]
+
+
+class Crops:
+    """Random square crops: `crops(index)` -> uint8 (batch, size, size, 3), the same for the same index.
+
+    Each crop is taken from a picture drawn with probability proportional to its pixels, reduced by a factor between
+    1 and 0.6 half of the time (sharper statistics), flipped and turned by a multiple of 90 degrees.
+    """
+
+    def __init__(self, pictures: Sequence[np.ndarray], size: int, batch: int, seed: int) -> None:
+        self.pictures = [picture for picture in pictures if min(picture.shape[:2]) >= size]
+        if not self.pictures:
+            raise ValueError(f"no picture is as large as a crop of {size} pixels")
+        self.size, self.batch, self.seed = size, batch, seed
+        area = np.array([picture.shape[0] * picture.shape[1] for picture in self.pictures], np.float64)
+        self.share = area / area.sum()
+
+    def __call__(self, index: int) -> np.ndarray:
+        random = np.random.default_rng([self.seed, index])
+        chosen = random.choice(len(self.pictures), self.batch, p=self.share)
+        return np.stack([self._crop(self.pictures[i], random) for i in chosen])
+
+    def _crop(self, picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        height, width = picture.shape[:2]
+        factor = random.uniform(0.6, 1) if random.random() < 0.5 else 1.0
+        side = min(int(round(self.size / factor)), height, width)
+        top, left = random.integers(height - side + 1), random.integers(width - side + 1)
+        crop = picture[top : top + side, left : left + side]
+        if side != self.size:
+            crop = cv2.resize(crop, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        crop = np.rot90(crop, random.integers(4))
+        return np.ascontiguousarray(crop[:, ::-1] if random.random() < 0.5 else crop)

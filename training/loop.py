@@ -1,0 +1,260 @@
+"""The training loop: Keras's own `fit`, a schedule over wall time, averaged weights, a state to resume from.
+
+Weights are averaged (exponential moving average) because a short run's last step is noisy; everything that is
+measured, drawn or published is the average.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from training.data.packs import Packs
+from training.recipe import Part, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SAVE_SECONDS = 60.0
+WARM_UP_STEPS = 100
+
+
+class Learner(keras.Model):
+    """A network with its loss as one compiled step: `call` returns the loss of a batch of named arrays."""
+
+    def __init__(self, network: keras.Model, part: Part, seed: int) -> None:
+        super().__init__(name="learner")
+        self.network = network
+        self.part = part
+        self.seed = keras.random.SeedGenerator(seed)
+
+    def call(self, batch: Mapping[str, Any]) -> Any:
+        return ops.reshape(self.part.loss(self.network, batch, self.seed), (1,))
+
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True) -> Any:
+        return ops.mean(y_pred)
+
+    def build(self, input_shape: Any) -> None:
+        # The network is built already; the loss adds no weights.
+        self.built = True
+
+
+class _Batches(keras.utils.PyDataset):
+    """An endless stream of a part's batches, made by threads."""
+
+    def __init__(self, make: Any, first: int) -> None:
+        super().__init__(workers=max(2, min(12, (os.cpu_count() or 2) - 2)), max_queue_size=16)
+        self.make, self.first = make, first
+
+    @property
+    def num_batches(self) -> None:
+        return None
+
+    def __getitem__(self, index: int) -> tuple[Any]:
+        return (dict(self.make(self.first + index)),)
+
+
+class Run(keras.callbacks.Callback):
+    """Everything that happens beside the steps of a run: schedule, averages, validation, log, state, NaN guard."""
+
+    def __init__(self, recipe: Recipe, part_name: str, packs: Packs, folder: Path, started: float, hours: float):
+        super().__init__()
+        self.recipe, self.part_name, self.part = recipe, part_name, recipe.parts[part_name]
+        self.packs, self.folder = packs, folder
+        # A second part of one process gets its own share of time: `started` is when its time began.
+        self.started, self.seconds = started, hours * 3600
+        self.before = {"seconds": 0.0, "steps": 0}
+        self.peak = self.part.learning_rate
+        self.saved_at = 0.0
+        self.good: list[np.ndarray] = []
+
+    def progress(self) -> float:
+        """Return the share of the run's time that has passed, 0 to 1."""
+        return min(1.0, (time.monotonic() - self.started) / self.seconds)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        warm = min(1.0, (epoch + 1) * self.part.steps_per_epoch / WARM_UP_STEPS)
+        # The last epoch is the one that ends at the end of the time: cosine to 2 % there.
+        rate = self.peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress())))
+        self.model.optimizer.learning_rate = rate
+        self.epoch_started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        loss = float((logs or {}).get("loss", math.nan))
+        if not math.isfinite(loss):
+            self._go_back()
+            return
+        raw = [ops.convert_to_numpy(variable) for variable in self._variables()]
+        now = time.monotonic()
+        steps = self.before["steps"] + (epoch + 1) * self.part.steps_per_epoch
+        last = now + (now - self.epoch_started) > self.started + self.seconds
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        averaged = self.model.network
+        line: dict[str, Any] = {
+            "step": steps,
+            "seconds": round(self.before["seconds"] + now - self.started, 1),
+            "loss": round(loss, 6),
+            "rate": round(float(self.model.optimizer.learning_rate), 7),
+        }
+        if last or now - self.saved_at > SAVE_SECONDS:
+            line |= {name: round(value, 4) for name, value in self.part.validate(averaged, self.packs).items()}
+            _replace(self.folder / "weights.weights.h5", averaged.save_weights)
+            self.good = [ops.convert_to_numpy(variable) for variable in averaged.variables]
+            if last or epoch % 10 == 0:
+                _write_png(self.folder / "sheet.png", self.part.sheet(averaged, self.packs))
+            self.saved_at = time.monotonic()
+            saving = True
+        else:
+            saving = False
+        for variable, value in zip(self._variables(), raw, strict=True):
+            variable.assign(value)
+        if saving:
+            self._save_state(steps)
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        left = max(0.0, self.started + self.seconds - time.monotonic())
+        done = "#" * int(20 * self.progress())
+        figures = "  ".join(f"{name} {value}" for name, value in line.items() if name not in ("step", "seconds"))
+        print(
+            f"{self.recipe.id}:{self.part_name} [{done:<20}] step {steps}  {figures}  {left / 60:.1f} min left",
+            file=sys.stderr,
+            flush=True,
+        )
+        if last:
+            self.model.stop_training = True
+
+    def _variables(self) -> list[Any]:
+        return list(self.model.trainable_variables)
+
+    def _go_back(self) -> None:
+        """Return to the last good averages with half the rate; give up where there are none."""
+        if not self.good:
+            raise FloatingPointError(f"{self.recipe.id}:{self.part_name}: the loss is not finite from the start")
+        print("the loss is not finite: back to the last good weights at half the rate", file=sys.stderr, flush=True)
+        for variable, value in zip(self.model.network.variables, self.good, strict=True):
+            variable.assign(value)
+        for variable in self.model.optimizer.variables:
+            if "iteration" not in variable.path and "learning_rate" not in variable.path:
+                variable.assign(np.zeros(variable.shape, variable.dtype))
+        self.peak /= 2
+
+    def _save_state(self, steps: int) -> None:
+        state = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(_state(self.model))}
+        seconds = self.before["seconds"] + time.monotonic() - self.started
+        _replace(self.folder / "state.npz", lambda path: np.savez(path, steps=steps, seconds=seconds, **state))
+
+
+def _state(learner: Learner) -> list[Any]:
+    return [*learner.network.variables, *learner.optimizer.variables]
+
+
+def _replace(target: Path, save: Any) -> None:
+    """Save to a neighbour of `target`, then rename: a stop in between leaves the old file."""
+    temporary = target.with_name("next-" + target.name)
+    save(temporary)
+    temporary.replace(target)
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(picture).save(path)
+
+
+def train(
+    recipe: Recipe,
+    part_name: str,
+    packs: Packs,
+    out: Path,
+    *,
+    started: float,
+    hours: float,
+    resume: bool = False,
+    weights: Path | None = None,
+    seed: int = 0,
+) -> Path:
+    """Train one part until `hours` after `started` (`time.monotonic`) and return the folder of its results.
+
+    The folder `out/<recipe>/<part>` gets `weights.weights.h5` (averaged), `state.npz` (to resume), `log.jsonl` and
+    `sheet.png`, renewed every minute. `weights` is a `.weights.h5` or a published model's folder to start from;
+    variables are matched by name and shape.
+    """
+    part = recipe.parts[part_name]
+    folder = out / recipe.id / part_name
+    folder.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(seed)
+    network = part.network()
+    learner = Learner(network, part, seed)
+    optimizer = keras.optimizers.AdamW(
+        part.learning_rate, weight_decay=part.weight_decay, use_ema=True, ema_momentum=part.ema, global_clipnorm=1.0
+    )
+    learner.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
+    optimizer.build(learner.trainable_variables)
+
+    run = Run(recipe, part_name, packs, folder, started, hours)
+    state = folder / "state.npz"
+    if resume and state.is_file():
+        with np.load(state) as saved:
+            for i, variable in enumerate(_state(learner)):
+                variable.assign(saved[f"v{i}"])
+            run.before = {"seconds": float(saved["seconds"]), "steps": int(saved["steps"])}
+        print(f"{recipe.id}:{part_name}: resumed at step {run.before['steps']}", file=sys.stderr, flush=True)
+    else:
+        source = weights or (out / recipe.id / part.start / "weights.weights.h5" if part.start else None)
+        if source is not None and source.exists():
+            taken = start_from(network, source, part_name)
+            print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
+        (folder / "log.jsonl").unlink(missing_ok=True)
+
+    batches = _Batches(part.batches(packs, seed), run.before["steps"])
+    learner.fit(batches, epochs=10**6, steps_per_epoch=part.steps_per_epoch, callbacks=[run], shuffle=False, verbose=0)
+    return folder
+
+
+def start_from(network: keras.Model, source: Path, part_name: str) -> int:
+    """Copy into `network` what `source` has under the same name and shape; return how many variables that were.
+
+    `source` is a `.weights.h5` of this or another part, or the folder of a published model. Raises ValueError when
+    nothing matches: a start from nothing is a mistake, not a start.
+    """
+    if source.is_dir():
+        from training.export.variables import read_variables
+
+        stored = read_variables(source, part_name)
+    else:
+        stored = read_weights(source)
+    taken = 0
+    for layer in network.layers:
+        for index, variable in enumerate(layer.weights):
+            value = stored.get(f"{layer.name}/{index}")
+            if value is not None and value.shape == tuple(variable.shape):
+                variable.assign(value.astype("float32"))
+                taken += 1
+    if not taken:
+        raise ValueError(f"{source} has no variable that {network.name} could start from")
+    return taken
+
+
+def read_weights(source: Path) -> dict[str, np.ndarray]:
+    """Return the variables of a flat network's `.weights.h5` as `layer/index` -> array."""
+    import h5py
+
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(source) as file:
+
+        def visit(path: str, entry: Any) -> None:
+            if isinstance(entry, h5py.Dataset):
+                # Keras files a layer under its class; its own name is an attribute of the group.
+                found[f"{entry.parent.attrs['name']}/{path.rpartition('/')[2]}"] = np.asarray(entry)
+
+        file.visititems(visit)
+    return found

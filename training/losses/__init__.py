@@ -1,0 +1,1 @@
+"""Losses: functions of `keras.ops` tensors that return one number a batch."""

@@ -1,0 +1,105 @@
+"""What a recipe is: the shape that every file in `training/recipes` has."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from training.data.packs import Packs
+    from training.tables import Table
+
+Batch = Mapping[str, "np.ndarray"]
+
+
+class UnknownRecipe(KeyError):
+    """A recipe, or a part of one, that is not there; the message names the nearest."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a model, trained and served under one name (`x2`, `denoise`, `estimate`).
+
+    * `network()` builds what is served: a Keras model from named inputs to named outputs.
+    * `loss(network, batch, seed)` degrades, runs and compares, all in `keras.ops`: the compiled step. `seed` is a
+      `keras.random.SeedGenerator`. Returns a scalar.
+    * `batches(packs, seed)` makes batches on the host: `batch(index)` -> named arrays, thread-safe, any index.
+    * `validate(network, packs)` measures a small fixed set: the first figure is the one on the progress line.
+    * `sheet(network, packs)` draws what the figures do not show: uint8 (height, width, 3).
+    * `start` names the part of the same model whose weights a first training starts from, where names match.
+    """
+
+    network: Callable[[], keras.Model]
+    loss: Callable[[keras.Model, Mapping[str, Any], Any], Any]
+    batches: Callable[[Packs, int], Callable[[int], Batch]]
+    validate: Callable[[keras.Model, Packs], dict[str, float]]
+    sheet: Callable[[keras.Model, Packs], np.ndarray]
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.0
+    steps_per_epoch: int = 50
+    ema: float = 0.999
+    hours: float = 1.0
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model that can be trained, evaluated, exported and published.
+
+    `evaluate(networks, packs)` returns the tables that the manifest carries; `evaluate_service(client, packs)` the
+    same through a running service, where the model has such a table. `geometry` is the manifest's, with `halo` None
+    where the export measures it.
+    """
+
+    task: str
+    name: str
+    title: str
+    description: str
+    architecture: str
+    packs: tuple[str, ...]
+    parts: dict[str, Part]
+    geometry: dict[str, Any]
+    evaluate: Callable[[Mapping[str, keras.Model], Packs], list[Table]]
+    evaluate_service: Callable[[Any, Packs], list[Table]] | None = None
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    card: str = ""
+
+    @property
+    def id(self) -> str:
+        """The name of the recipe's file: `denoise_photo`."""
+        return f"{self.task}_{self.name.replace('-', '_')}"
+
+
+def names() -> list[str]:
+    """Return the names of all recipes, sorted."""
+    from training import recipes
+
+    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
+
+
+def load(name: str) -> Recipe:
+    """Return recipe `name`. Raises UnknownRecipe that names the nearest."""
+    known = names()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        raise UnknownRecipe(f"no recipe {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {known}"))
+    recipe: Recipe = importlib.import_module(f"training.recipes.{name}").recipe()
+    return recipe
+
+
+def parts(argument: str) -> Iterator[tuple[Recipe, str]]:
+    """Yield (recipe, part name) for `NAME` (all parts in order) or `NAME:PART`. Raises UnknownRecipe."""
+    name, _, wanted = argument.partition(":")
+    recipe = load(name)
+    if wanted and wanted not in recipe.parts:
+        raise UnknownRecipe(f"recipe {name} has no part {wanted!r}; there are {list(recipe.parts)}")
+    for part in recipe.parts:
+        if not wanted or part == wanted:
+            yield recipe, part

@@ -1,0 +1,1 @@
+"""One file a model: data, degradation, network, loss, schedule and evaluation, nothing hidden."""
