@@ -1,0 +1,92 @@
+"""A picture two, three or four times as wide and high."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.protocol import Caller, Engine
+from app.errors import InvalidField, ResultTooLarge
+from app.imaging.picture import Picture
+from app.tasks.answer import Answer
+from app.tasks.tiled import Stopwatch, plan_for, through
+from models.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperresWish:
+    """`scale` is output over input size; a result of more than `max_output_pixels` is refused."""
+
+    model: str | None = None
+    scale: int = 2
+    max_output_pixels: int
+
+
+async def superres(picture: Picture, wish: SuperresWish, engine: Engine, caller: Caller) -> Answer:
+    """Return the picture enlarged: width × scale and height × scale, same channels and depth.
+
+    Alpha is enlarged bicubically. Raises InvalidField for a scale that the model has not, ResultTooLarge before any
+    work, UnknownModel, ModelUnavailable, WrongSize and what the engine raises.
+    """
+    watch = Stopwatch(caller)
+    manifest = engine.find("superres", wish.model)
+    signature = _signature(manifest, wish.scale)
+    pixels = picture.width * picture.height * wish.scale**2
+    if pixels > wish.max_output_pixels:
+        raise ResultTooLarge(
+            f"The result would have {pixels} pixels ({picture.width * wish.scale}×{picture.height * wish.scale}); "
+            f"the limit is {wish.max_output_pixels}. Choose a smaller scale or picture.",
+            field="scale",
+            value=pixels,
+            limit=wish.max_output_pixels,
+        )
+    plan = await plan_for(picture, manifest, signature)
+    alpha = None
+    source = picture
+    if picture.alpha is not None:
+        filled = await asyncio.to_thread(_without_hidden_colours, picture.pixels, picture.alpha)
+        source = picture.with_pixels(filled, picture.alpha)
+        alpha = await asyncio.to_thread(_enlarged, picture.alpha, wish.scale)
+    enlarged = await through(source, plan, manifest, signature, engine, caller)
+    applied = {"tiles": str(len(plan.tiles)), "precision": manifest.signatures[signature].precision}
+    return Answer(picture.with_pixels(enlarged, alpha), manifest.id, applied, watch.seconds())
+
+
+def _signature(manifest: Manifest, scale: int) -> str:
+    """Return the name of the signature with this scale. Raises InvalidField that names the scales there are."""
+    scales = {signature.scale: name for name, signature in manifest.signatures.items()}
+    if scale not in scales:
+        there = ", ".join(str(one) for one in sorted(scales))
+        text = f"The model {manifest.id} has no scale {scale}. Scales: {there}."
+        raise InvalidField(text, field="scale", value=scale, limit=sorted(scales))
+    return scales[scale]
+
+
+def _enlarged(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
+    """Return (height, width) enlarged bicubically, same dtype."""
+    size = alpha.shape[1] * scale, alpha.shape[0] * scale
+    return np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC))
+
+
+def _without_hidden_colours(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Return `pixels` where each fully transparent one has the colour of the nearest that is not.
+
+    What lies under alpha 0 is anything, often black, and a network would draw it into the visible edge.
+    """
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return pixels
+    # Labels number the visible pixels; each hidden pixel has the label of the nearest of them.
+    _, labels = cv2.distanceTransformWithLabels(
+        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colours = np.empty((int(labels.max()) + 1, pixels.shape[2]), pixels.dtype)
+    colours[labels[~hidden]] = pixels[~hidden]
+    filled = pixels.copy()
+    filled[hidden] = colours[labels[hidden]]
+    return filled

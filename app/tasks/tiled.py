@@ -1,0 +1,173 @@
+"""Plan, cut, run, blend: how a picture of any size goes through a model of one size.
+
+Tiles are cut when their turn comes, and few of one picture are in flight, so that memory does not grow with the
+picture and no request fills the queue. Cutting and blending run on threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.protocol import Arrays, Caller, Engine, Ticket
+from app.errors import ModelUnavailable, WrongSize
+from app.imaging.picture import Picture
+from app.imaging.tiles import Canvas, Plan, Tile, cut, make_plan
+from models.manifest import Geometry, Manifest, Signature
+
+IN_FLIGHT = 4
+
+Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+
+
+class Stopwatch:
+    """Splits what a task took into `model`, the device's time for this caller, and `queue`, all the rest."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._begin = time.perf_counter()
+        self._spent = caller.spent.get("model", 0.0)
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds since the start."""
+        model = self._caller.spent.get("model", 0.0) - self._spent
+        return {"queue": max(0.0, time.perf_counter() - self._begin - model), "model": model}
+
+
+def signature_of(manifest: Manifest, name: str) -> Signature:
+    """Return a signature that the task cannot do without. Raises ModelUnavailable."""
+    if name not in manifest.signatures:
+        raise ModelUnavailable(f"The model {manifest.id} has no signature {name!r}.", field="model", value=manifest.id)
+    return manifest.signatures[name]
+
+
+async def plan_for(picture: Picture, manifest: Manifest, signature: str) -> Plan:
+    """Return the tiles of `picture` for a model. Raises WrongSize where its geometry or its channels do not fit."""
+    expected = signature_of(manifest, signature)
+    _check(picture, manifest, expected.inputs["image"].shape[-1])
+    geometry = manifest.geometry
+    tiled = geometry.kind == "tiled"
+    return await asyncio.to_thread(  # a small tile size makes tens of thousands of tiles
+        make_plan,
+        picture.height,
+        picture.width,
+        tile_sizes=geometry.tile_sizes if tiled else [picture.height, picture.width],
+        halo=geometry.halo if tiled else 0,
+        multiple=geometry.multiple if tiled else 1,
+        scale=expected.scale,
+    )
+
+
+async def through(
+    picture: Picture,
+    plan: Plan,
+    manifest: Manifest,
+    signature: str,
+    engine: Engine,
+    caller: Caller,
+    *,
+    constants: Arrays | None = None,
+    finish: Finish | None = None,
+) -> NDArray[Any]:
+    """Return what `signature` makes of the picture: (height × scale, width × scale, channels), the picture's dtype.
+
+    `constants` are inputs beside `image`, the same for every tile. `finish(window, result)` may change the result
+    of a tile, [1, h, w, channels] in the picture's own channels, before it is rounded. Raises what the engine
+    raises; the first error ends the rest.
+    """
+    canvas = Canvas(plan, picture.channels, picture.pixels.dtype)
+
+    def keep(tile: Tile, window: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+        if result.shape[-1] != picture.channels:
+            result = result.mean(axis=-1, keepdims=True)
+        canvas.add(tile, finish(window, result) if finish else result)
+
+    async def one(tile: Tile) -> None:
+        window = await asyncio.to_thread(cut, picture.pixels, plan, tile)
+        outputs = await _run(window, manifest, signature, engine, caller, constants or {})
+        try:
+            await asyncio.to_thread(keep, tile, window, outputs["image"])
+        except FloatingPointError:
+            text = f"The model {manifest.id} gave values that are no numbers."
+            raise ModelUnavailable(text, value=manifest.id) from None
+
+    await few_at_once(plan.tiles, one)
+    return canvas.result()
+
+
+async def sample(
+    picture: Picture, plan: Plan, manifest: Manifest, signature: str, engine: Engine, caller: Caller, *, tiles: int
+) -> list[Arrays]:
+    """Return the outputs of `signature` for at most `tiles` tiles, spread evenly over the plan."""
+    places = np.linspace(0, len(plan.tiles) - 1, min(tiles, len(plan.tiles))).round().astype(int)
+    outputs: dict[int, Arrays] = {}
+
+    async def one(tile: Tile) -> None:
+        window = await asyncio.to_thread(cut, picture.pixels, plan, tile)
+        outputs[tile.index] = await _run(window, manifest, signature, engine, caller, {})
+
+    await few_at_once([plan.tiles[place] for place in places], one)
+    return [outputs[index] for index in sorted(outputs)]
+
+
+async def few_at_once(tiles: Iterable[Tile], work: Callable[[Tile], Awaitable[None]]) -> None:
+    """Await `work` for every tile, at most IN_FLIGHT at a time. The first error cancels the rest and is raised."""
+    remaining = iter(tiles)
+
+    async def worker() -> None:
+        for tile in remaining:
+            await work(tile)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(IN_FLIGHT):
+                group.create_task(worker())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _run(
+    window: NDArray[np.float32], manifest: Manifest, signature: str, engine: Engine, caller: Caller, constants: Arrays
+) -> Arrays:
+    channels = manifest.signatures[signature].inputs["image"].shape[-1]
+    pixels = window.shape[1] * window.shape[2]
+    image = window if window.shape[-1] == channels else np.repeat(window, channels, axis=-1)
+    return await engine.run(Ticket(manifest.id, signature, {"image": image, **constants}, caller, pixels))
+
+
+def _check(picture: Picture, manifest: Manifest, channels: int) -> None:
+    """Raise WrongSize unless the model takes the picture's size and channels (grey goes to any)."""
+    size = (picture.height, picture.width)
+    fits = channels == picture.channels or picture.channels == 1
+    if fits and _takes(manifest.geometry, size):
+        return
+    needs = f"{_sizes(manifest.geometry)}{' in grey' if channels == 1 else ''}"
+    got = f"{picture.width}×{picture.height} pixels in {'grey' if picture.channels == 1 else 'colour'}"
+    raise WrongSize(
+        f"The model {manifest.id} takes pictures of {needs}; this one is {got}.",
+        field="image",
+        value=f"{picture.width}×{picture.height}",
+    )
+
+
+def _takes(geometry: Geometry, size: tuple[int, int]) -> bool:
+    if geometry.kind == "fixed":
+        return size in geometry.valid_sizes
+    rule = geometry.size_rule
+    if geometry.kind == "whole" and rule:
+        return all(side % rule.modulus == rule.remainder for side in size)
+    return True
+
+
+def _sizes(geometry: Geometry) -> str:
+    if geometry.kind == "fixed":
+        return " or ".join(f"{width}×{height}" for height, width in geometry.valid_sizes) + " pixels"
+    rule = geometry.size_rule
+    if geometry.kind == "whole" and rule:
+        return f"sides that leave {rule.remainder} when divided by {rule.modulus}"
+    return "any size"
