@@ -1,0 +1,109 @@
+"""The reader behind scripts/docker_steps.py."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from scripts.docker_steps import ROOT, Stage, StepError, compose_service, context, copy, files_below, tracked
+from scripts.dockerfile import DockerfileError, exec_form, expand, ignored, pairs, parse
+
+
+def test_continued_lines_comments_and_flags() -> None:
+    steps = parse("# a\nFROM python:3.12 AS one\nRUN a \\\n  # in between\n  b\nCOPY --from=one --chown=1 /x /y\n")
+    assert [(step.word, step.body, step.line) for step in steps] == [
+        ("FROM", "python:3.12 AS one", 2),
+        ("RUN", "a b", 3),
+        ("COPY", "/x /y", 6),
+    ]
+    assert steps[2].flags == {"from": "one", "chown": "1"}
+
+
+@pytest.mark.parametrize("text", ["", "RUN x", "FROM a\nFETCH b", "FROM a\nRUN", "FROM a\nRUN b \\\n"])
+def test_what_a_builder_would_refuse(text: str) -> None:
+    with pytest.raises(DockerfileError):
+        parse(text)
+
+
+def test_exec_form_and_shell_form() -> None:
+    assert exec_form('["python", "-m", "x"]') == ["python", "-m", "x"]
+    assert exec_form("python -m x") is None
+    for broken in ("[python]", "[1]"):
+        with pytest.raises(DockerfileError):
+            exec_form(broken)
+
+
+def test_variables() -> None:
+    assert expand("${A}:$B:${C:-see}:${D}", {"A": "1", "B": "2"}) == "1:2:see:"
+    assert pairs('A=1 B="two words"  C=/x') == {"A": "1", "B": "two words", "C": "/x"}
+    with pytest.raises(DockerfileError):
+        pairs("A 1")
+
+
+@pytest.mark.parametrize(
+    ("path", "out"),
+    [
+        ("README.md", True),
+        ("app/main.py", False),
+        ("app/api/forms.py", False),
+        ("app/api/__pycache__/forms.pyc", True),
+        ("app/x.pyc", True),
+        ("models/published/a/1/manifest.json", False),
+        ("models/local/a/1/manifest.json", True),
+        ("requirements/serve.txt", False),
+        ("requirements/dev.txt", True),
+        ("application/main.py", True),
+    ],
+)
+def test_the_last_pattern_decides(path: str, out: bool) -> None:
+    patterns = ["*", "!app", "!models", "!requirements/serve.txt", "models/local", "**/__pycache__", "**/*.pyc"]
+    assert ignored(patterns, path) is out
+
+
+def test_a_missing_source_is_found(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "stage", Path("/usr/bin/python3"))
+    (tmp_path / "here.txt").write_text("here")
+    copy(stage, [tmp_path / "here.txt"], "/srv/")
+    assert (tmp_path / "stage/srv/here.txt").read_text() == "here"
+    with pytest.raises(StepError, match=r"gone\.txt"):
+        copy(stage, [tmp_path / "gone.txt"], "/srv/")
+
+
+def test_paths_of_the_container_become_ours(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, Path("/usr/bin/python3"))
+    stage.claim("/opt/venv")
+    assert stage.here("/opt/venv/bin:/usr/bin") == f"{tmp_path}/opt/venv/bin:/usr/bin"
+    assert stage.here("http://127.0.0.1/opt") == "http://127.0.0.1/opt"
+
+
+def test_a_write_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    before = files_below(tmp_path, [tmp_path / "volume"])
+    (tmp_path / "volume/fine").touch()
+    assert files_below(tmp_path, [tmp_path / "volume"]) == before
+    (tmp_path / "stray").touch()
+    assert files_below(tmp_path, [tmp_path / "volume"]) != before
+
+
+def test_our_dockerfile_finds_its_files(tmp_path: Path) -> None:
+    context(ROOT, tracked(ROOT), tmp_path)
+    steps = parse((ROOT / "Dockerfile").read_text())
+    values = {step.body.partition("=")[0]: step.body.partition("=")[2] for step in steps if step.word == "ARG"}
+    copied = [step for step in steps if step.word == "COPY" and "from" not in step.flags]
+    for lock in (values["LOCK"], "gpu.txt"):
+        for step in copied:
+            for name in shlex.split(expand(step.body, {"LOCK": lock}))[:-1]:
+                assert (tmp_path / name).exists(), f"line {step.line}: {name} is not sent to the builder"
+    assert not (tmp_path / "tests").exists()
+
+
+def test_our_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:
+    steps = {step.word: step for step in parse((ROOT / "Dockerfile").read_text())}
+    assert steps["USER"].body not in ("root", "0")
+    assert "/livez" in steps["HEALTHCHECK"].body
+    service = compose_service(ROOT)
+    assert service["read_only"] is True
+    assert "/readyz" in " ".join(service["healthcheck"]["test"])
+    assert service["ports"] == ["127.0.0.1:8000:8000"]
