@@ -30,30 +30,34 @@ def gaussian_noise(clean: Any, seed: keras.random.SeedGenerator, highest: float 
 
 
 def camera_noise(clean: Any, seed: keras.random.SeedGenerator) -> Any:
-    """Return `clean` [N,H,W,C] with noise like a camera's: rising with brightness, blurred, coloured, clipped, 8 bit.
+    """Return `clean` [N,H,W,C] with noise like a camera's: rising with brightness, coloured, smeared, clipped, 8 bit.
 
-    Variance is `read² + shot * value`; a share of the noise is common to the channels, and half of it is smeared
-    over neighbouring pixels, as demosaicing and in-camera scaling do.
+    Variance is `read² + shot * value`, mostly small as in real files; a share of the noise is common to the channels,
+    and shares of it are smeared over 3x3 and 5x5 pixels, as demosaicing, in-camera denoising and scaling do.
     """
     shape = ops.shape(clean)
     each = (shape[0], 1, 1, 1)
-    white = keras.random.normal(shape, seed=seed)
-    grey = keras.random.normal((shape[0], shape[1], shape[2], 1), seed=seed)
     common = keras.random.uniform(each, 0.0, 1.0, seed=seed)
-    noise = ops.sqrt(1 - common) * white + ops.sqrt(common) * grey
-    # A 3x3 binomial blur has gain 3/8 a side on white noise; dividing by it keeps the deviation.
-    binomial = np.outer([1, 2, 1], [1, 2, 1]).astype("float32").reshape(3, 3, 1, 1) / 16
-    channels = clean.shape[-1]
-    smeared = ops.depthwise_conv(noise, ops.convert_to_tensor(np.repeat(binomial, channels, 2)), padding="same") / 0.375
-    share = keras.random.uniform(each, 0.0, 1.0, seed=seed)
-    noise = ops.sqrt(1 - share) * noise + ops.sqrt(share) * smeared
-    read = keras.random.uniform(each, 0.0, 0.05, seed=seed)
-    shot = ops.square(keras.random.uniform(each, 0.0, 0.15, seed=seed))
+    noise = ops.sqrt(1 - common) * keras.random.normal(shape, seed=seed)
+    noise = noise + ops.sqrt(common) * keras.random.normal((shape[0], shape[1], shape[2], 1), seed=seed)
+    # White noise leaves a binomial filter with the root of the sum of its squared weights: dividing keeps its spread.
+    once, twice = _smear(noise, (1, 2, 1)) / 0.375, _smear(noise, (1, 4, 6, 4, 1)) / 0.2734375
+    kinds = keras.random.uniform((3, *each), 0.0, 1.0, seed=seed)
+    kinds = ops.square(kinds) / ops.sqrt(ops.sum(ops.power(kinds, 4), axis=0))
+    noise = kinds[0] * noise + kinds[1] * once + kinds[2] * twice
+    read = 0.05 * ops.square(keras.random.uniform(each, 0.0, 1.0, seed=seed))
+    shot = 0.02 * ops.power(keras.random.uniform(each, 0.0, 1.0, seed=seed), 4)
     return eight_bit(clean + noise * ops.sqrt(ops.square(read) + shot * ops.clip(clean, 0.0, 1.0)))
 
 
+def _smear(noise: Any, weights: tuple[int, ...]) -> Any:
+    kernel = np.outer(weights, weights).astype("float32") / sum(weights) ** 2
+    kernel = np.repeat(kernel[..., None, None], noise.shape[-1], axis=2)
+    return ops.depthwise_conv(noise, ops.convert_to_tensor(kernel), padding="same")
+
+
 def jpeg(clean: np.ndarray, random: np.random.Generator, lowest: int = 25, highest: int = 95) -> np.ndarray:
-    """Return `clean` (uint8 HWC RGB) after light noise (half of the time) and a real JPEG encoder at a random quality."""
+    """Return `clean` (uint8 HWC RGB) after light noise (half of the time) and a JPEG encoder at a random quality."""
     picture = clean.astype(np.float32)
     if random.random() < 0.5:
         picture += random.normal(0, random.uniform(0, 12), picture.shape).astype(np.float32)

@@ -26,7 +26,7 @@ from training.metrics import psnr
 from training.recipe import Batch, Part, Recipe
 
 CROP, BATCH = 64, 16
-SHARES = {"gaussian": 0.64, "camera": 0.16, "jpeg": 0.2}
+SHARES = {"gaussian": 0.62, "camera": 0.19, "jpeg": 0.19}
 
 
 def batches(packs: Packs, seed: int) -> Callable[[int], Batch]:

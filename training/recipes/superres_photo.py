@@ -39,7 +39,7 @@ def batches(packs: Packs, seed: int, scale: int) -> Callable[[int], Batch]:
 
 
 def reduce(clean: Any, scale: int) -> tuple[Any, Any]:
-    """Return (small, large) from crops [N,size,size,3] in [0, 1]: reduced and rounded to 8 bit, both without the edge."""
+    """Return (small, large) from crops [N,size,size,3] in [0, 1]: reduced, rounded to 8 bit, without the edge."""
     size = clean.shape[1]
     weights = ops.convert_to_tensor(matrix(size, size // scale).astype("float32"))
     small = ops.einsum("ih,nhwc->niwc", weights, ops.einsum("jw,nhwc->nhjc", weights, clean))
