@@ -1,0 +1,109 @@
+"""The four kinds of model that the contract was made for, and manifests that break it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import manifest as contract
+from models.manifest import ManifestError
+
+EXAMPLES = Path(__file__).parent / "examples"
+KINDS = ["tiled", "fixed", "statistics", "loop"]
+
+
+def example(name: str) -> dict[str, Any]:
+    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def problems(data: dict[str, Any]) -> list[str]:
+    with pytest.raises(ManifestError) as caught:
+        contract.parse(json.dumps(data))
+    return caught.value.problems
+
+
+def test_there_are_exactly_the_four_kinds() -> None:
+    assert sorted(path.stem for path in EXAMPLES.glob("*.json")) == sorted(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_example_is_parsed_and_survives_being_written(name: str, tmp_path: Path) -> None:
+    manifest = contract.parse((EXAMPLES / f"{name}.json").read_bytes())
+    assert manifest.id == "{task}/{name}@{version}".format(**example(name))
+    contract.write(manifest, tmp_path)
+    assert contract.read(tmp_path) == manifest
+
+
+def test_examples_are_what_they_stand_for() -> None:
+    tiled, fixed, statistics, loop = (contract.parse((EXAMPLES / f"{name}.json").read_bytes()) for name in KINDS)
+    assert tiled.signatures["denoise"].inputs["level"].per == "sample"
+    assert fixed.geometry.valid_sizes == [(28, 28)]
+    assert statistics.signatures["statistics"].outputs.keys() <= statistics.signatures["paint"].inputs.keys()
+    step = loop.signatures["step"]
+    state = step.inputs.keys() & step.outputs.keys() - {"image"}
+    assert state == {"code", "velocity"}
+    assert all(step.inputs[name].shape == step.outputs[name].shape for name in state)
+
+
+def test_all_breaches_are_reported_at_once() -> None:
+    data = example("tiled")
+    data["task"] = "sharpen"
+    data["name"] = "Photo 3"
+    data["parameters"] = 0
+    data["signatures"]["denoise"]["inputs"]["image"]["shape"] = [1, -1, -1, 3]
+    data["geometry"]["tile_sizes"] = [120, 48]
+    data["files"]["saved_model.pb"] = "abc"
+    del data["licence"]
+    del data["provenance"]["seed"]
+    found = problems(data)
+    for where in ("task", "name", "parameters", "signatures.denoise.inputs.image", "geometry", "files", "licence"):
+        assert any(problem.startswith(where) for problem in found), (where, found)
+    assert any(problem.startswith("provenance.seed") for problem in found)
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    "path", [(), ("geometry",), ("provenance",), ("serving",), ("signatures", "denoise", "inputs", "image")]
+)
+def test_unknown_keys_are_refused_everywhere(path: tuple[str, ...]) -> None:
+    data = example("tiled")
+    part = data
+    for key in path:
+        part = part[key]
+    part["colour"] = "blue"
+    assert problems(data) == [f"{'.'.join((*path, 'colour'))}: Extra inputs are not permitted"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"geometry": {"kind": "tiled"}}, "needs tile_sizes"),
+        ({"geometry": {"kind": "fixed"}}, "needs valid_sizes"),
+        ({"geometry": {"kind": "canonical"}}, "needs canonical_sizes"),
+        ({"geometry": {"kind": "tiled", "halo": 16, "tile_sizes": [32]}}, "leaves nothing inside a halo of 16"),
+        ({"geometry": {"kind": "tiled", "multiple": 8, "tile_sizes": [60]}}, "is not a multiple of 8"),
+        ({"geometry": {"kind": "tiled", "tile_sizes": [64, 32]}}, "rise and do not repeat"),
+        ({"files": {"../saved_model.pb": "0" * 64}}, "not a plain path"),
+        ({"files": {"/saved_model.pb": "0" * 64}}, "not a plain path"),
+        ({"files": {"manifest.json": "0" * 64}}, "cannot hold its own digest"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"operations": []}, "operations"),
+        ({"classes": [{"id": 1, "name": "sky", "color": [0, 0, 255]}] * 2}, "each id stands once"),
+        ({"quality": [{"title": "t", "command": "c", "columns": ["a", "b"], "rows": [["x"]]}]}, "one cell a column"),
+    ],
+)
+def test_breach_is_named(change: dict[str, Any], said: str) -> None:
+    data = {**example("tiled"), **copy.deepcopy(change)}
+    (only,) = problems(data)
+    assert said in only
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"manifest"', b"\xff\xfe"])
+def test_what_is_no_manifest_is_a_manifest_error(text: str | bytes) -> None:
+    with pytest.raises(ManifestError) as caught:
+        contract.parse(text)
+    assert caught.value.problems
