@@ -28,7 +28,7 @@ from training.recipe import Batch, Part, Recipe
 
 # Low-resolution pixels of a crop, and how many of them at each side are left out of it after the reduction: the
 # mirrored edge that imresize makes there is no part of the picture.
-PATCH, EDGE, BATCH = 48, 4, 16
+PATCH, EDGE, BATCH = 36, 4, 16
 
 
 def batches(packs: Packs, seed: int, scale: int) -> Callable[[int], Batch]:
