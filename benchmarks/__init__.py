@@ -1,0 +1,1 @@
+"""Ratios that survive a change of machine: `make bench`."""

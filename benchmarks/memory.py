@@ -1,0 +1,79 @@
+"""Peak memory of the service while it works on a large picture.
+
+`python -m benchmarks.memory [--task denoise] [--model NAME] [--megapixels 24]` (Linux: reads /proc)
+
+Resident memory of the service's process: ready and idle, then at its highest during one request of a JPEG of that
+size, as the kernel keeps it. What counts is that the peak is bounded by the settings, not by the picture times the
+network's appetite: a 24-megapixel picture in one piece would take 13 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import skimage.data
+from PIL import Image
+
+from benchmarks import results, service
+
+
+def photograph(megapixels: float) -> bytes:
+    """Return a noisy JPEG of 3:2 and about `megapixels`."""
+    height = round((megapixels * 1e6 / 1.5) ** 0.5)
+    width = round(height * 1.5)
+    enlarged = Image.fromarray(skimage.data.coffee()).resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(enlarged).astype(np.int16)
+    pixels += np.random.default_rng(0).integers(-25, 26, pixels.shape, dtype=np.int16)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def mebibytes(process: int, what: str) -> int:
+    """Return `VmRSS` (now) or `VmHWM` (highest) of a process."""
+    status = Path(f"/proc/{process}/status").read_text()
+    found = re.search(rf"^{what}:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) // 1024
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--task", choices=["denoise", "superres"], default="denoise")
+    arguments.add_argument("--model")
+    arguments.add_argument("--megapixels", type=float, default=24.0)
+    wish = arguments.parse_args()
+    data = photograph(wish.megapixels)
+    with service.running(request_timeout_s="7200", body_timeout_s="600") as (url, process):
+        idle = mebibytes(process, "VmRSS")
+        begun = time.perf_counter()
+        fields = {"model": wish.model} if wish.model else {}
+        sent = {"image": ("large.jpg", data)}
+        answer = httpx.post(f"{url}/{wish.task}", files=sent, data=fields, timeout=7200)
+        spent = time.perf_counter() - begun
+        answer.raise_for_status()
+        size = Image.open(io.BytesIO(answer.content)).size
+        peak, after = mebibytes(process, "VmHWM"), mebibytes(process, "VmRSS")
+    results.keep(
+        "memory",
+        {
+            "model": answer.headers["X-Model"],
+            "megapixels in": wish.megapixels,
+            "megapixels out": size[0] * size[1] / 1e6,
+            "seconds": spent,
+            "idle (MiB)": idle,
+            "peak (MiB)": peak,
+            "afterwards (MiB)": after,
+            "peak over idle (MiB)": peak - idle,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The service against a bare loop over the same SavedModel, in one run, as ratios.
+
+`python -m benchmarks.serve [--task denoise] [--model NAME] [--side 512] [--rounds 8] [--callers 16]`
+
+The bare loop is one process without HTTP, queue, limits or scheduler: the same decoding, the same task (the arithmetic
+before and after the network), the same SavedModel, the same encoding. Service and bare loop take turns, so that what
+else the machine does hits both; medians are compared.
+
+* latency: one caller. Goal: service ≤ 1.05 × bare (pictures of 512² and more).
+* throughput: `--callers` at once against the bare loop one by one. Goal: service ≥ 0.97 × bare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import skimage.data
+from PIL import Image
+
+from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.registry import Registry
+from app.engine.runtime import Runtime
+from app.imaging.codec import Output, choose_format, decode, encode
+from app.settings import Settings
+from app.tasks.denoise import DenoiseWish, denoise
+from app.tasks.superres import SuperresWish, superres
+from benchmarks import results, service
+from models.manifest import Manifest
+
+
+class BareEngine:
+    """Implements `protocol.Engine` by calling the SavedModel where it stands."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._registry = Registry(settings.models_dir, Runtime())
+
+    def find(self, task: str, name: str | None = None) -> Manifest:
+        return self._registry.find(task, name)
+
+    async def run(self, ticket: Ticket) -> Arrays:
+        return self._registry.load(ticket.model).run(ticket.signature, ticket.inputs)
+
+
+class Bare:
+    """The bare loop: bytes in, bytes out."""
+
+    def __init__(self, task: str, model: str | None, settings: Settings) -> None:
+        self._task, self._model, self._settings = task, model, settings
+        self.engine = BareEngine(settings)
+
+    async def __call__(self, data: bytes) -> bytes:
+        picture = decode(data, max_pixels=self._settings.max_pixels)
+        caller = Caller("bench")
+        if self._task == "denoise":
+            answer = await denoise(picture, DenoiseWish(model=self._model), self.engine, caller)
+        else:
+            wish = SuperresWish(model=self._model, max_output_pixels=self._settings.max_output_pixels)
+            answer = await superres(picture, wish, self.engine, caller)
+        return encode(answer.picture, Output(choose_format(answer.picture, "auto", None)))[0]
+
+
+def sample(manifest: Manifest, side: int, form: str) -> bytes:
+    """Return a picture as a file: what a fixed-size model takes, else a noisy photograph of side² pixels."""
+    if manifest.geometry.kind == "fixed":
+        height, width = manifest.geometry.valid_sizes[0]
+        pixels = np.asarray(Image.fromarray(skimage.data.camera()).resize((width, height)))
+    else:
+        photograph = Image.fromarray(skimage.data.astronaut()).resize((side, side))
+        noise = np.random.default_rng(0).normal(0, 20, (side, side, 3))
+        pixels = np.clip(np.asarray(photograph) + noise, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, **({"quality": 92} if form == "JPEG" else {}))
+    return file.getvalue()
+
+
+def seconds_of_service(client: httpx.Client, url: str, data: bytes, fields: dict[str, str]) -> tuple[float, bytes]:
+    begun = time.perf_counter()
+    answer = client.post(url, files={"image": ("sample", data)}, data=fields)
+    spent = time.perf_counter() - begun
+    answer.raise_for_status()
+    return spent, answer.content
+
+
+async def compare(wish: argparse.Namespace, url: str, bare: Bare, data: bytes) -> dict[str, float | int | str]:
+    """Return the figures of one run."""
+    fields = {"model": wish.model} if wish.model else {}
+    address = f"{url}/{wish.task}"
+    served: list[float] = []
+    alone: list[float] = []
+    with httpx.Client(timeout=600, limits=httpx.Limits(max_connections=wish.callers)) as client:
+
+        def ask() -> tuple[float, bytes]:
+            return seconds_of_service(client, address, data, fields)
+
+        _, one = ask()
+        if one != await bare(data):
+            raise SystemExit("the service and the bare loop gave different bytes: there is nothing to compare")
+        for _ in range(wish.rounds):
+            served.append(ask()[0])
+            begun = time.perf_counter()
+            await bare(data)
+            alone.append(time.perf_counter() - begun)
+        many: list[float] = []
+        single: list[float] = []
+        requests = wish.callers * 2
+        with ThreadPoolExecutor(wish.callers) as pool:
+            for _ in range(max(2, wish.rounds // 4)):
+                begun = time.perf_counter()
+                for future in [pool.submit(ask) for _ in range(requests)]:
+                    future.result()
+                many.append(requests / (time.perf_counter() - begun))
+                begun = time.perf_counter()
+                for _ in range(requests):
+                    await bare(data)
+                single.append(requests / (time.perf_counter() - begun))
+    return {
+        "model": bare.engine.find(wish.task, wish.model).id,
+        "side": wish.side,
+        "latency, service (s)": statistics.median(served),
+        "latency, bare loop (s)": statistics.median(alone),
+        "latency, ratio": statistics.median(served) / statistics.median(alone),
+        "callers": wish.callers,
+        "pictures a second, service": statistics.median(many),
+        "pictures a second, bare loop": statistics.median(single),
+        "throughput, ratio": statistics.median(many) / statistics.median(single),
+    }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--task", choices=["denoise", "superres"], default="denoise")
+    arguments.add_argument("--model")
+    arguments.add_argument("--side", type=int, default=512)
+    arguments.add_argument("--format", choices=["JPEG", "PNG"], default="JPEG")
+    arguments.add_argument("--rounds", type=int, default=8)
+    arguments.add_argument("--callers", type=int, default=16)
+    wish = arguments.parse_args()
+    settings = Settings()
+    with service.running() as (url, _):
+        bare = Bare(wish.task, wish.model, settings)
+        data = sample(bare.engine.find(wish.task, wish.model), wish.side, wish.format)
+        figures = asyncio.run(compare(wish, url, bare, data))
+    results.keep("serve", figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Write what the published manifests say into docs/models.md and into the README's table.
+
+`python -m scripts.models_page` writes; `--check` only says whether the pages are up to date (exit code 1 if not).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from models import manifest as contract
+from models import store
+from models.manifest import Manifest, Table
+
+ROOT = Path(__file__).resolve().parent.parent
+SHELF = ROOT / "models/published"
+PAGE = ROOT / "docs/models.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- models: made by `make docs` -->", "<!-- end of models -->"
+
+
+def newest(shelf: Path) -> list[Manifest]:
+    """Return the manifest of the newest version of each model on `shelf`, by task and name."""
+    found: dict[tuple[str, str], Manifest] = {}
+    for folder in store.folders([shelf]):
+        manifest = contract.read(folder)
+        # A name stays its task's default when a newer version comes without the mark.
+        marked = any(
+            store.is_default(other) for other in (manifest, found.get((manifest.task, manifest.name))) if other
+        )
+        defaults = manifest.defaults | ({"default": True} if marked else {})
+        found[manifest.task, manifest.name] = manifest.model_copy(update={"defaults": defaults})
+    return [found[key] for key in sorted(found)]
+
+
+def count(number: int) -> str:
+    """Return a number of parameters as people say it: 2.4 M, 13 k."""
+    for unit, size in (("M", 1_000_000), ("k", 1_000)):
+        if number >= size:
+            return f"{number / size:.2g} {unit}" if number < 100 * size else f"{number / size:.0f} {unit}"
+    return str(number)
+
+
+def scales(manifest: Manifest) -> str:
+    factors = sorted({signature.scale for signature in manifest.signatures.values()} - {1})
+    return ", ".join(f"×{factor}" for factor in factors)
+
+
+def short_table(manifests: list[Manifest]) -> str:
+    """Return the README's table."""
+    lines = ["| model | what it is | parameters |", "|---|---|---|"]
+    for manifest in manifests:
+        default = f" (default of `/{manifest.task}`)" if store.is_default(manifest) else ""
+        name = f"[`{manifest.task}/{manifest.name}`](docs/models.md#{anchor(manifest)})"
+        lines.append(f"| {name}{default} | {manifest.title} | {count(manifest.parameters)} |")
+    return "\n".join(lines)
+
+
+def anchor(manifest: Manifest) -> str:
+    return f"{manifest.task}{manifest.name}"
+
+
+def table(entry: Table) -> str:
+    """Return a quality table as Markdown."""
+    lines = [f"**{entry.title}**", "", "| " + " | ".join(entry.columns) + " |", "|---" * len(entry.columns) + "|"]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in entry.rows]
+    lines += ["", f"`{entry.command}`" + (f" — {entry.note}" if entry.note else "")]
+    return "\n".join(lines)
+
+
+def cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value.replace("|", "\\|")
+    return f"{value:.4f}" if abs(value) < 1 and value != int(value) else f"{value:.2f}".removesuffix(".00")
+
+
+def section(manifest: Manifest) -> str:
+    """Return what docs/models.md says of one model."""
+    made = manifest.provenance
+    geometry = manifest.geometry
+    takes = {
+        "tiled": f"any size, in tiles of {', '.join(map(str, geometry.tile_sizes))} px with {geometry.halo} px around",
+        "canonical": "any size, reduced to " + ", ".join(f"{h}×{w}" for h, w in geometry.canonical_sizes),
+        "fixed": "exactly " + ", ".join(f"{h}×{w}" for h, w in geometry.valid_sizes),
+        "whole": "any size, never cut",
+    }[geometry.kind]
+    facts = [
+        f"* version {manifest.version} of {manifest.created}, {manifest.architecture}, "
+        f"{count(manifest.parameters)} parameters, {count(manifest.flops_per_pixel)} floating point operations a pixel",
+        f"* takes {takes}" + (f"; enlarges {scales(manifest)}" if scales(manifest) else ""),
+        f"* trained {made.hours:g} h on {made.device}, {made.steps} steps, seed {made.seed}"
+        + (f", started from {made.started_from}" if made.started_from else "")
+        + f": `{made.command}`",
+        f"* data: {', '.join(sorted(made.data)) or 'none'}",
+        f"* licence: {manifest.licence}",
+    ]
+    default = f" — the default of `/{manifest.task}`" if store.is_default(manifest) else ""
+    parts = [
+        f"## {manifest.task}/{manifest.name}",
+        f"*{manifest.title}*{default}",
+        manifest.description,
+        "\n".join(facts),
+        *(table(entry) for entry in manifest.quality),
+    ]
+    return "\n\n".join(parts)
+
+
+def page(manifests: list[Manifest]) -> str:
+    """Return docs/models.md."""
+    head = (
+        "# Models\n\n"
+        "Generated from the manifests in `models/published` by `make docs`: what a figure means and how it is measured "
+        "is in the [README](../README.md#how-it-is-measured). `GET /models/{task}/{name}` says the same of a running "
+        "service, for every version it holds. The folders there are in TensorFlow Serving's layout.\n"
+    )
+    return "\n\n".join([head.rstrip(), *(section(manifest) for manifest in manifests)]) + "\n"
+
+
+def readme(text: str, manifests: list[Manifest]) -> str:
+    """Return the README's `text` with its table of models made anew."""
+    block = f"{BEGIN}\n{short_table(manifests)}\n{END}"
+    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    manifests = newest(SHELF)
+    stale = False
+    for path, text in ((PAGE, page(manifests)), (README, readme(README.read_text("utf-8"), manifests))):
+        if path.exists() and path.read_text("utf-8") == text:
+            continue
+        stale = True
+        if "--check" in sys.argv[1:]:
+            print(f"{path.relative_to(ROOT)} is not what the manifests say: make docs")
+        else:
+            path.write_text(text, "utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+    return int(stale and "--check" in sys.argv[1:])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
