@@ -295,9 +295,7 @@ def _together(execute: Execute, tickets: list[Ticket]) -> list[Outcome]:
         inputs = {name: np.concatenate([ticket.inputs[name] for ticket in tickets]) for name in first.inputs}
     outputs = execute(first.model, first.signature, inputs)
     if any(array.shape[0] != len(tickets) for array in outputs.values()):
-        raise ModelUnavailable(
-            f"The model {first.model} gave another number of results than it got.", value=first.model
-        )
+        raise ModelUnavailable(f"The model {first.model} gave a wrong number of results.", value=first.model)
     return [{name: array[i : i + 1] for name, array in outputs.items()} for i in range(len(tickets))]
 
 

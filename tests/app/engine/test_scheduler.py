@@ -1,0 +1,456 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.engine.protocol import Arrays, Ticket
+from app.engine.registry import Model
+from app.engine.scheduler import Scheduler, Waiting, choose
+from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
+from tests.engines import Chain, Failing, Identity, Recording, Slow, ticket
+
+
+class Clock:
+    """Time that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def scheduler(model: Model, **options: Any) -> Scheduler:
+    return Scheduler(lambda _, signature, inputs: model.run(signature, inputs), **options)
+
+
+def scenario(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(30):
+            await work()
+
+    asyncio.run(limited())
+
+
+def value(outputs: Arrays) -> float:
+    """Return what an image is filled with; it must be filled with one value."""
+    assert outputs["image"].shape[0] == 1
+    assert np.ptp(outputs["image"]) == 0
+    return float(outputs["image"].flat[0])
+
+
+def send(to: Scheduler, *tickets: Ticket, limit: int = 1) -> list[asyncio.Task[Arrays]]:
+    return [asyncio.create_task(to.submit(one, limit)) for one in tickets]
+
+
+async def occupied(model: Slow, to: Scheduler) -> asyncio.Task[Arrays]:
+    """Return a ticket that is on the device, which stays there until the gate opens."""
+    (first,) = send(to, ticket(0.0, client="first"))
+    await asyncio.to_thread(model.entered.wait, 30)
+    return first
+
+
+# --- the policy, pure ---
+
+
+def waiting(*tickets: Ticket, limit: int = 1) -> list[Waiting]:
+    return [Waiting(one, limit, order, None) for order, one in enumerate(tickets)]  # type: ignore[arg-type]
+
+
+def names(batch: list[Waiting]) -> list[tuple[str, float]]:
+    return [(one.client, float(one.ticket.inputs["image"].flat[0])) for one in batch]
+
+
+def test_nothing_waits() -> None:
+    assert choose([], {}) == []
+
+
+def test_client_with_least_goes_first_then_the_earliest_deadline_then_the_first_come() -> None:
+    queue = waiting(
+        ticket(1, client="a"), ticket(2, client="b"), ticket(3, client="b", deadline=5), ticket(4, client="b")
+    )
+    assert names(choose(queue, {"a": 10.0, "b": 0.0})) == [("b", 3)]
+    assert names(choose(queue, {"a": 0.0, "b": 10.0})) == [("a", 1)]
+    del queue[2]
+    assert names(choose(queue, {"a": 10.0})) == [("b", 2)]
+
+
+def test_batch_is_shared_between_clients_in_turn() -> None:
+    queue = waiting(*(ticket(i, client="a") for i in range(5)), *(ticket(i, client="b") for i in range(5)), limit=4)
+    assert names(choose(queue, {})) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+
+
+def test_only_the_same_model_signature_and_shape_share_a_batch() -> None:
+    first = ticket(1)
+    others = [ticket(2, model="denoise/other@1"), ticket(3, signature="estimate"), ticket(4, size=16)]
+    assert names(choose(waiting(first, *others, ticket(5), limit=8), {})) == [("anonymous", 1), ("anonymous", 5)]
+
+
+def test_policy_changes_nothing_it_is_given() -> None:
+    queue, served = waiting(ticket(1), ticket(2), limit=2), {"anonymous": 3.0}
+    choose(queue, served)
+    assert (len(queue), served) == (2, {"anonymous": 3.0})
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from([4, 8]), st.sampled_from([1.0, 2.0, float("inf")])),
+        min_size=1,
+        max_size=20,
+    ),
+    st.integers(1, 5),
+)
+def test_every_ticket_is_chosen_exactly_once(entries: list[tuple[str, int, float]], limit: int) -> None:
+    tickets = [ticket(i, client=c, size=s, deadline=d) for i, (c, s, d) in enumerate(entries)]
+    queue = waiting(*tickets, limit=limit)
+    seen: list[Waiting] = []
+    while queue:
+        batch = choose(queue, {})
+        assert 1 <= len(batch) <= limit
+        assert len({one.key for one in batch}) == 1
+        queue = [one for one in queue if one not in batch]
+        seen += batch
+    assert sorted(one.order for one in seen) == list(range(len(entries)))
+
+
+# --- the machinery ---
+
+
+def test_result_and_account() -> None:
+    async def work() -> None:
+        model = Recording()
+        engine = scheduler(model)
+        one = ticket(0.25)
+        assert value(await engine.submit(one, 1)) == 0.25
+        assert model.calls == [("denoise", 1, [0.25])]
+        assert (engine.counters.tickets, engine.counters.batches, engine.counters.pixels) == (1, 1, 64)
+        assert one.caller.spent["model"] == engine.counters.busy_seconds > 0
+        assert (engine.depth, engine.megapixels, engine.busy) == (0, 0, False)
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_one_thread_of_its_own_calls_the_device() -> None:
+    async def work() -> None:
+        model = Recording()
+        engine = scheduler(model)
+        await asyncio.gather(*send(engine, *(ticket(i) for i in range(20))))
+        assert len(model.threads) == 1
+        assert threading.current_thread().name not in model.threads
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_what_waits_fills_the_next_batch_up_to_the_limit() -> None:
+    async def work() -> None:
+        model = Slow()
+        record = Recording()
+        engine = scheduler(Chain(record, model))
+        first = await occupied(model, engine)
+        rest = send(engine, *(ticket(i) for i in range(1, 7)), limit=4)
+        await asyncio.sleep(0)
+        assert engine.depth == 6
+        assert engine.megapixels == pytest.approx(6 * 64e-6)
+        model.gate.set()
+        assert [value(outputs) for outputs in await asyncio.gather(first, *rest)] == [0, 1, 2, 3, 4, 5, 6]
+        assert [call[1] for call in record.calls] == [1, 4, 2]
+        assert engine.counters.batch_sizes == {1: 1, 4: 1, 2: 1}
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_results_are_never_mixed_under_load() -> None:
+    async def work() -> None:
+        dice = random.Random(7)
+        engine = scheduler(Failing(limit=1e6), max_tickets=10_000)
+
+        async def client(place: int) -> None:
+            name = f"client {place}"
+            for i in range(25):
+                number = float(place * 1000 + i)
+                size = dice.choice([4, 8])
+                task = asyncio.create_task(engine.submit(ticket(number, client=name, size=size), 8))
+                if dice.random() < 0.1:
+                    await asyncio.sleep(0)
+                    task.cancel()
+                try:
+                    outputs = await task
+                except asyncio.CancelledError:
+                    continue
+                assert value(outputs) == number
+                assert outputs["image"].shape == (1, size, size, 3)
+
+        async def troublemaker() -> None:
+            for i in range(25):
+                with pytest.raises(ModelUnavailable):
+                    await engine.submit(ticket(2e6 + i, client="trouble"), 8)
+
+        await asyncio.gather(troublemaker(), *(client(place) for place in range(20)))
+        assert engine.counters.failures == 25
+        assert max(engine.counters.batch_sizes) > 1
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_greedy_client_does_not_hold_up_the_polite_one() -> None:
+    async def work() -> None:
+        model = Slow()
+        record = Recording()
+        engine = scheduler(Chain(record, model))
+        first = await occupied(model, engine)
+        greedy = send(engine, *(ticket(i, client="greedy", request="bulk") for i in range(100, 140)))
+        await asyncio.sleep(0)
+        polite = send(engine, *(ticket(i, client="polite", request="small") for i in (1, 2)))
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(first, *greedy, *polite)
+        order = [call[2][0] for call in record.calls]
+        assert order.index(2.0) <= 4
+        assert order[-1] == 139
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_returning_client_has_saved_up_no_credit() -> None:
+    async def work() -> None:
+        model = Slow()
+        record = Recording()
+        engine = scheduler(Chain(record, model))
+        model.gate.set()
+        steady = send(engine, *(ticket(i, client="steady", request="s") for i in range(1, 60)))
+        await steady[29]  # the newcomer comes when steady has had half of its tiles
+        newcomer = send(engine, *(ticket(i, client="newcomer", request="n") for i in range(100, 110)))
+        await asyncio.gather(*steady, *newcomer)
+        order = [call[2][0] for call in record.calls]
+        turn = order[order.index(100.0) :][:20]
+        assert 8 <= sum(number >= 100 for number in turn) <= 11
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_failing_batch_is_split_and_one_fails_alone() -> None:
+    async def work() -> None:
+        model = Slow()
+        engine = scheduler(Chain(model, Failing(limit=3.5)))
+        first = await occupied(model, engine)
+        rest = send(engine, *(ticket(i) for i in (1, 2, 9, 3)), limit=4)
+        await asyncio.sleep(0)
+        model.gate.set()
+        results = await asyncio.gather(first, *rest, return_exceptions=True)
+        assert isinstance(results[3], ModelUnavailable)
+        assert [value(one) for one in results if isinstance(one, dict)] == [0, 1, 2, 3]
+        assert engine.counters.failures == 1
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_out_of_memory_in_a_batch_is_mended_by_smaller_ones() -> None:
+    class Small:
+        def run(self, signature: str, inputs: Arrays) -> Arrays:
+            if len(inputs["image"]) > 2:
+                raise Overloaded("The device has too little memory.")
+            return dict(inputs)
+
+    async def work() -> None:
+        engine = scheduler(Small())
+        results = await asyncio.gather(*send(engine, *(ticket(i) for i in range(17)), limit=8))
+        assert [value(one) for one in results] == list(range(17))
+        assert engine.counters.failures == 0
+        await engine.close(10)
+
+    scenario(work)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret /path"), ModelUnavailable("It failed."), Overloaded("Memory.")])
+def test_whatever_a_model_raises_is_a_service_error_without_its_text(error: Exception) -> None:
+    async def work() -> None:
+        engine = scheduler(Failing(error=error))
+        with pytest.raises(ServiceError) as caught:
+            await engine.submit(ticket(), 1)
+        assert "secret" not in caught.value.detail
+        assert caught.value is error or isinstance(caught.value, ModelUnavailable)
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_model_that_gives_too_few_results_is_refused() -> None:
+    class Short:
+        def run(self, signature: str, inputs: Arrays) -> Arrays:
+            return {"image": inputs["image"][:0]}
+
+    async def work() -> None:
+        engine = scheduler(Short())
+        with pytest.raises(ModelUnavailable, match="wrong number of results"):
+            await engine.submit(ticket(), 1)
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_expired_ticket_never_reaches_the_device() -> None:
+    async def work() -> None:
+        clock, model, record = Clock(), Slow(), Recording()
+        engine = scheduler(Chain(record, model), clock=clock)
+        first = await occupied(model, engine)
+        late, early = send(engine, ticket(1, deadline=1060.0), ticket(2, deadline=1030.0))
+        await asyncio.sleep(0)
+        clock.now = 1031.0
+        model.gate.set()
+        with pytest.raises(DeadlineExceeded):
+            await early
+        assert value(await late) == 1
+        await first
+        assert [call[2] for call in record.calls] == [[0.0], [1.0]]
+        with pytest.raises(DeadlineExceeded):
+            await engine.submit(ticket(3, deadline=1031.0), 1)
+        assert engine.counters.rejections == {"deadline-exceeded": 2}
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_deadline_is_told_in_time_while_the_device_is_busy() -> None:
+    async def work() -> None:
+        model = Slow()
+        engine = scheduler(model)
+        first = await occupied(model, engine)
+        soon = asyncio.get_running_loop().time() + 0.02
+        with pytest.raises(DeadlineExceeded):
+            await engine.submit(ticket(1, deadline=soon), 1)
+        assert engine.depth == 0
+        assert not first.done()
+        model.gate.set()
+        await first
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_cancelled_ticket_leaves_the_queue() -> None:
+    async def work() -> None:
+        model, record = Slow(), Recording()
+        engine = scheduler(Chain(record, model))
+        first = await occupied(model, engine)
+        gone, stays = send(engine, ticket(1), ticket(2))
+        await asyncio.sleep(0)
+        assert engine.depth == 2
+        gone.cancel()
+        await asyncio.wait([gone])
+        assert (engine.depth, gone.cancelled()) == (1, True)
+        first.cancel()  # on the device already: its result is dropped, the device goes on
+        await asyncio.wait([first])
+        model.gate.set()
+        assert value(await stays) == 2
+        assert [call[2] for call in record.calls] == [[0.0], [2.0]]
+        await engine.close(10)
+
+    scenario(work)
+
+
+@pytest.mark.parametrize("bound", [{"max_tickets": 3}, {"max_megapixels": 3 * 64e-6}])
+def test_full_queue_refuses_with_an_estimate(bound: dict[str, Any]) -> None:
+    async def work() -> None:
+        model = Slow()
+        engine = scheduler(model, **bound)
+        first = await occupied(model, engine)
+        here = send(engine, *(ticket(i, request=f"request {i}") for i in (1, 2, 3)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as caught:
+            await engine.submit(ticket(4), 1)
+        assert caught.value.retry_after is not None
+        assert caught.value.retry_after >= 1
+        assert f"{caught.value.retry_after:g} seconds" in caught.value.detail
+        assert engine.counters.rejections == {"overloaded": 1}
+        here += send(engine, ticket(5, request="request 1"))  # it is half-way through: not refused
+        model.gate.set()
+        await asyncio.gather(first, *here)
+        assert value(await engine.submit(ticket(6), 1)) == 6
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_ticket_larger_than_the_bound_runs_when_nothing_waits() -> None:
+    async def work() -> None:
+        engine = scheduler(Identity(), max_megapixels=1e-6)
+        assert value(await engine.submit(ticket(1), 1)) == 1
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_estimate_follows_what_was_measured() -> None:
+    async def work() -> None:
+        model = Slow()
+        engine = scheduler(model)
+        model.gate.set()
+        await engine.submit(ticket(1, size=16), 1)
+        cost = engine.counters.busy_seconds / 256
+        model.gate.clear()
+        model.entered.clear()
+        tasks = send(engine, ticket(2, size=16), ticket(3, size=32))
+        await asyncio.to_thread(model.entered.wait, 30)
+        assert engine.seconds_ahead() == pytest.approx(cost * (256 + 1024))
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert engine.seconds_ahead() == 0
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_close_lets_work_finish_and_refuses_new() -> None:
+    async def work() -> None:
+        model = Slow()
+        engine = scheduler(model)
+        first = await occupied(model, engine)
+        second = send(engine, ticket(1))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(engine.close(30))
+        await asyncio.sleep(0)
+        with pytest.raises(ShuttingDown):
+            await engine.submit(ticket(2), 1)
+        assert not closing.done()
+        model.gate.set()
+        await closing
+        assert [value(await one) for one in (first, *second)] == [0, 1]
+        assert engine.counters.rejections == {"shutting-down": 1}
+
+    scenario(work)
+
+
+def test_close_ends_what_does_not_finish_in_time() -> None:
+    async def work() -> None:
+        model = Slow()
+        engine = scheduler(model)
+        tasks = [await occupied(model, engine), *send(engine, ticket(1))]
+        await asyncio.sleep(0)
+        await engine.close(0.01)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(one) for one in results] == [ShuttingDown, ShuttingDown]
+        assert engine.depth == 0
+        model.gate.set()
+        await engine.close(30)  # the device's thread comes back to a closed scheduler and does no harm
+        assert not engine.busy
+
+    scenario(work)
+
+
+def test_close_when_nothing_is_there() -> None:
+    scenario(lambda: scheduler(Identity()).close(0))

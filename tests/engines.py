@@ -1,0 +1,156 @@
+"""Models and engines for tests, told apart by what they do. None of them needs TensorFlow."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.registry import Model
+from app.errors import ModelUnavailable, UnknownModel
+from models.manifest import Manifest
+
+
+class Identity:
+    """A model that gives its inputs back."""
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        return dict(inputs)
+
+
+class Slow:
+    """A model that gives its inputs back once `gate` is open; `entered` is set when it was called."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        self.entered.set()
+        assert self.gate.wait(30)
+        return dict(inputs)
+
+
+class Failing:
+    """A model that fails for every batch in which an `image` has a value of at least `limit`."""
+
+    def __init__(self, limit: float = -np.inf, error: Exception | None = None) -> None:
+        self.limit = limit
+        self.error = error or ModelUnavailable("The model failed.")
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        if (inputs["image"] >= self.limit).any():
+            raise self.error
+        return dict(inputs)
+
+
+class Recording:
+    """A model that gives its inputs back and keeps (signature, batch size, first value of each image) of each call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, list[float]]] = []
+        self.threads: set[str] = set()
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        image = inputs["image"]
+        self.threads.add(threading.current_thread().name)
+        self.calls.append((signature, len(image), [float(one.flat[0]) for one in image]))
+        return dict(inputs)
+
+
+class Chain:
+    """A model that runs `models` one after the other, each on what the one before gave."""
+
+    def __init__(self, *models: Model) -> None:
+        self.models = models
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        for model in self.models:
+            inputs = model.run(signature, inputs)
+        return inputs
+
+
+class Loader:
+    """Loads the fake of a model's name; `broken` {name: what is wrong with its graph}."""
+
+    def __init__(self, fakes: Mapping[str, Model] | None = None, broken: Mapping[str, str] | None = None) -> None:
+        self.fakes = dict(fakes or {})
+        self.broken = dict(broken or {})
+        self.loads: list[str] = []
+
+    def problems(self, folder: Path, manifest: Manifest) -> list[str]:
+        return [self.broken[manifest.name]] if manifest.name in self.broken else []
+
+    def load(self, folder: Path, manifest: Manifest) -> Model:
+        self.loads.append(manifest.id)
+        if manifest.name not in self.fakes:
+            raise ModelUnavailable("It cannot be loaded.")
+        return self.fakes[manifest.name]
+
+
+Function = Callable[[Ticket], Arrays]
+
+
+class FunctionEngine:
+    """An engine of given models whose every ticket is answered by `function`, on the event loop.
+
+    `most` is how many tickets were here at once.
+    """
+
+    def __init__(self, function: Function, *manifests: Manifest) -> None:
+        self.function = function
+        self.manifests = manifests
+        self.tickets: list[Ticket] = []
+        self.now = self.most = 0
+
+    def find(self, task: str, name: str | None = None) -> Manifest:
+        for manifest in self.manifests:
+            if manifest.task == task and name in (None, manifest.name):
+                return manifest
+        raise UnknownModel(f"There is no model {name!r} for {task}.", field="model", value=name)
+
+    async def run(self, ticket: Ticket) -> Arrays:
+        self.tickets.append(ticket)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await asyncio.sleep(0)
+            return self.function(ticket)
+        finally:
+            self.now -= 1
+
+
+def identity(ticket: Ticket) -> Arrays:
+    """Give the picture back."""
+    return {"image": ticket.inputs["image"]}
+
+
+def shift(pixels: int) -> Function:
+    """Return what moves the picture to the right: it needs a halo of `pixels`."""
+    return lambda ticket: {"image": np.roll(ticket.inputs["image"], pixels, axis=2)}
+
+
+def enlarge(scale: int) -> Function:
+    """Return what repeats every pixel `scale` times in both directions."""
+    return lambda ticket: {"image": ticket.inputs["image"].repeat(scale, axis=1).repeat(scale, axis=2)}
+
+
+def ticket(
+    value: float = 0.5,
+    *,
+    client: str = "anonymous",
+    request: str | None = None,
+    deadline: float = float("inf"),
+    model: str = "denoise/identity@1",
+    signature: str = "denoise",
+    size: int = 8,
+) -> Ticket:
+    """Return a ticket whose picture is filled with `value`, of a request of its own unless told."""
+    image: NDArray[np.float32] = np.full((1, size, size, 3), value, np.float32)
+    caller = Caller(request or f"{client} {value}", client, deadline)
+    return Ticket(model, signature, {"image": image}, caller, size * size)
