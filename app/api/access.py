@@ -1,0 +1,85 @@
+"""Who calls: API keys, the caller's address behind proxies, and the name under which a caller is counted."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from app.api.problems import Unauthorized
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Access:
+    """Tells callers apart, and lets in those that may come in."""
+
+    def __init__(self, keys: Sequence[str], proxies: Sequence[Network]) -> None:
+        self._digests = [_digest(key) for key in keys]
+        self._proxies = tuple(proxies)
+
+    @property
+    def closed(self) -> bool:
+        """Whether a key is needed."""
+        return bool(self._digests)
+
+    def client(self, scope: Scope) -> str:
+        """Return the name under which the caller is counted: a digest of its key, else its address.
+
+        An IPv6 caller is its /64 network, all of which is commonly one customer's. Raises Unauthorized.
+        """
+        if not self.closed:
+            return self.address(scope)
+        given = _given_key(Headers(scope=scope))
+        if given is None:
+            raise Unauthorized("No API key was sent.")
+        digest = _digest(given)
+        # Every key is compared, in constant time, so that the time taken tells nothing of them.
+        if sum(hmac.compare_digest(digest, known) for known in self._digests) == 0:
+            raise Unauthorized("The API key is not one of this service's.")
+        return f"key:{digest.hex()[:16]}"
+
+    def address(self, scope: Scope) -> str:
+        """Return the caller's address: the last of `X-Forwarded-For` that is no proxy of ours, if a proxy sent it."""
+        hops = [scope["client"][0]] if scope.get("client") else []
+        if not hops:
+            return "address:unknown"
+        forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+        hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()][-32:] + hops
+        caller = hops[-1]
+        for hop in reversed(hops):
+            parsed = _parse(hop)
+            if parsed is None:
+                break
+            caller = str(parsed)
+            if not any(parsed in network for network in self._proxies):
+                break
+        parsed = _parse(caller)
+        if isinstance(parsed, ipaddress.IPv6Address):
+            caller = str(ipaddress.ip_network((parsed, 64), strict=False))
+        return f"address:{caller[:64]}"
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _given_key(headers: Headers) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return headers.get("x-api-key") or None
+
+
+def _parse(text: str) -> Address | None:
+    try:
+        parsed = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed

@@ -1,0 +1,196 @@
+"""The way of a picture through the service, from the form to the answer: the same for every picture endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from app.api import forms, limits, responses
+from app.api.forms import PictureForm, Upload
+from app.api.metrics import Metrics
+from app.engine.local import LocalEngine
+from app.engine.protocol import Caller
+from app.errors import DeadlineExceeded, ShuttingDown, TooManyPixels
+from app.imaging import codec
+from app.imaging.picture import Picture
+from app.settings import Settings
+from app.tasks.answer import Answer
+
+F = TypeVar("F", bound=PictureForm)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Desk:
+    """Takes requests with a picture and answers them, within the limits that the settings set."""
+
+    def __init__(self, settings: Settings, engine: LocalEngine, metrics: Metrics) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.metrics = metrics
+        self.budget = limits.PixelBudget(settings.decoded_megapixels, waiting=settings.queue_requests)
+        self.closing = False
+        self._numbers = itertools.count(1)
+        self._work: set[asyncio.Task[Response]] = set()
+
+    async def serve(
+        self,
+        request: Request,
+        task: str,
+        kind: type[F],
+        work: Callable[[F, Picture, Caller], Awaitable[Answer]],
+        enlarged: Callable[[F], int] = lambda _: 1,
+    ) -> Response:
+        """Return the answer to `request`: form, picture, `work`, bytes. `enlarged` is how many times wider it gets.
+
+        Raises whatever ServiceError is met on the way, and ClientDisconnect; the work of a caller that went away
+        or whose time is up is cancelled.
+        """
+        if self.closing:
+            raise ShuttingDown("The service is stopping.", retry_after=5)
+        arrived = time.monotonic()
+        patience = limits.cancel_after(request.headers.get("cancel-after"))
+        body = limits.read_body(
+            request.receive,
+            request.headers,
+            max_bytes=self.settings.max_upload_mb * 2**20,
+            timeout_s=self.settings.body_timeout_s,
+        )
+        async with forms.read_form(request.headers, body, kind) as (form, upload):
+            deadline = min(arrived + patience, time.monotonic() + self.settings.request_timeout_s)
+            # The engine tells requests apart by this id: it must not be one that a caller can choose.
+            unique = f"{request.state.request_id}#{next(self._numbers)}"
+            caller = Caller(unique, request.state.client, deadline)
+            going = self._go(request, task, form, upload, caller, work, enlarged(form))
+            return await self._watched(request, going, deadline - arrived, deadline)
+
+    async def drain(self) -> None:
+        """Wait until the work that was left behind (cancelled, but on a thread still) is done."""
+        while self._work:
+            await asyncio.wait(self._work)
+
+    async def _go(
+        self,
+        request: Request,
+        task: str,
+        form: F,
+        upload: Upload,
+        caller: Caller,
+        work: Callable[[F, Picture, Caller], Awaitable[Answer]],
+        enlarged: int,
+    ) -> Response:
+        clock = _Stages()
+        accept = request.headers.get("accept")
+        enveloped = responses.wants_envelope(accept)
+        accept = None if enveloped else accept
+        model = self.engine.find(task, form.model.strip() or None)
+        request.state.model = model.id
+        data = await upload.read()
+        pixels = await _on_thread(_measured, data, self.settings.max_pixels)
+        clock.lap("decode")
+        async with self.budget.hold(pixels * (1 + enlarged**2) / 1e6):
+            clock.lap("queue")
+            picture = await _on_thread(codec.decode, data, max_pixels=self.settings.max_pixels)
+            del data
+            self.metrics.pixels.labels(task).inc(picture.width * picture.height)
+            codec.choose_format(picture, form.format, accept)  # what cannot be is refused before the work
+            clock.lap("decode")
+            answer = await work(form, picture, caller)
+            clock.lap("task")
+            output = replace(form.output, format=codec.choose_format(answer.picture, form.format, accept))
+            body, content_type = await _on_thread(codec.encode, answer.picture, output)
+            notes = (*answer.picture.notes, *codec.losses(answer.picture, output))
+            clock.lap("encode")
+            timing = {
+                "decode": clock.seconds["decode"],
+                **answer.seconds,
+                "queue": clock.seconds["queue"] + answer.seconds.get("queue", 0.0),
+                "encode": clock.seconds["encode"],
+            }
+            for stage, seconds in timing.items():
+                self.metrics.stages.labels(task, stage).observe(seconds)
+            told = responses.headers(answer, notes, timing, responses.result_name(upload.filename, task, content_type))
+            if enveloped:
+                return await _on_thread(responses.envelope, answer, notes, body, content_type, timing, told)
+            return responses.picture(body, content_type, told)
+
+    async def _watched(
+        self, request: Request, going: Coroutine[Any, Any, Response], allowed: float, deadline: float
+    ) -> Response:
+        """Return what `going` returns, unless its time is up or its caller goes away first: then it is cancelled.
+
+        It is not awaited then: a thread cannot be stopped, and what it holds is given back when it is done.
+        """
+        work = asyncio.create_task(going)
+        self._work.add(work)
+        work.add_done_callback(self._forget)
+        gone = asyncio.create_task(_disconnected(request))
+        try:
+            left = max(0.0, deadline - time.monotonic())
+            await asyncio.wait({work, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            if gone.done():
+                raise ClientDisconnect
+            raise DeadlineExceeded(
+                f"The answer was not ready in {allowed:.3g} seconds; its work was taken off the queue."
+            )
+        finally:
+            work.cancel()
+            gone.cancel()
+
+    def _forget(self, work: asyncio.Task[Response]) -> None:
+        self._work.discard(work)
+        if not work.cancelled():
+            work.exception()  # seen: whoever waited for it may be gone
+
+
+class _Stages:
+    """Seconds by stage, in order."""
+
+    def __init__(self) -> None:
+        self._then = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """End a stage; the same one may come again."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._then
+        self._then = now
+
+
+def _measured(data: bytes, max_pixels: int) -> int:
+    """Return how many pixels the header of a picture tells of. Raises TooManyPixels and what its format leads to."""
+    try:
+        codec.decode(data, max_pixels=0)  # refused by the header, whatever it says, which is what is wanted here
+    except TooManyPixels as error:
+        pixels = int(str(error.value))
+    else:
+        pixels = 0
+    if pixels > max_pixels:
+        codec.decode(data, max_pixels=max_pixels)
+    return pixels
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _on_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run `function` on a thread. When cancelled, wait for it all the same: it cannot be stopped and holds memory."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        if not running.cancelled():
+            running.exception()
+        raise

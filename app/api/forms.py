@@ -1,0 +1,226 @@
+"""Forms: what each endpoint takes, read from `multipart/form-data`, and described for OpenAPI by the same classes."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.api.problems import MalformedRequest
+from app.errors import InvalidField, MissingField, UnknownField
+from app.imaging.codec import Output
+
+MOST_PARTS = 32
+LONGEST_TEXT = 64 * 1024
+
+F = TypeVar("F", bound="PictureForm")
+
+
+def _number(value: object) -> object:
+    """Form fields are texts; a choice among numbers needs the number."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10 else value
+
+
+class PictureForm(BaseModel):
+    """The options that every picture endpoint has. The picture itself is the file field `image`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    model: str = Field(
+        "",
+        max_length=140,
+        description="Model by `name`, or `name@version`, as `GET /models` lists them. Empty: the task's default.",
+        examples=[""],
+    )
+    format: Literal["auto", "png", "jpeg", "webp", "tiff", "avif"] = Field(
+        "auto",
+        description="Format of the result. `auto`: what `Accept` says, else the input's own format where it can carry "
+        "the result (16 bit, transparency, size), else PNG.",
+        examples=["png"],
+    )
+    quality: int = Field(90, ge=1, le=100, description="Quality of the lossy formats.", examples=[90])
+    lossless: bool = Field(False, description="WebP and AVIF without loss.", examples=[False])
+    metadata: Literal["keep", "color", "strip"] = Field(
+        "keep",
+        description="`keep` EXIF, ICC profile and XMP (orientation is applied and reset, the embedded thumbnail "
+        "dropped); `color`: the ICC profile only; `strip`: nothing.",
+        examples=["keep"],
+    )
+
+    @property
+    def output(self) -> Output:
+        """How the result is to be encoded; its format may still be `auto`."""
+        return Output(format=self.format, quality=self.quality, lossless=self.lossless, metadata=self.metadata)
+
+
+class DenoiseForm(PictureForm):
+    strength: Literal["auto"] | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        "auto",
+        description="How strong the noise is: `auto` estimates it from the picture; a number is the noise level as a "
+        "fraction of 75/255. `X-Applied` says what was used.",
+        examples=["auto"],
+    )
+    preserve: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much of the original to blend back in, which keeps grain: 0 none, 1 all.",
+        examples=[0.0],
+    )
+
+
+class SuperresForm(PictureForm):
+    scale: Annotated[Literal[2, 3, 4], BeforeValidator(_number)] = Field(
+        2, description="How many times wider and higher the result is.", examples=[2]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file as it came: on disk, if it is large, until it is read."""
+
+    file: BinaryIO
+    size: int
+    filename: str
+
+    async def read(self) -> bytes:
+        """Return the file's bytes, read on a thread."""
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> bytes:
+        self.file.seek(0)
+        return self.file.read()
+
+
+class _Parser(MultiPartParser):
+    """Starlette's parser leaves a form that is cut short unnoticed; this one remembers whether the end came."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+@asynccontextmanager
+async def read_form(
+    headers: Headers, body: AsyncGenerator[bytes, None], kind: type[F]
+) -> AsyncIterator[tuple[F, Upload]]:
+    """Give the options and the picture of a form; the picture's file is closed at the end of the block.
+
+    Raises MalformedRequest, MissingField, UnknownField, InvalidField, and what reading `body` raises.
+    """
+    items = await _parts(headers, body)
+    try:
+        texts, uploads = _sorted_out(items, kind)
+        upload = uploads["image"]
+        file = upload.file
+        yield options(kind, texts), Upload(file, upload.size or 0, upload.filename or "")
+    finally:
+        for _, item in items:
+            if isinstance(item, UploadFile):
+                item.file.close()
+
+
+def options(kind: type[F], texts: Mapping[str, str]) -> F:
+    """Return the form of class `kind` that `texts` fill. An empty text stands for the default. Raises InvalidField."""
+    try:
+        return kind.model_validate({name: text for name, text in texts.items() if text.strip()})
+    except ValidationError as error:
+        name = str(error.errors(include_url=False, include_context=False)[0]["loc"][0])
+        text = texts[name]
+        raise InvalidField(
+            f"{name} must be {allowed(kind, name)}, not {text[:60]!r}.", field=name, value=text
+        ) from None
+
+
+def allowed(kind: type[PictureForm], name: str) -> str:
+    """Return what field `name` may be, in words, from the schema that OpenAPI shows."""
+    return _in_words(kind.model_json_schema()["properties"][name])
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_in_words(part) for part in schema["anyOf"])
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        *others, last = (str(value) for value in schema["enum"])
+        return f"{', '.join(others)} or {last}"
+    if schema["type"] == "boolean":
+        return "true or false"
+    if schema["type"] == "string":
+        return f"a text of at most {schema['maxLength']} characters"
+    kind = "a whole number" if schema["type"] == "integer" else "a number"
+    return f"{kind} from {schema['minimum']:g} to {schema['maximum']:g}"
+
+
+async def _parts(headers: Headers, body: AsyncGenerator[bytes, None]) -> list[tuple[str, str | UploadFile]]:
+    content_type = headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        shown = f"not {content_type[:60]!r}" if content_type else "and none was named"
+        raise MalformedRequest(f"The body must be multipart/form-data, {shown}.")
+    _, parameters = parse_options_header(content_type)
+    if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise MalformedRequest("The form must be in UTF-8.")
+    parser = _Parser(headers, body, max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=LONGEST_TEXT)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(_explained(error.message)) from None
+    items = form.multi_items()
+    if not parser.ended:
+        await form.close()
+        raise MalformedRequest("The form is cut short: its closing boundary never came.")
+    return items
+
+
+def _explained(message: str) -> str:
+    if "exceeded maximum size" in message:
+        return f"A text field is longer than {LONGEST_TEXT // 1024} KiB. A picture is sent as a file, with a file name."
+    if "Too many" in message:
+        return f"The form has more than {MOST_PARTS} fields or files."
+    if "boundary" in message:
+        return "The header Content-Type names no boundary."
+    if "Content-Disposition" in message:
+        return "A part of the form has no name."
+    return "The body is not a well-formed multipart form."
+
+
+def _sorted_out(
+    items: list[tuple[str, str | UploadFile]], kind: type[PictureForm]
+) -> tuple[dict[str, str], dict[str, UploadFile]]:
+    known = ["image", *kind.model_fields]
+    texts: dict[str, str] = {}
+    uploads: dict[str, UploadFile] = {}
+    for name, item in items:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" The fields are {', '.join(known)}."
+            raise UnknownField(f"There is no field {name[:60]!r}.{hint}", field=name)
+        if name in texts or name in uploads:
+            raise InvalidField(f"The field {name} came more than once.", field=name)
+        if isinstance(item, UploadFile):
+            if name != "image":
+                raise InvalidField(f"{name} must be a text, not a file.", field=name)
+            uploads[name] = item
+        elif name == "image":
+            if item.strip():
+                raise InvalidField("image must be a file, sent with a file name, not a text.", field=name)
+        else:
+            texts[name] = item
+    if "image" not in uploads or not uploads["image"].size:
+        came_empty = uploads.get("image") is not None and bool(uploads["image"].filename)
+        raise MissingField(
+            "The file in the field image is empty." if came_empty else "The file field image is missing.",
+            field="image",
+        )
+    return texts, uploads

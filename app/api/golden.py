@@ -1,0 +1,116 @@
+"""Whether the service works: a small picture goes the whole way, through each task's default model."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from app.engine.local import LocalEngine
+from app.engine.protocol import Caller
+from app.errors import Overloaded, ServiceError
+from app.imaging import codec
+from app.imaging.picture import Picture
+from app.tasks.answer import Answer
+from models.manifest import Manifest
+
+log = structlog.get_logger("restore.golden")
+
+Work = Callable[[Manifest, Picture, Caller], Awaitable[Answer]]
+
+FRESH_S = 5.0
+"""Seconds for which a verdict holds, however often it is asked for."""
+
+PATIENCE_S = 15.0
+"""Seconds that a golden picture may take."""
+
+TOLERANCE = 2
+"""How far a pixel of 0..255 may be from what the first golden picture gave: the device adds in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a task is ready, and why not, in a word or two for the one who runs the service."""
+
+    ready: bool
+    reason: str = ""
+
+
+class Golden:
+    """Sends a golden picture through `tasks` {task: how to do it with a model} and remembers how that went."""
+
+    def __init__(
+        self, engine: LocalEngine, tasks: Mapping[str, Work], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._tasks = tasks
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._sent: dict[str, float] = {}
+        self._lock = asyncio.Lock()
+        self._first: dict[str, NDArray[Any]] = {}
+        self._verdicts: dict[str, Verdict] = {}
+
+    async def check(self) -> dict[str, Verdict]:
+        """Return the verdict on each task that has models; no older than FRESH_S. Many may ask at once."""
+        async with self._lock:
+            served = {entry.id.partition("/")[0] for entry in self._engine.registry.entries()}
+            for task in self._tasks:
+                if task in served and self._clock() - self._sent.get(task, -float("inf")) > FRESH_S:
+                    self._verdicts[task] = await self._judge(task)
+            return dict(self._verdicts)
+
+    async def _judge(self, task: str) -> Verdict:
+        try:
+            model = self._engine.find(task)
+        except ServiceError:
+            return Verdict(False, "no default model")
+        if self._engine.registry.loaded(model.id) is None:
+            return Verdict(False, "loading")
+        self._sent[task] = self._clock()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                result = await self._send(task, model)
+        except Overloaded:  # says nothing of the device: what was known last still holds
+            return self._verdicts.get(task, Verdict(False, "overloaded"))
+        except TimeoutError:
+            return self._failed(model, "no answer in time")
+        except ServiceError as error:
+            return self._failed(model, type(error).__name__)
+        except Exception as error:
+            log.exception("golden picture failed", model=model.id)
+            return Verdict(False, type(error).__name__)
+        first = self._first.setdefault(model.id, result)
+        if first.shape != result.shape or np.abs(first.astype(np.int16) - result).max() > TOLERANCE:
+            return self._failed(model, "another result than before")
+        return Verdict(True)
+
+    def _failed(self, model: Manifest, reason: str) -> Verdict:
+        log.error("golden picture failed", model=model.id, reason=reason)
+        return Verdict(False, reason)
+
+    async def _send(self, task: str, model: Manifest) -> NDArray[Any]:
+        data, _ = await asyncio.to_thread(codec.encode, picture(model), codec.Output("png"))
+        decoded = await asyncio.to_thread(codec.decode, data, max_pixels=10**6)
+        caller = Caller(f"golden#{next(self._numbers)}", "golden", time.monotonic() + PATIENCE_S)
+        answer = await self._tasks[task](model, decoded, caller)
+        data, _ = await asyncio.to_thread(codec.encode, answer.picture, codec.Output("png"))
+        result = await asyncio.to_thread(codec.decode, data, max_pixels=10**6)
+        return result.pixels
+
+
+def picture(model: Manifest) -> Picture:
+    """Return a small picture that `model` takes: waves, 48 x 48 or the model's own size, grey where it takes grey."""
+    signature = next(iter(model.signatures.values()))
+    channels = signature.inputs["image"].shape[-1] if "image" in signature.inputs else 3
+    sizes = [*model.geometry.valid_sizes, (48, 48)]
+    rows, columns = np.mgrid[: sizes[0][0], : sizes[0][1]]
+    waves = [127.5 + 120 * np.sin(rows / (3 + band)) * np.cos(columns / (4 + band)) for band in range(channels)]
+    return Picture(np.stack(waves, axis=-1).astype(np.uint8))

@@ -1,0 +1,184 @@
+"""What keeps one caller, or all of them together, from taking more than there is: body, rate, memory, time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from app.api.problems import MalformedRequest, RequestTimeout, TooManyRequests
+from app.errors import Overloaded, UploadTooLarge
+
+SLOWEST_BODY = 16 * 1024
+"""Bytes a second that prolong the time in which a body must arrive."""
+
+
+async def read_body(
+    receive: Receive, headers: Headers, *, max_bytes: int, timeout_s: float
+) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it comes.
+
+    Raises UploadTooLarge as soon as it is announced or seen to exceed `max_bytes`; RequestTimeout when it needs more
+    than `timeout_s` seconds and one more for each 16 KiB; ClientDisconnect.
+    """
+    limit = f"{max_bytes / 2**20:g} MiB"
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > max_bytes:
+        raise UploadTooLarge(
+            f"The upload of {int(announced[:20])} bytes is larger than {limit}.", value=announced[:20], limit=max_bytes
+        )
+    started = time.monotonic()
+    seen = 0
+    more = True
+    while more:
+        wait = started + timeout_s + seen / SLOWEST_BODY - time.monotonic()
+        try:
+            async with asyncio.timeout(max(wait, 0)):
+                message = await receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"Only {seen} bytes of the body came within {time.monotonic() - started:.0f} seconds.", value=seen
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        seen += len(chunk)
+        if seen > max_bytes:
+            raise UploadTooLarge(f"The upload is larger than {limit}.", limit=max_bytes)
+        yield chunk
+        more = message.get("more_body", False)
+
+
+def cancel_after(value: str | None) -> float:
+    """Return the seconds that the header `Cancel-After` allows (`20s`, `500ms`, `20`), infinity where it is absent.
+
+    Raises MalformedRequest.
+    """
+    if value is None:
+        return math.inf
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|ms)?", value.strip(), re.ASCII)
+    if not match or float(match[1]) == 0:
+        raise MalformedRequest(
+            "The header Cancel-After must be a time such as 20s or 500ms.", field="Cancel-After", value=value
+        )
+    return float(match[1]) / (1000 if match[2] == "ms" else 1)
+
+
+class RateLimiter:
+    """A token bucket for each caller: `requests` in `seconds`, refilled evenly. Remembers `callers` of them."""
+
+    def __init__(
+        self, requests: int, seconds: float, *, callers: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._size = float(requests)
+        self._refill = requests / seconds
+        self._callers = callers
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: str) -> None:
+        """Count one request of `caller`. Raises TooManyRequests with the seconds until the next may come."""
+        now = self._clock()
+        tokens, then = self._buckets.pop(caller, (self._size, now))
+        tokens = min(self._size, tokens + (now - then) * self._refill)
+        allowed = tokens >= 1
+        self._buckets[caller] = (tokens - 1 if allowed else tokens, now)
+        while len(self._buckets) > self._callers:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            wait = (1 - tokens) / self._refill
+            raise TooManyRequests(
+                f"More than {self._size:g} requests in {self._size / self._refill:g} seconds came from this caller.",
+                limit=int(self._size),
+                retry_after=wait,
+            )
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    megapixels: float
+    turn: asyncio.Future[None] = field(repr=False)
+
+    @property
+    def admitted(self) -> bool:
+        return self.turn.done() and not self.turn.cancelled()
+
+
+class PixelBudget:
+    """Pictures held decoded at once, in megapixels, first come first served. One over the whole budget goes alone."""
+
+    def __init__(self, megapixels: float, *, waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._whole = megapixels
+        self._waiting_limit = waiting
+        self._waiters: deque[_Waiter] = deque()
+        self._clock = clock
+        self._released = clock()
+        self._pace = 1.0
+        self.used = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Requests whose turn has not come."""
+        return len(self._waiters)
+
+    @asynccontextmanager
+    async def hold(self, megapixels: float) -> AsyncIterator[None]:
+        """Wait for room for `megapixels` and keep it inside the block. Raises Overloaded when too many wait."""
+        wanted = min(megapixels, self._whole)
+        await self._acquire(wanted)
+        try:
+            yield
+        finally:
+            self._release(wanted)
+
+    async def _acquire(self, wanted: float) -> None:
+        if not self._waiters and self._fits(wanted):
+            self.used += wanted
+            return
+        if len(self._waiters) >= self._waiting_limit:
+            raise Overloaded(
+                f"{len(self._waiters)} requests wait already.",
+                limit=self._waiting_limit,
+                retry_after=max(1.0, self._pace * len(self._waiters)),
+            )
+        waiter = _Waiter(wanted, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        try:
+            await waiter.turn
+        except asyncio.CancelledError:
+            if waiter.admitted:
+                self.used -= wanted
+            else:
+                self._waiters.remove(waiter)
+            self._admit()
+            raise
+
+    def _release(self, megapixels: float) -> None:
+        now = self._clock()
+        if self._waiters:  # the rate at which a full service finishes requests
+            self._pace = 0.9 * self._pace + 0.1 * (now - self._released)
+        self._released = now
+        self.used -= megapixels
+        self._admit()
+
+    def _fits(self, wanted: float) -> bool:
+        return self.used + wanted <= self._whole * (1 + 1e-9)
+
+    def _admit(self) -> None:
+        for waiter in list(self._waiters):
+            if waiter.turn.cancelled():
+                continue  # its own task is about to take it off
+            if not self._fits(waiter.megapixels):
+                break
+            self._waiters.remove(waiter)
+            self.used += waiter.megapixels
+            waiter.turn.set_result(None)

@@ -1,0 +1,119 @@
+"""Around every request, as plain ASGI: its id, its line in the log, its counters, and who may call."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import problems
+from app.api.access import Access
+from app.api.limits import RateLimiter
+from app.api.metrics import Metrics
+from app.errors import ServiceError
+
+log = structlog.get_logger("restore.requests")
+
+OPEN = re.compile(r"/livez|/readyz|/docs(/.*)?|/openapi\.json|/problems(/.*)?")
+"""Paths that need no API key and count for no rate."""
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def request_id(scope: Scope) -> str:
+    """Return the id of the request: the caller's own where it is sane, else a new one."""
+    return str(scope["state"]["request_id"])
+
+
+class Record:
+    """Gives each request an id, logs it in one line and counts it; what nobody caught becomes `internal-error`."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state: dict[str, Any] = scope.setdefault("state", {})
+        given = Headers(scope=scope).get("x-request-id", "")
+        state["request_id"] = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        started = time.perf_counter()
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = state["request_id"]
+            await send(message)
+
+        self.metrics.active.inc()
+        try:
+            await self.app(scope, receive, sending)
+        except ClientDisconnect:
+            status = status or 499
+        except Exception:
+            log.exception("internal error", request_id=state["request_id"], path=scope["path"])
+            if status:  # the answer has begun: break it off, so that it cannot pass for whole
+                raise
+            state["problem"] = "internal-error"
+            error = problems.InternalError("Something went wrong here. It is in the log under this request's id.")
+            await problems.response(error, state["request_id"])(scope, receive, sending)
+        finally:
+            self.metrics.active.dec()
+            self._tell(scope, status, time.perf_counter() - started)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        state = scope["state"]
+        path = getattr(scope.get("route"), "path", "other")
+        method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
+        self.metrics.requests.labels(path, method, status).inc()
+        self.metrics.seconds.labels(path).observe(seconds)
+        if "problem" in state:
+            self.metrics.problems.labels(state["problem"]).inc()
+        told = {key: state[key] for key in ("problem", "client", "model") if key in state}
+        write = log.error if status >= 500 and state.get("problem") == "internal-error" else log.info
+        write(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status or 499,
+            seconds=round(seconds, 4),
+            request_id=state["request_id"],
+            **told,
+        )
+
+
+class Gate:
+    """Lets in those who have a key, when keys are set, and no more often than they may."""
+
+    def __init__(self, app: ASGIApp, access: Access, rate: RateLimiter | None) -> None:
+        self.app = app
+        self.access = access
+        self.rate = rate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = scope["state"]
+        try:
+            if OPEN.fullmatch(scope["path"]):
+                state["client"] = self.access.address(scope)
+            else:
+                state["client"] = self.access.client(scope)
+                if self.rate is not None:
+                    self.rate.take(state["client"])
+        except ServiceError as error:
+            state["problem"] = problems.of(error).slug
+            await problems.response(error, state["request_id"])(scope, receive, send)
+            return
+        await self.app(scope, receive, send)

@@ -1,0 +1,92 @@
+"""`GET /models` and the card of each model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from app.api import openapi
+from app.api.problems import NotFound
+from app.engine.local import LocalEngine
+from app.engine.registry import Entry
+
+_FRESH = {"Cache-Control": "no-cache"}
+
+
+def router(engine: LocalEngine, device: str) -> APIRouter:
+    """Return the endpoints. `device` names what models run on, in words."""
+    routes = APIRouter(tags=["models"])
+
+    @routes.get(
+        "/models",
+        summary="What the shelf holds",
+        response_class=JSONResponse,
+        responses=openapi.answers({"description": "Every version of every model."}, openapi.PAGE_PROBLEMS),
+    )
+    async def models() -> JSONResponse:
+        defaults = {manifest.id for manifest in engine.registry.defaults()}
+        listed = [_short(entry, entry.id in defaults, device) for entry in engine.registry.entries()]
+        return JSONResponse({"models": listed}, headers=_FRESH)
+
+    @routes.get(
+        "/models/{task}/{name}",
+        summary="The card of a model: data, metrics, licence",
+        description="`name` is a model's name, for its newest version, or `name@version`.",
+        response_class=JSONResponse,
+        responses=openapi.answers(
+            {"description": "The model's manifest and its state."}, (*openapi.PAGE_PROBLEMS, "not-found")
+        ),
+    )
+    async def card(task: str, name: str) -> JSONResponse:
+        entries = [entry for entry in engine.registry.entries() if entry.id.partition("@")[0] == f"{task}/{name}"]
+        entries = entries or [entry for entry in engine.registry.entries() if entry.id == f"{task}/{name}"]
+        if not entries:
+            raise NotFound("There is no such model. GET /models lists what there is.")
+        chosen = entries[-1]
+        versions = [_version(entry) for entry in engine.registry.entries() if _name(entry) == _name(chosen)]
+        defaults = {manifest.id for manifest in engine.registry.defaults()}
+        content = _short(chosen, chosen.id in defaults, device)
+        if chosen.manifest:
+            content |= {"manifest": chosen.manifest.model_dump(mode="json")}
+        return JSONResponse(content | {"versions": versions}, headers=_FRESH)
+
+    return routes
+
+
+def _short(entry: Entry, default: bool, device: str) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "id": entry.id,
+        "task": entry.id.partition("/")[0],
+        "name": _name(entry).partition("/")[2],
+        "version": _version(entry),
+        "default": default,
+        "state": entry.state,
+        "card": f"/models/{_name(entry)}",
+    }
+    manifest = entry.manifest
+    if manifest is not None:
+        told |= {
+            "title": manifest.title,
+            "description": manifest.description,
+            "architecture": manifest.architecture,
+            "parameters": manifest.parameters,
+            "flops_per_pixel": manifest.flops_per_pixel,
+            "licence": manifest.licence,
+            "created": manifest.created.isoformat(),
+            "precision": sorted({signature.precision for signature in manifest.signatures.values()}),
+            "scales": sorted({signature.scale for signature in manifest.signatures.values()}),
+            "device": device if entry.state == "loaded" else None,
+            "mebibytes_per_megapixel": manifest.serving.mebibytes_per_megapixel,
+            "quality": [table.model_dump(mode="json") for table in manifest.quality],
+        }
+    return told
+
+
+def _name(entry: Entry) -> str:
+    return entry.id.partition("@")[0]
+
+
+def _version(entry: Entry) -> int:
+    return int(entry.id.partition("@")[2])

@@ -1,0 +1,288 @@
+"""The one place that puts the service together. `python -m app.main` serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from app import settings as configuration
+from app.api import openapi, problems
+from app.api.access import Access
+from app.api.desk import Desk
+from app.api.golden import Golden
+from app.api.limits import RateLimiter
+from app.api.metrics import Metrics
+from app.api.middleware import Gate, Record
+from app.api.routes import denoise, health, models, pages, superres
+from app.engine.local import LocalEngine
+from app.engine.protocol import Caller
+from app.engine.registry import Registry
+from app.errors import InvalidField, ServiceError
+from app.imaging.picture import Picture
+from app.settings import Settings, SettingsError
+from app.tasks.answer import Answer
+from app.tasks.denoise import DenoiseWish
+from app.tasks.denoise import denoise as run_denoise
+from app.tasks.superres import SuperresWish
+from app.tasks.superres import superres as run_superres
+from models.manifest import Manifest
+
+VERSION = "0.1.0"
+DRAIN_S = 30.0
+"""Seconds that requests under way get at the end."""
+
+log = structlog.get_logger("restore.main")
+
+EXPOSED = ["X-Model", "X-Applied", "X-Request-Id", "Server-Timing", "Link", "Content-Disposition", "Retry-After"]
+
+
+def create_app(settings: Settings, *, engine: LocalEngine | None = None) -> FastAPI:
+    """Return the service. Without `engine`, one is made of the models in `settings.models_dir`, with TensorFlow."""
+    device = "unnamed"
+    if engine is None:
+        engine, device = _start_engine(settings)
+    metrics = Metrics()
+    access = Access([key.get_secret_value() for key in settings.api_keys], settings.trusted_proxies)
+    desk = Desk(settings, engine, metrics)
+    golden = Golden(engine, _golden_tasks(engine))
+    rate = RateLimiter(*settings.rate) if settings.rate else None
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(_warm(engine, settings.preload, golden))
+        yield
+        desk.closing = True
+        warming.cancel()
+        await asyncio.gather(warming, return_exceptions=True)
+        await engine.close(DRAIN_S)
+        await desk.drain()
+
+    app = FastAPI(title="restore", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    document: list[dict[str, Any]] = []
+
+    def read_document() -> dict[str, Any]:
+        if not document:
+            document.append(openapi.build(app, closed=access.closed))
+        return document[0]
+
+    app.state.desk = desk
+    app.include_router(denoise.router(desk))
+    app.include_router(superres.router(desk))
+    app.include_router(models.router(engine, device))
+    app.include_router(health.router(desk, golden))
+    app.include_router(pages.router(read_document))
+    for kind in (ServiceError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _answer_problem)
+    # The last added is the first to see a request.
+    app.add_middleware(Gate, access=access, rate=rate)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-Id", "Cancel-After"],
+            expose_headers=EXPOSED,
+        )
+    app.add_middleware(Record, metrics=metrics)
+    _watch(metrics, desk, engine)
+    return app
+
+
+def _start_engine(settings: Settings) -> tuple[LocalEngine, str]:
+    """Return the engine of this machine and what it runs on. Takes seconds: TensorFlow is imported here."""
+    with _step("starting TensorFlow"):
+        from app.engine.runtime import Runtime
+
+        runtime = Runtime()
+    folders = ", ".join(str(folder) for folder in settings.models_dir)
+    with _step(f"checking the models in {folders}"):
+        registry = Registry(settings.models_dir, runtime)
+    engine = LocalEngine(registry, max_batch=settings.max_batch, max_megapixels=settings.queue_megapixels)
+    return engine, runtime.device
+
+
+async def _answer_problem(request: Request, error: Exception) -> Response:
+    """Return any refusal as a problem document, Starlette's and FastAPI's own included."""
+    headers: dict[str, str] = {}
+    if isinstance(error, HTTPException):
+        headers = dict(error.headers or {})
+        error = _own(error.status_code, request)
+    elif not isinstance(error, ServiceError):
+        error = InvalidField("A value in the address or its query is not allowed.")
+    request.state.problem = problems.of(error).slug
+    response = problems.response(error, request.state.request_id)
+    response.headers.update(headers)
+    return response
+
+
+def _own(status: int, request: Request) -> ServiceError:
+    if status == 404:
+        return problems.NotFound("There is nothing at this address. /docs lists what there is.")
+    if status == 405:
+        return problems.MethodNotAllowed(f"This address does not take {request.method[:20]}.")
+    return problems.MalformedRequest("The request cannot be read.")
+
+
+def _golden_tasks(engine: LocalEngine) -> dict[str, Callable[[Manifest, Picture, Caller], Any]]:
+    async def through_denoise(model: Manifest, picture: Picture, caller: Caller) -> Answer:
+        return await run_denoise(picture, DenoiseWish(model=f"{model.name}@{model.version}"), engine, caller)
+
+    async def through_superres(model: Manifest, picture: Picture, caller: Caller) -> Answer:
+        scale = min(signature.scale for signature in model.signatures.values())
+        wish = SuperresWish(model=f"{model.name}@{model.version}", scale=scale, max_output_pixels=10**6)
+        return await run_superres(picture, wish, engine, caller)
+
+    return {"denoise": through_denoise, "superres": through_superres}
+
+
+async def _warm(engine: LocalEngine, wanted: tuple[str, ...], golden: Golden) -> None:
+    """Load and warm what `wanted` names, with a line on standard output for each step. A failure ends no other."""
+    started = time.perf_counter()
+    chosen: dict[str, Manifest] = {}
+    for entry in wanted:
+        if entry == "defaults":
+            chosen |= {manifest.id: manifest for manifest in engine.registry.defaults()}
+            continue
+        task, _, name = entry.partition("/")
+        try:
+            manifest = engine.find(task, name or None)
+            chosen[manifest.id] = manifest
+        except ServiceError as error:
+            _say(f"cannot preload {entry}: {error.detail}")
+    for manifest in chosen.values():
+        begun = time.perf_counter()
+        try:
+            await engine.warm(manifest)
+        except ServiceError as error:
+            _say(f"loading {manifest.id} … failed: {error.detail}")
+        except Exception:
+            log.exception("warm-up failed", model=manifest.id)
+            _say(f"loading {manifest.id} … failed")
+        else:
+            _say(f"loading {manifest.id} … {time.perf_counter() - begun:.1f} s")
+    verdicts = await golden.check()
+    for task, verdict in verdicts.items():
+        _say(f"{task}: {'ready' if verdict.ready else verdict.reason}")
+    if not verdicts:
+        _say("there are no models; train one, or set RESTORE_MODELS_DIR")
+    _say(f"warm after {time.perf_counter() - started:.1f} s")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Tell of a step that takes a while, and then how long it took."""
+    sys.stdout.write(f"{what} … ")
+    sys.stdout.flush()
+    begun = time.perf_counter()
+    yield
+    _say(f"{time.perf_counter() - begun:.1f} s")
+
+
+def _watch(metrics: Metrics, desk: Desk, engine: LocalEngine) -> None:
+    scheduler, counters = engine.scheduler, engine.scheduler.counters
+    metrics.watch("restore_decoded_megapixels", "Megapixels held decoded.", lambda: desk.budget.used)
+    metrics.watch("restore_requests_waiting", "Requests that wait to be decoded.", lambda: desk.budget.waiting)
+    metrics.watch("restore_queue_tickets", "Tiles that wait for the device.", lambda: scheduler.depth)
+    metrics.watch("restore_queue_megapixels", "Megapixels that wait for the device.", lambda: scheduler.megapixels)
+    metrics.watch("restore_device_busy_seconds", "Seconds that the device worked.", lambda: counters.busy_seconds)
+    metrics.watch("restore_device_tiles", "Tiles that the device did.", lambda: counters.tickets)
+    metrics.watch("restore_device_batches", "Batches that the device did.", lambda: counters.batches)
+    metrics.watch("restore_device_failures", "Tiles that failed.", lambda: counters.failures)
+
+
+class _Server(uvicorn.Server):
+    """Tells the desk of a signal at once, so that kept connections are refused new work while the rest ends."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+        super().__init__(config)
+        self._desk = desk
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._desk.closing = True
+        super().handle_exit(sig, frame)
+
+
+def _start_logging(form: str) -> None:
+    """Send every log line, uvicorn's too, to standard error: one line each, to read or as JSON."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = structlog.processors.JSONRenderer()
+    if form == "text":
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    else:
+        shared.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+        )
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code."""
+    begun = time.perf_counter()
+    try:
+        settings = configuration.read()
+    except SettingsError as error:
+        sys.stderr.write(f"restore: {error}\n")
+        return 2
+    for sentence in configuration.misspelt():
+        sys.stderr.write(f"restore: {sentence}\n")
+    _start_logging(settings.log_format)
+    app = create_app(settings)
+    desk: Desk = app.state.desk
+    _say(f"serving on http://{settings.host}:{settings.port} after {time.perf_counter() - begun:.1f} s, docs at /docs")
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(DRAIN_S),
+    )
+    # uvicorn raises the signal again when it is done; an asked-for end is a clean one.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    server = _Server(config, desk)
+    server.run()
+    _say("stopped")
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

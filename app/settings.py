@@ -1,0 +1,205 @@
+"""The only reader of the environment: every setting, its default, its range and what it does.
+
+`python -m app.settings > docs/configuration.md` writes them as a document.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "RESTORE_"
+
+
+class SettingsError(ValueError):
+    """The environment holds a value that cannot be. Its text is one line for the person who starts the service."""
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _whole(value: object) -> object:
+    """Let `64e6` pass for 64000000."""
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\d{1,2}", value.strip()):
+        return int(float(value))
+    return value
+
+
+Listed = BeforeValidator(_listed)
+Whole = Annotated[int, BeforeValidator(_whole)]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Settings(BaseSettings):
+    """What the service is told at start. Lists are separated by commas."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    host: Annotated[str, Field(min_length=1)] = Field(
+        "127.0.0.1", description="Address to listen on. `0.0.0.0` is every address of the machine."
+    )
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    models_dir: Annotated[tuple[Path, ...], NoDecode, Listed] = Field(
+        (Path("models/published"), Path("models/local")),
+        min_length=1,
+        description="Folders that hold models, as `<folder>/<task>/<name>/<version>/`. A folder that is not there is "
+        "taken for an empty one.",
+    )
+    preload: Annotated[tuple[str, ...], NoDecode, Listed] = Field(
+        ("defaults",),
+        description="Models to load at start, as `task/name` or `task/name@version`; `defaults` stands for the "
+        "default model of each task. The others are loaded when they are first asked for.",
+    )
+    max_upload_mb: int = Field(
+        256, ge=1, le=4096, description="Largest body of a request, in MiB. A larger one is refused while it streams."
+    )
+    max_pixels: Whole = Field(
+        64_000_000, ge=1, le=1_000_000_000, description="Largest picture taken, in pixels, as its header says."
+    )
+    max_output_pixels: Whole = Field(
+        200_000_000, ge=1, le=4_000_000_000, description="Largest picture made, in pixels."
+    )
+    body_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that the body of a request may take to arrive, and one second more for each 16 KiB of it.",
+    )
+    request_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds that a request may take once its body is there. `Cancel-After` may ask for less.",
+    )
+    decoded_megapixels: float = Field(
+        256.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Pictures held decoded at once, input and result together, in megapixels: bounds the memory. "
+        "Further requests wait with their file on disk; a single larger picture is worked on alone.",
+    )
+    queue_requests: int = Field(
+        256, ge=1, le=100_000, description="Requests that may wait for their turn to be decoded; more are `overloaded`."
+    )
+    queue_megapixels: float = Field(
+        64.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Tiles that may wait for the device, in megapixels; a request that finds more is `overloaded`.",
+    )
+    max_batch: int = Field(
+        64, ge=1, le=1024, description="Most tiles that go to the device at once. A model's manifest may say less."
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, Listed] = Field(
+        (), description="Keys that callers must send one of. Empty: everyone may call."
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, Listed] = Field(
+        (),
+        description="Addresses or networks of reverse proxies whose `X-Forwarded-For` is believed.",
+    )
+    rate_limit: str = Field(
+        "",
+        description="Requests that one caller (its API key, else its address) may send, as `60/minute` (or `second`, "
+        "`hour`). Empty: no limit.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, Listed] = Field(
+        (), description="Origins of web pages that may call from a browser; `*` is every one. Empty: none."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="One line a request, to read or to collect.")
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _readable_rate(cls, value: str) -> str:
+        if value and parse_rate(value) is None:
+            raise ValueError("must look like 60/minute (or /second, /hour), or be empty")
+        return value
+
+    @property
+    def rate(self) -> tuple[int, float] | None:
+        """`rate_limit` as (requests, seconds), None for no limit."""
+        return parse_rate(self.rate_limit)
+
+
+def parse_rate(text: str) -> tuple[int, float] | None:
+    """Return `60/minute` as (60, 60.0), or None where `text` is not a rate."""
+    match = re.fullmatch(r"([1-9]\d{0,8})\s*/\s*(second|minute|hour)", text.strip())
+    return (int(match[1]), {"second": 1.0, "minute": 60.0, "hour": 3600.0}[match[2]]) if match else None
+
+
+def read() -> Settings:
+    """Return the settings that the environment holds. Raises SettingsError with one line that names every breach."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        breaches: dict[str, str] = {}
+        for entry in error.errors(include_url=False, include_input=False, include_context=False):
+            name = str(entry["loc"][0])
+            breaches.setdefault(name, _sentence(name, os.environ.get(variable(name), ""), entry["msg"]))
+        raise SettingsError("; ".join(breaches.values())) from None
+
+
+def misspelt() -> list[str]:
+    """Return a sentence for each environment variable that looks like a misspelt setting."""
+    known = [variable(name) for name in Settings.model_fields]
+    strange = [name for name in sorted(os.environ) if name.startswith(PREFIX) and name not in known]
+    hints = {name: get_close_matches(name, known, 1, 0.85) for name in strange}
+    return [f"{name} is not a setting. Did you mean {near[0]}?" for name, near in hints.items() if near]
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of field `name`."""
+    return PREFIX + name.upper()
+
+
+def _sentence(name: str, given: str, message: str) -> str:
+    shown = "" if name == "api_keys" else f"={given!r}" if given else " is empty"
+    told = re.sub("^Value error, ", "", message)
+    return f"{variable(name)}{shown}: {told[:1].lower()}{told[1:]}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = ",".join(str(part) for part in value)
+    return f"`{value}`" if str(value) else "empty"
+
+
+def document() -> str:
+    """Return every setting as Markdown: the text of `docs/configuration.md`."""
+    schema = Settings.model_json_schema()["properties"]
+    lines = [
+        "# Configuration",
+        "",
+        "Settings are environment variables. A value that cannot be is told in one line at start, with exit code 2.",
+        "Lists are separated by commas. This page is generated: `python -m app.settings > docs/configuration.md`.",
+        "",
+        "| variable | default | allowed | what it does |",
+        "|---|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        entry = schema[name]
+        low = entry.get("minimum", entry.get("exclusiveMinimum"))
+        allowed = {"array": "list", "string": "text", "integer": "whole number", "number": "number"}[entry["type"]]
+        if "enum" in entry:
+            allowed = ", ".join(f"`{choice}`" for choice in entry["enum"])
+        elif low is not None:
+            sign = "above" if "exclusiveMinimum" in entry else "from"
+            allowed += f" {sign} {low:g}" + (f" to {entry['maximum']:.10g}" if "maximum" in entry else "")
+        lines.append(f"| `{variable(name)}` | {_shown(field.default)} | {allowed} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())
