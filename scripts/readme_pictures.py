@@ -2,7 +2,7 @@
 
 `python -m scripts.readme_pictures inputs` writes what the README's curl lines send and what they should come near to;
 `python -m scripts.readme_pictures results http://127.0.0.1:8000` sends them to a running service and writes the
-before-and-after pictures, with the figures on standard output. Needs scikit-image (`make setup`).
+before-and-after pictures, and the README's table of them with the figures. Needs scikit-image (`make setup`).
 
 Astronaut: NASA, public domain. Coffee: Rachel Michetti, CC0. Chelsea the cat: Stéfan van der Walt, CC0. All three as
 scikit-image carries them.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -23,11 +24,24 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs/images"
 Pixels = NDArray[np.uint8]
-# name: what is sent, what the service is asked, what it should come near to
-ASKED: dict[str, tuple[str, dict[str, str]]] = {
-    "astronaut": ("/denoise", {}),
-    "chelsea": ("/denoise", {}),
-    "coffee": ("/superres", {"scale": "4"}),
+README = FOLDER.parent.parent / "README.md"
+BEGIN, END = "<!-- pictures: made by scripts/readme_pictures.py -->", "<!-- end of pictures -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the service is asked for one picture, and how the README says it."""
+
+    path: str
+    fields: dict[str, str]
+    subject: str
+    caption: str
+
+
+ASKED = {
+    "astronaut": Asked("/denoise", {}, "Astronaut, noisy and denoised", "`/denoise`, noise of σ = 35"),
+    "chelsea": Asked("/denoise", {}, "Cat, noisy and denoised", "`/denoise`, noise of σ = 20"),
+    "coffee": Asked("/superres", {"scale": "4"}, "Coffee, enlarged", "`/superres` ×4, beside bicubic enlargement"),
 }
 
 
@@ -68,10 +82,11 @@ def write_inputs() -> None:
 
 
 def write_results(url: str) -> None:
+    lines = ["| before, after | |", "|---|---|"]
     for name, (_, clean) in pictures().items():
-        path, fields = ASKED[name]
+        asked = ASKED[name]
         sent = (FOLDER / f"{name}-before.png").read_bytes()
-        answer = httpx.post(url + path, files={"image": (f"{name}.png", sent)}, data=fields, timeout=120)
+        answer = httpx.post(url + asked.path, files={"image": (f"{name}.png", sent)}, data=asked.fields, timeout=120)
         answer.raise_for_status()
         after = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB"))
         before = np.asarray(Image.open(io.BytesIO(sent)))
@@ -81,8 +96,12 @@ def write_results(url: str) -> None:
         gap = np.full((after.shape[0], 8, 3), 255, np.uint8)
         side_by_side = Image.fromarray(np.concatenate([before, gap, after], axis=1))
         side_by_side.save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
-        said = answer.headers.get("X-Model", "")
-        print(f"{name}: {psnr(before, clean):.2f} dB before, {psnr(after, clean):.2f} dB after ({said})")
+        gain = f"{psnr(before, clean):.1f} dB before, {psnr(after, clean):.1f} dB after"
+        print(f"{name}: {gain} ({answer.headers['X-Model']})")
+        lines.append(f"| ![{asked.subject}](docs/images/{name}.jpg) | {asked.caption}: {gain} |")
+    head, _, rest = README.read_text("utf-8").partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    README.write_text(head + "\n".join([BEGIN, *lines, END]) + tail, "utf-8")
 
 
 def main() -> None:

@@ -1,0 +1,144 @@
+"""The documentation says what is there, and all of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from app.api import problems
+from app.settings import Settings, variable
+from scripts import models_page
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def fenced(text: str) -> list[str]:
+    """Return the lines of every block of shell in `text`."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_the_readme_begins_with_its_two_commands_and_a_curl() -> None:
+    commands = [shlex.split(line, comments=True) for line in fenced(README)]
+    assert commands[:2] == [["make", "serve"], ["make", "test"]]
+    assert commands[2][0] == "curl"
+    assert re.match(r"# \w+\n\n```sh\nmake serve", README)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_exist(page: Path) -> None:
+    doors = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = page.read_text("utf-8")
+    code = "\n".join([*fenced(text), *re.findall(r"`([^`\n]+)`", text)])
+    for door in re.findall(r"\bmake ([a-z][a-z-]*)", code):
+        assert door in doors, f"make {door}"
+    for module in re.findall(r"python3? -m ([\w.]+)", code):
+        assert find_spec(module), f"python -m {module}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), target
+        if anchor and other.suffix == ".md":
+            headings = re.findall(r"^#+ (.+)$", other.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}, target
+
+
+def test_files_that_the_readme_sends_are_there() -> None:
+    sent = re.findall(r"image=@(\S+)", "\n".join(fenced(README)))
+    assert sent
+    for name in sent:
+        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_is_documented(name: str) -> None:
+    assert f"`{variable(name)}`" in (ROOT / "docs/configuration.md").read_text("utf-8")
+
+
+def test_settings_that_the_pages_name_exist() -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    outside = {"RESTORE_DATA_PACKS", "RESTORE_FUZZ", "RESTORE_PUBLISH"}
+    files = [*PAGES, ROOT / "docker-compose.yml", ROOT / "Dockerfile", ROOT / "Makefile"]
+    for path in files:
+        assert set(re.findall(r"\bRESTORE_[A-Z_]+[A-Z]\b", path.read_text("utf-8"))) <= known | outside, path
+
+
+@pytest.mark.parametrize("row", problems.TABLE, ids=lambda row: row.slug)
+def test_every_problem_is_documented(row: problems.Problem) -> None:
+    assert row.slug in (ROOT / "docs/errors.md").read_text("utf-8")
+
+
+def test_every_endpoint_is_documented() -> None:
+    program = (
+        "from app.main import create_app\nfrom app.settings import Settings\n"
+        "from starlette.routing import Route\n"
+        "def walk(routes, prefix=''):\n"
+        "    for route in routes:\n"
+        "        path = prefix + getattr(route, 'path', '')\n"
+        "        inner = getattr(getattr(route, 'original_router', route), 'routes', None)\n"
+        "        if inner: walk(inner, path)\n"
+        "        elif getattr(route, 'methods', None): print(' '.join(sorted(route.methods - {'HEAD'})), path)\n"
+        "walk(create_app(Settings(models_dir=('nowhere',))).routes)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^(GET|POST|DELETE) (/\S*)$", done.stdout, re.MULTILINE)
+    assert ("POST", "/denoise") in found
+    for method, path in found:
+        if not path.startswith(("/docs/", "/favicon")) and path != "/":
+            assert f"`{method} {path}`" in README or path in README, f"{method} {path}"
+
+
+def test_pages_made_from_the_manifests_are_up_to_date() -> None:
+    manifests = models_page.newest(models_page.SHELF)
+    assert models_page.PAGE.read_text("utf-8") == models_page.page(manifests), "make docs"
+    assert models_page.readme(README, manifests) == README, "make docs"
+
+
+@pytest.mark.parametrize(("module", "page"), [("app.settings", "configuration.md"), ("app.api.problems", "errors.md")])
+def test_pages_made_from_the_code_are_up_to_date(module: str, page: str) -> None:
+    made = subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert (ROOT / "docs" / page).read_text("utf-8") == made, f"python -m {module} > docs/{page}"
+
+
+def test_decisions_are_numbered_without_gaps_and_say_why() -> None:
+    records = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    assert [int(path.name[:4]) for path in records] == list(range(1, len(records) + 1))
+    for path in records:
+        text = path.read_text("utf-8")
+        for heading in ("Status:", "## Context", "## Decision", "## Consequences"):
+            assert heading in text, f"{path.name} lacks {heading}"
+
+
+def test_nothing_tracked_names_a_machine_or_a_registry() -> None:
+    # Written in parts, so that this file does not find itself.
+    forbidden = [
+        "/wor" + "k/",
+        "/tm" + "p/w/",
+        "/roo" + "t/",
+        "pyp" + "i.org",
+        "pythonhos" + "ted.org",
+    ]
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    guilty = []
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if not path.is_file() or b"\0" in path.read_bytes()[:8000]:
+            continue
+        text = path.read_text("utf-8", errors="replace")
+        guilty += [f"{name}: {word}" for word in forbidden if word in text]
+    assert not guilty

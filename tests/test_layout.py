@@ -1,0 +1,129 @@
+"""The shape of the repository: rooms, locks, doors, and that nothing happens at import."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ("serve.txt", "dev.txt", "gpu.txt")
+SHELF_BYTES = 60 * 2**20
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Return the files that git tracks, below ROOT."""
+    listed = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, check=True, capture_output=True).stdout
+    return [ROOT / name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def pins(lock: str) -> dict[str, set[str]]:
+    """Return {name: versions} of a lock: a universal one may hold a version for each range of Pythons."""
+    found: dict[str, set[str]] = {}
+    for line in (ROOT / "requirements" / lock).read_text().splitlines():
+        if line and not line.startswith((" ", "#")):
+            requirement = Requirement(line.removesuffix(" \\"))
+            found.setdefault(canonicalize_name(requirement.name), set()).add(str(requirement.specifier))
+    return found
+
+
+def test_no_drawer_for_odds_and_ends() -> None:
+    forbidden = {"utils", "util", "helpers", "helper", "common", "misc"}
+    guilty = [path for path in tracked("*.py") if forbidden & {*path.relative_to(ROOT).parts[:-1], path.stem}]
+    assert not guilty
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_locks_are_hashed_and_name_no_address(lock: str) -> None:
+    text = (ROOT / "requirements" / lock).read_text()
+    assert "://" not in text
+    assert "--index" not in text
+    assert "--find-links" not in text
+    for entry in re.split(r"\n(?=\S)", text.strip()):
+        assert re.fullmatch(r"\S+==\S+( ;.*)? \\(\n    --hash=sha256:[0-9a-f]{64}( \\)?)+", entry), entry[:80]
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"), [("serve.txt", ["cpu"]), ("dev.txt", ["cpu", "dev", "train"]), ("gpu.txt", ["gpu", "train"])]
+)
+def test_locks_hold_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
+    have = pins(lock)
+    for line in wanted:
+        requirement = Requirement(line)
+        versions = have.get(canonicalize_name(requirement.name), set())
+        assert versions, f"{lock} lacks {requirement.name}: make locks"
+        for version in versions:
+            assert version.removeprefix("==") in requirement.specifier, (
+                f"{lock}: {requirement.name}{version}: make locks"
+            )
+
+
+def test_tests_run_on_what_serves() -> None:
+    serve, dev = pins("serve.txt"), pins("dev.txt")
+    assert {name: dev.get(name) for name in serve} == serve
+
+
+def test_importing_the_service_starts_nothing() -> None:
+    """No TensorFlow, no Keras, no thread and no socket, whatever module of the service is imported."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in tracked("app/*.py", "models/*.py")
+    ]
+    program = (
+        "import importlib, socket, sys, threading\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda event, _: event in ('socket.bind', 'socket.connect') and opened.append(event))\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "heavy = [name for name in ('tensorflow', 'keras', 'jax', 'ray') if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+        "assert not opened, opened\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_contracts_have_teeth(tmp_path: Path) -> None:
+    """Import-linter is run on a copy with one arrow in the wrong direction, and must refuse it."""
+    for path in [*tracked("app/*.py", "models/*.py", "training/*.py"), ROOT / ".importlinter"]:
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (tmp_path / "app/imaging/picture.py").write_text("import fastapi\nimport tensorflow\nimport app.tasks.answer\n")
+    (tmp_path / "app/drawer").mkdir()
+    (tmp_path / "app/drawer/__init__.py").touch()
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = re.sub(r"\s+", " ", done.stdout)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "app.imaging is not allowed to import app.tasks" in told
+    assert "app is not allowed to import tensorflow" in told
+    assert "app is not allowed to import fastapi" in told
+    assert "app.drawer" in told
+
+
+def test_every_door_of_the_makefile_is_listed() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for door in re.findall(r"^\.PHONY: (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE):
+        assert f"make {door} " in listed
+
+
+def test_the_shelf_stays_small() -> None:
+    shelf = tracked("models/published")
+    assert sum(path.stat().st_size for path in shelf) < SHELF_BYTES
+
+
+def test_tests_mirror_the_tree() -> None:
+    """A test of a room lies under the room's name."""
+    rooms = {
+        path.relative_to(ROOT / "tests").parts[0] for path in tracked("tests/*.py") if path.parent != ROOT / "tests"
+    }
+    assert rooms <= {"app", "models", "training", "scripts", "contract", "property", "golden", "e2e", "benchmarks"}
