@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.engine.protocol import Arrays, Caller, Ticket
+from app.errors import InvalidField, UnknownModel, WrongSize
+from app.imaging.picture import Metadata, Picture
+from app.tasks.answer import Answer
+from app.tasks.denoise import DenoiseWish, denoise
+from models.manifest import Geometry, Tensor
+from tests.engines import Function, FunctionEngine, identity
+from tests.shelf import DIGIT, digit_signatures, manifest, photo_signatures
+
+TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_sizes=[16, 32])
+PHOTO = manifest(name="photo", signatures=photo_signatures(), geometry=TILED)
+PLAIN = manifest(name="plain", geometry=TILED)
+DIGITS = manifest(name="digits", signatures=digit_signatures(), geometry=DIGIT)
+BLIND = manifest(name="blind", signatures={"denoise": photo_signatures()["denoise"]}, geometry=TILED)
+
+
+def picture(height: int = 40, width: int = 50, channels: int = 3, dtype: Any = np.uint8) -> Picture:
+    dice = np.random.default_rng(11)
+    high = int(np.iinfo(dtype).max)
+    pixels = dice.integers(0, high, (height, width, channels), dtype, endpoint=True)
+    return Picture(pixels, dice.integers(0, high, (height, width), dtype), Metadata(icc=b"profile"), "tiff", ("note",))
+
+
+def answering(*levels: float) -> Function:
+    """Return what estimates `levels` in turn, and otherwise makes every pixel the level it is told."""
+    remaining = list(levels)
+
+    def answer(ticket: Ticket) -> Arrays:
+        if ticket.signature == "estimate":
+            return {"level": np.full((1, 1, 1, 1), remaining.pop(0), np.float32)}
+        return {"image": np.full_like(ticket.inputs["image"], ticket.inputs["level"].item())}
+
+    return answer
+
+
+def run(image: Picture, wish: DenoiseWish, function: Function) -> tuple[Answer, FunctionEngine]:
+    engine = FunctionEngine(function, PHOTO, PLAIN, DIGITS, BLIND)
+    return asyncio.run(denoise(image, wish, engine, Caller("test"))), engine
+
+
+def test_strength_is_the_level() -> None:
+    answer, engine = run(picture(), DenoiseWish(strength=0.4), answering())
+    assert (answer.picture.pixels == 102).all()
+    assert {ticket.signature for ticket in engine.tickets} == {"denoise"}
+    assert answer.applied == {"strength": "0.40", "tiles": str(len(engine.tickets)), "precision": "float32"}
+    assert answer.model == "denoise/photo@1"
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_ends_of_the_range_are_levels_too(strength: float) -> None:
+    answer, _ = run(picture(), DenoiseWish(strength=strength), answering())
+    assert (answer.picture.pixels == 255 * strength).all()
+
+
+def test_auto_is_the_median_of_eight_tiles() -> None:
+    estimates = [0.2, 0.2, 0.2, 0.2, 0.2, 0.9, 0.9, 0.0]  # texture and sky
+    answer, engine = run(picture(100, 100), DenoiseWish(), answering(*estimates))
+    assert (answer.picture.pixels == 51).all()
+    assert answer.applied["strength"] == "0.20"
+    assert sum(ticket.signature == "estimate" for ticket in engine.tickets) == 8
+
+
+def test_auto_of_one_tile() -> None:
+    answer, engine = run(picture(5, 5), DenoiseWish(), answering(0.6))
+    assert answer.applied["strength"] == "0.60"
+    assert [ticket.signature for ticket in engine.tickets] == ["estimate", "denoise"]
+
+
+@pytest.mark.parametrize(("estimate", "used"), [(-3.0, "0.00"), (7.0, "1.00"), (float("nan"), "0.00")])
+def test_estimate_is_kept_in_the_models_range(estimate: float, used: str) -> None:
+    answer, _ = run(picture(5, 5), DenoiseWish(), answering(estimate))
+    assert answer.applied["strength"] == used
+
+
+def test_range_of_levels_is_the_manifests() -> None:
+    signatures = photo_signatures()
+    narrow = Tensor(shape=[-1, 1, 1, 1], range=(0.0, 0.5), per="sample")
+    told = signatures["denoise"].model_copy(update={"inputs": {**signatures["denoise"].inputs, "level": narrow}})
+    model = manifest(name="narrow", signatures={**signatures, "denoise": told}, geometry=TILED)
+    engine = FunctionEngine(answering(0.9), model)
+    answer = asyncio.run(denoise(picture(5, 5), DenoiseWish(), engine, Caller("test")))
+    assert answer.applied["strength"] == "0.50"
+
+
+def test_model_without_level_takes_auto_and_no_number() -> None:
+    answer, _ = run(picture(), DenoiseWish("plain"), identity)
+    np.testing.assert_array_equal(answer.picture.pixels, picture().pixels)
+    assert answer.applied.keys() == {"tiles", "precision"}
+    with pytest.raises(InvalidField, match="denoise/plain@1 knows no strength") as caught:
+        run(picture(), DenoiseWish("plain", strength=0.3), identity)
+    assert caught.value.field == "strength"
+
+
+def test_model_that_cannot_estimate_wants_a_number() -> None:
+    with pytest.raises(InvalidField, match="cannot estimate the noise"):
+        run(picture(), DenoiseWish("blind"), identity)
+    answer, _ = run(picture(), DenoiseWish("blind", strength=0.2), answering())
+    assert (answer.picture.pixels == 51).all()
+
+
+@pytest.mark.parametrize("preserve", [0.0, 0.25, 1.0])
+def test_preserve_blends_the_original_back(preserve: float) -> None:
+    image = picture(dtype=np.uint16)
+    answer, _ = run(image, DenoiseWish(strength=0.5, preserve=preserve), answering())
+    expected = 65535 * 0.5 * (1 - preserve) + preserve * image.pixels
+    assert np.abs(answer.picture.pixels - expected).max() <= 0.51
+
+
+def test_what_overshoots_is_clipped_before_it_is_blended() -> None:
+    image = picture(8, 8)
+    answer, _ = run(image, DenoiseWish("plain", preserve=0.5), lambda t: {"image": t.inputs["image"] + 10})
+    assert np.abs(answer.picture.pixels - (255 + image.pixels.astype(float)) / 2).max() <= 0.51
+
+
+@pytest.mark.parametrize("wish", [
+    {"strength": -0.1}, {"strength": 1.1}, {"strength": float("nan")}, {"preserve": 2.0}, {"preserve": float("nan")},
+])  # fmt: skip
+def test_values_out_of_range_are_refused_before_any_work(wish: dict[str, float]) -> None:
+    engine = FunctionEngine(identity, PHOTO)
+    with pytest.raises(InvalidField) as caught:
+        asyncio.run(denoise(picture(), DenoiseWish(**wish), engine, Caller("test")))  # type: ignore[arg-type]
+    assert caught.value.field == next(iter(wish))
+    assert engine.tickets == []
+
+
+def test_everything_else_of_the_picture_is_kept() -> None:
+    for dtype in (np.uint8, np.uint16):
+        for channels in (1, 3):
+            image = picture(channels=channels, dtype=dtype)
+            answer, _ = run(image, DenoiseWish("plain"), identity)
+            np.testing.assert_array_equal(answer.picture.pixels, image.pixels)
+            assert answer.picture.alpha is image.alpha
+            assert (answer.picture.metadata, answer.picture.format) == (image.metadata, image.format)
+            assert answer.picture.notes == image.notes
+
+
+def test_digits_take_digits_only() -> None:
+    image = picture(28, 28, 1)
+    answer, _ = run(image, DenoiseWish("digits"), identity)
+    np.testing.assert_array_equal(answer.picture.pixels, image.pixels)
+    for wrong in (picture(28, 27, 1), picture(28, 28, 3)):
+        with pytest.raises(WrongSize, match="28×28 pixels in grey"):
+            run(wrong, DenoiseWish("digits"), identity)
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(UnknownModel):
+        run(picture(), DenoiseWish("nobody"), identity)
+
+
+def test_seconds_are_the_devices_and_the_rest() -> None:
+    caller = Caller("test")
+    caller.spent["model"] = 5.0  # from before
+
+    def working(ticket: Ticket) -> Arrays:
+        ticket.caller.spent["model"] += 0.5
+        return identity(ticket)
+
+    engine = FunctionEngine(working, PLAIN)
+    answer = asyncio.run(denoise(picture(5, 5), DenoiseWish(), engine, caller))
+    assert answer.seconds == {"queue": 0.0, "model": 0.5}

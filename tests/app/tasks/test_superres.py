@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.engine.protocol import Arrays, Caller, Ticket
+from app.errors import InvalidField, ResultTooLarge, UnknownModel
+from app.imaging.picture import Metadata, Picture
+from app.tasks.answer import Answer
+from app.tasks.superres import SuperresWish, superres
+from models.manifest import Geometry
+from tests.engines import FunctionEngine, enlarge
+from tests.shelf import manifest, superres_signatures
+
+TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_sizes=[16, 32])
+NEAREST = manifest("superres", "nearest", signatures=superres_signatures(2, 3), geometry=TILED)
+
+
+def nearest(ticket: Ticket) -> Arrays:
+    return enlarge(int(ticket.signature.removeprefix("x")))(ticket)
+
+
+def picture(height: int = 21, width: int = 34, channels: int = 3, dtype: Any = np.uint8) -> Picture:
+    high = int(np.iinfo(dtype).max)
+    pixels = np.random.default_rng(2).integers(0, high, (height, width, channels), dtype, endpoint=True)
+    return Picture(pixels, metadata=Metadata(exif=b"II"), format="webp")
+
+
+def run(image: Picture, scale: int = 2, *, limit: int = 10**6, model: str | None = None) -> Answer:
+    wish = SuperresWish(model=model, scale=scale, max_output_pixels=limit)
+    return asyncio.run(superres(image, wish, FunctionEngine(nearest, NEAREST), Caller("test")))
+
+
+def repeated(array: Any, scale: int) -> Any:
+    return array.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_depth_and_channel_count(scale: int, channels: int, dtype: Any) -> None:
+    image = picture(channels=channels, dtype=dtype)
+    answer = run(image, scale)
+    assert answer.picture.pixels.dtype == dtype
+    np.testing.assert_array_equal(answer.picture.pixels, repeated(image.pixels, scale))
+    assert answer.picture.alpha is None
+    assert (answer.picture.metadata, answer.picture.format) == (image.metadata, image.format)
+    assert answer.model == "superres/nearest@1"
+    assert answer.applied.keys() == {"tiles", "precision"}
+
+
+def test_scale_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(InvalidField) as caught:
+        run(picture(), 4)
+    assert caught.value.detail == "The model superres/nearest@1 has no scale 4. Scales: 2, 3."
+    assert (caught.value.field, caught.value.value) == ("scale", 4)
+
+
+def test_result_too_large_is_refused_before_any_work() -> None:
+    image = picture(10, 10)
+    assert run(image, limit=400).picture.pixels.shape == (20, 20, 3)
+    engine = FunctionEngine(nearest, NEAREST)
+    with pytest.raises(ResultTooLarge) as caught:
+        asyncio.run(superres(image, SuperresWish(max_output_pixels=399), engine, Caller("test")))
+    assert (caught.value.limit, caught.value.value) == (399, 400)
+    assert "20×20" in caught.value.detail
+    assert engine.tickets == []
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(UnknownModel):
+        run(picture(), model="nobody")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_alpha_is_enlarged_and_keeps_its_depth_and_ends(dtype: Any) -> None:
+    high = int(np.iinfo(dtype).max)
+    alpha = np.zeros((21, 34), dtype)
+    alpha[:, 17:] = high
+    image = picture(dtype=dtype)
+    answer = run(image.with_pixels(image.pixels, alpha), 3)
+    result = answer.picture.alpha
+    assert result is not None
+    assert result.dtype == dtype
+    assert result.shape == (63, 102)
+    assert (result[:, :45] == 0).all()
+    assert (result[:, 57:] == high).all()
+    assert (np.diff(result[0, 49:53].astype(int)) > 0).all()  # a slope between, and its middle at the old edge
+    assert abs(int(result[0, 50]) + int(result[0, 51]) - high) <= high * 0.01
+
+
+def test_colour_under_alpha_zero_does_not_bleed() -> None:
+    pixels = np.zeros((30, 30, 3), np.uint8)  # black, as most programs leave it
+    alpha = np.zeros((30, 30), np.uint8)
+    pixels[10:20, 10:20] = (250, 120, 10)
+    alpha[10:20, 10:20] = 255
+    seen: list[Any] = []
+
+    def record(ticket: Ticket) -> Arrays:
+        seen.append(ticket.inputs["image"])
+        return nearest(ticket)
+
+    engine = FunctionEngine(record, NEAREST)
+    wish = SuperresWish(max_output_pixels=10**6)
+    answer = asyncio.run(superres(Picture(pixels, alpha), wish, engine, Caller("test")))
+    for window in seen:  # the network sees one colour and no edge
+        assert np.ptp(window, axis=(0, 1, 2)).max() == 0
+    assert (answer.picture.pixels == (250, 120, 10)).all()
+
+
+def test_visible_colours_go_to_the_network_as_they_are() -> None:
+    image = picture(24, 24)
+    alpha = np.random.default_rng(9).integers(0, 3, (24, 24)).astype(np.uint8) * 100
+    answer = run(image.with_pixels(image.pixels, alpha))
+    visible = repeated(alpha, 2) > 0
+    np.testing.assert_array_equal(answer.picture.pixels[visible], repeated(image.pixels, 2)[visible])
+
+
+@pytest.mark.parametrize("value", [0, 1, 255])
+def test_alpha_of_one_value_leaves_colours_alone(value: int) -> None:
+    image = picture()
+    answer = run(image.with_pixels(image.pixels, np.full((21, 34), value, np.uint8)))
+    np.testing.assert_array_equal(answer.picture.pixels, repeated(image.pixels, 2))
+    assert (answer.picture.alpha == value).all()
+
+
+def test_smallest_picture() -> None:
+    image = picture(1, 1)
+    answer = run(image.with_pixels(image.pixels, np.array([[7]], np.uint8)), 3)
+    np.testing.assert_array_equal(answer.picture.pixels, repeated(image.pixels, 3))
+    assert (answer.picture.alpha == 7).all()

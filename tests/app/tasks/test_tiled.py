@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from app.engine.protocol import Arrays, Caller, Ticket
+from app.errors import ModelUnavailable, Overloaded, WrongSize
+from app.imaging.picture import Picture
+from app.tasks.tiled import IN_FLIGHT, plan_for, sample, through
+from models.manifest import Geometry, Manifest, SizeRule
+from tests.engines import Function, FunctionEngine, enlarge, identity, shift
+from tests.shelf import digit_signatures, manifest, superres_signatures
+
+CALLER = Caller("test")
+TILED = Geometry(kind="tiled", halo=3, multiple=4, tile_sizes=[16, 32])
+
+
+def picture(height: int, width: int, channels: int = 3, dtype: Any = np.uint8) -> Picture:
+    high = int(np.iinfo(dtype).max)
+    return Picture(np.random.default_rng(5).integers(0, high, (height, width, channels), dtype, endpoint=True))
+
+
+def run(image: Picture, function: Function, model: Manifest, signature: str = "denoise") -> NDArray[Any]:
+    async def work() -> NDArray[Any]:
+        plan = await plan_for(image, model, signature)
+        return await through(image, plan, model, signature, FunctionEngine(function, model), CALLER)
+
+    return asyncio.run(work())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3]), st.sampled_from([np.uint8, np.uint16]))
+def test_identity_gives_the_picture_back(height: int, width: int, channels: int, dtype: Any) -> None:
+    image = picture(height, width, channels, dtype)
+    result = run(image, identity, manifest(geometry=TILED))
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, image.pixels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (31, 47), (64, 64)])
+def test_what_needs_no_more_than_the_halo_is_the_same_in_tiles_as_in_one(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    many = run(image, shift(3), manifest(geometry=TILED))
+    one = run(image, shift(3), manifest(geometry=TILED.model_copy(update={"tile_sizes": [128]})))
+    np.testing.assert_array_equal(many, one)
+    np.testing.assert_array_equal(many[:, 3:], image.pixels[:, :-3])
+
+
+def test_a_halo_that_is_too_small_shows() -> None:
+    """That the test above can fail."""
+    image = picture(64, 64)
+    wrong = run(image, shift(5), manifest(geometry=TILED.model_copy(update={"halo": 1})))
+    assert (wrong[:, 5:] != image.pixels[:, :-5]).any()
+
+
+def test_scale_makes_the_result_larger() -> None:
+    image = picture(37, 53, dtype=np.uint16)
+    model = manifest("superres", geometry=TILED, signatures=superres_signatures(3))
+    expected = image.pixels.repeat(3, axis=0).repeat(3, axis=1)
+    np.testing.assert_array_equal(run(image, enlarge(3), model, "x3"), expected)
+
+
+def test_grey_goes_as_three_equal_channels_and_comes_back_as_their_mean() -> None:
+    image = picture(20, 20, 1)
+
+    def tinted(ticket: Ticket) -> Arrays:
+        window = ticket.inputs["image"]
+        assert window.shape[-1] == 3
+        assert (np.ptp(window, axis=-1) == 0).all()
+        return {"image": window * np.array([0.0, 0.5, 1.0], np.float32)}
+
+    result = run(image, tinted, manifest(geometry=TILED))
+    assert result.shape == (20, 20, 1)
+    assert np.abs(result - image.pixels / 2.0).max() <= 0.5
+
+
+def test_tickets_say_what_they_are() -> None:
+    image, model = picture(40, 40), manifest(geometry=TILED)
+    engine = FunctionEngine(identity, model)
+    level = np.full((1, 1, 1, 1), 0.5, np.float32)
+
+    async def work() -> None:
+        plan = await plan_for(image, model, "denoise")
+        await through(image, plan, model, "denoise", engine, CALLER, constants={"level": level})
+        assert len(engine.tickets) == len(plan.tiles) > 1
+
+    asyncio.run(work())
+    for ticket in engine.tickets:
+        assert (ticket.model, ticket.signature, ticket.caller) == (model.id, "denoise", CALLER)
+        assert ticket.inputs["level"] is level
+        window = ticket.inputs["image"]
+        assert window.dtype == np.float32
+        assert window.shape[0] == 1
+        assert ticket.pixels == window.shape[1] * window.shape[2]
+
+
+def test_few_tiles_are_in_flight_however_large_the_picture() -> None:
+    image, model = picture(300, 300), manifest(geometry=TILED)
+    engine = FunctionEngine(identity, model)
+    asyncio.run(_through(image, model, engine))
+    assert len(engine.tickets) > 100
+    assert engine.most == IN_FLIGHT
+
+
+async def _through(image: Picture, model: Manifest, engine: FunctionEngine) -> NDArray[Any]:
+    return await through(image, await plan_for(image, model, "denoise"), model, "denoise", engine, CALLER)
+
+
+def test_first_error_ends_the_rest_and_is_raised_as_it_is() -> None:
+    image, model = picture(300, 300), manifest(geometry=TILED)
+
+    def fails(ticket: Ticket) -> Arrays:
+        if len(engine.tickets) >= 10:
+            raise Overloaded("The queue is full.", retry_after=3)
+        return identity(ticket)
+
+    engine = FunctionEngine(fails, model)
+    with pytest.raises(Overloaded) as caught:
+        asyncio.run(_through(image, model, engine))
+    assert caught.value.retry_after == 3
+    assert len(engine.tickets) < 10 + IN_FLIGHT
+    assert engine.now == 0
+
+
+def test_cancelling_ends_every_tile() -> None:
+    image, model = picture(300, 300), manifest(geometry=TILED)
+
+    class Stuck(FunctionEngine):
+        async def run(self, ticket: Ticket) -> Arrays:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            full.set() if self.now == IN_FLIGHT else None
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.now -= 1
+            return {}
+
+    full = asyncio.Event()
+    engine = Stuck(identity, model)
+
+    async def work() -> None:
+        task = asyncio.create_task(_through(image, model, engine))
+        await full.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (engine.now, engine.most) == (0, IN_FLIGHT)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_never_drawn(value: float) -> None:
+    def broken(ticket: Ticket) -> Arrays:
+        return {"image": np.full_like(ticket.inputs["image"], value)}
+
+    with pytest.raises(ModelUnavailable, match="no numbers"):
+        run(picture(40, 40), broken, manifest(geometry=TILED))
+
+
+def test_missing_signature_is_unavailable() -> None:
+    with pytest.raises(ModelUnavailable, match="no signature 'sharpen'"):
+        run(picture(8, 8), identity, manifest(geometry=TILED), "sharpen")
+
+
+FIXED = manifest(
+    name="digits", signatures=digit_signatures(), geometry=Geometry(kind="fixed", valid_sizes=[(28, 28), (14, 20)])
+)
+RULE = manifest(
+    name="valid",
+    signatures=digit_signatures(),
+    geometry=Geometry(kind="whole", size_rule=SizeRule(modulus=8, remainder=4)),
+)
+
+
+@pytest.mark.parametrize(("model", "size"), [(FIXED, (28, 28)), (FIXED, (14, 20)), (RULE, (28, 60)), (RULE, (4, 12))])
+def test_sizes_that_fit_go_whole(model: Manifest, size: tuple[int, int]) -> None:
+    image = picture(*size, channels=1)
+    engine = FunctionEngine(identity, model)
+    result = asyncio.run(_through(image, model, engine))
+    np.testing.assert_array_equal(result, image.pixels)
+    assert [ticket.inputs["image"].shape for ticket in engine.tickets] == [(1, *size, 1)]
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "said"),
+    [
+        (
+            FIXED,
+            picture(80, 100, 1),
+            "The model denoise/digits@1 takes pictures of 28×28 or 20×14 pixels in grey; "
+            "this one is 100×80 pixels in grey.",
+        ),
+        (
+            FIXED,
+            picture(28, 28, 3),
+            "The model denoise/digits@1 takes pictures of 28×28 or 20×14 pixels in grey; "
+            "this one is 28×28 pixels in colour.",
+        ),
+        (
+            RULE,
+            picture(28, 29, 1),
+            "The model denoise/valid@1 takes pictures of sides that leave 4 when divided by 8 in grey; "
+            "this one is 29×28 pixels in grey.",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(model: Manifest, image: Picture, said: str) -> None:
+    with pytest.raises(WrongSize) as caught:
+        run(image, identity, model)
+    assert caught.value.detail == said
+    assert caught.value.field == "image"
+
+
+def test_sample_is_spread_and_bounded() -> None:
+    image, model = picture(300, 300), manifest(geometry=TILED)
+
+    def place(ticket: Ticket) -> Arrays:
+        return {"image": ticket.inputs["image"]}
+
+    engine = FunctionEngine(place, model)
+
+    async def work() -> tuple[int, list[Arrays]]:
+        plan = await plan_for(image, model, "denoise")
+        return len(plan.tiles), await sample(image, plan, model, "denoise", engine, CALLER, tiles=8)
+
+    tiles, outputs = asyncio.run(work())
+    assert tiles > 8 == len(outputs) == len(engine.tickets)
+    assert len({output["image"].tobytes() for output in outputs}) == 8
+    engine.tickets.clear()
+    small = picture(30, 30)
+
+    async def few() -> list[Arrays]:
+        return await sample(small, await plan_for(small, model, "denoise"), model, "denoise", engine, CALLER, tiles=8)
+
+    assert len(asyncio.run(few())) == 4
