@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -127,3 +128,8 @@ def test_tests_mirror_the_tree() -> None:
         path.relative_to(ROOT / "tests").parts[0] for path in tracked("tests/*.py") if path.parent != ROOT / "tests"
     }
     assert rooms <= {"app", "models", "training", "scripts", "contract", "property", "golden", "e2e", "benchmarks"}
+
+
+def test_tests_cannot_reach_the_network() -> None:
+    with socket.socket() as client, pytest.raises(RuntimeError, match="without network"):
+        client.connect(("192.0.2.1", 80))
