@@ -8,7 +8,10 @@ file is TensorFlow's own saving and restoring, whose file operations (`SAVER`) a
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +138,8 @@ class Runtime:
 def _tensorflow() -> Any:
     """Import TensorFlow quietly and let a GPU's memory grow with need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
+    with _without_chatter():
+        import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
     for gpu in tf.config.list_physical_devices("GPU"):
@@ -144,6 +148,27 @@ def _tensorflow() -> Any:
         except RuntimeError:  # somebody used the device before this Runtime was made
             log.warning("GPU memory growth is fixed already", device=gpu.name)
     return tf
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Hold back what goes to standard error meanwhile, then let through all but TensorFlow's remarks on itself.
+
+    It writes these before it has read its own log level.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            for line in held:
+                if not line.startswith((b"I0000 ", b"WARNING: All log messages before absl::InitializeLog()")):
+                    os.write(2, line)
 
 
 def _forbidden(graph: Any, listed: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ deadline goes first. A batch never waits to fill: it takes what is there when th
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -38,15 +39,15 @@ class Waiting:
     order: int
     future: asyncio.Future[Arrays]
     timer: asyncio.TimerHandle | None = None
+    key: tuple[object, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        shapes = tuple(sorted((name, array.shape) for name, array in self.ticket.inputs.items()))
+        self.key = self.ticket.model, self.ticket.signature, shapes
 
     @property
     def client(self) -> str:
         return self.ticket.caller.client
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        shapes = tuple(sorted((name, array.shape) for name, array in self.ticket.inputs.items()))
-        return self.ticket.model, self.ticket.signature, shapes
 
 
 @dataclass(slots=True)
@@ -67,19 +68,28 @@ def choose(waiting: Sequence[Waiting], served: Mapping[str, float]) -> list[Wait
 
     The client with the least virtual time leads, and the places beside its ticket go by the same rule.
     """
-    if not waiting:
+    queues: dict[str, list[Waiting]] = {}
+    for one in sorted(waiting, key=lambda w: (w.ticket.caller.deadline, w.order), reverse=True):
+        queues.setdefault(one.client, []).append(one)  # the next to go at the end
+    heads = [_rank(served.get(client, 0.0), queue[-1]) for client, queue in queues.items()]
+    if not heads:
         return []
-    times = dict(served)
+    lead = min(heads)[-1]
+    key, limit = queues[lead][-1].key, queues[lead][-1].limit
+    queues = {client: [w for w in queue if w.key == key] for client, queue in queues.items()}
+    heads = [_rank(served.get(client, 0.0), queue[-1]) for client, queue in queues.items() if queue]
+    heapq.heapify(heads)
     batch: list[Waiting] = []
-    candidates = list(waiting)
-    while candidates and (not batch or len(batch) < batch[0].limit):
-        best = min(candidates, key=lambda w: (times.get(w.client, 0.0), w.ticket.caller.deadline, w.order))
-        if not batch:
-            candidates = [w for w in candidates if w.key == best.key]
-        batch.append(best)
-        candidates.remove(best)
-        times[best.client] = times.get(best.client, 0.0) + best.ticket.pixels
+    while heads and len(batch) < limit:
+        time, *_, client = heapq.heappop(heads)
+        batch.append(queues[client].pop())
+        if queues[client]:
+            heapq.heappush(heads, _rank(time + batch[-1].ticket.pixels, queues[client][-1]))
     return batch
+
+
+def _rank(time: float, waiting: Waiting) -> tuple[float, float, int, str]:
+    return time, waiting.ticket.caller.deadline, waiting.order, waiting.client
 
 
 class Scheduler:
