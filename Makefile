@@ -76,7 +76,7 @@ unit: $(VENV)/.dev ## seconds: no TensorFlow, no data packs
 .PHONY: test-all
 test-all: $(VENV)/.dev ## everything at full size, and a newcomer's day from clone to SIGTERM
 	@RESTORE_FUZZ=5000 $(PYTEST) --timeout 3600 $(ARGS)
-	@$(BIN)/python -m scripts.docker_steps
+	@$(BIN)/python -m scripts.docker_steps --reuse $(VENV)
 	@tests/e2e/newcomer.sh
 
 # --- check ---

@@ -226,9 +226,18 @@ def carry_out(step: Instruction, stage: Stage, stages: dict[str, Stage], sent: P
             pass
 
 
+def interpolated(value: Any) -> Any:
+    """Return a value of the compose file with its variables replaced, as compose does: after YAML was read."""
+    if isinstance(value, dict):
+        return {key: interpolated(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [interpolated(entry) for entry in value]
+    return expand(value, {}) if isinstance(value, str) else value
+
+
 def compose_service(root: Path) -> dict[str, Any]:
     """Return the one service of the compose file, with `${NAME:-default}` as an empty environment leaves them."""
-    document = yaml.safe_load(expand((root / "docker-compose.yml").read_text(), {}))
+    document = interpolated(yaml.safe_load((root / "docker-compose.yml").read_text()))
     (service,) = document["services"].values()
     named = {volume.split(":")[0] for volume in service.get("volumes", [])}
     missing = {name for name in named if not name.startswith((".", "/"))} - set(document.get("volumes", {}))

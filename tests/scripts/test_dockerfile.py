@@ -106,4 +106,5 @@ def test_our_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:
     service = compose_service(ROOT)
     assert service["read_only"] is True
     assert "/readyz" in " ".join(service["healthcheck"]["test"])
+    assert service["environment"]["RESTORE_API_KEYS"] == ""
     assert service["ports"] == ["127.0.0.1:8000:8000"]
