@@ -72,7 +72,15 @@ def create_app(settings: Settings, *, engine: LocalEngine | None = None) -> Fast
         await engine.close(DRAIN_S)
         await desk.drain()
 
-    app = FastAPI(title="restore", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="restore",
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
     document: list[dict[str, Any]] = []
 
     def read_document() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import MalformedRequest
@@ -26,7 +27,7 @@ F = TypeVar("F", bound="PictureForm")
 
 def _number(value: object) -> object:
     """Form fields are texts; a choice among numbers needs the number."""
-    return int(value) if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10 else value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value) else value
 
 
 class PictureForm(BaseModel):
@@ -102,12 +103,22 @@ class Upload:
 
 
 class _Parser(MultiPartParser):
-    """Starlette's parser leaves a form that is cut short unnoticed; this one remembers whether the end came."""
+    """Starlette's parser takes a form that is cut short for a whole one; this one refuses it."""
 
     ended = False
 
     def on_end(self) -> None:
         self.ended = True
+
+    async def parse(self) -> FormData:
+        self.stream = self._to_the_end(self.stream)
+        return await super().parse()
+
+    async def _to_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self.ended:
+            raise MultiPartException("cut short")
 
 
 @asynccontextmanager
@@ -173,17 +184,14 @@ async def _parts(headers: Headers, body: AsyncGenerator[bytes, None]) -> list[tu
         raise MalformedRequest("The form must be in UTF-8.")
     parser = _Parser(headers, body, max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=LONGEST_TEXT)
     try:
-        form = await parser.parse()
+        return (await parser.parse()).multi_items()
     except MultiPartException as error:
         raise MalformedRequest(_explained(error.message)) from None
-    items = form.multi_items()
-    if not parser.ended:
-        await form.close()
-        raise MalformedRequest("The form is cut short: its closing boundary never came.")
-    return items
 
 
 def _explained(message: str) -> str:
+    if message == "cut short":
+        return "The form is cut short: its closing boundary never came."
     if "exceeded maximum size" in message:
         return f"A text field is longer than {LONGEST_TEXT // 1024} KiB. A picture is sent as a file, with a file name."
     if "Too many" in message:

@@ -65,7 +65,7 @@ class Golden:
             for task in self._tasks:
                 if task in served and self._clock() - self._sent.get(task, -float("inf")) > FRESH_S:
                     self._verdicts[task] = await self._judge(task)
-            return dict(self._verdicts)
+            return {task: verdict for task, verdict in self._verdicts.items() if task in served}
 
     async def _judge(self, task: str) -> Verdict:
         try:

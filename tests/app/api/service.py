@@ -1,0 +1,148 @@
+"""The service on a port of its own, over a shelf of models that need no TensorFlow, and pictures to send."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.api.desk import Desk
+from app.engine.local import LocalEngine
+from app.engine.protocol import Arrays
+from app.engine.registry import Model, Registry
+from app.main import create_app
+from app.settings import Settings
+from models import store
+from models.manifest import Manifest
+from tests.engines import Loader
+from tests.shelf import DIGIT, digit_signatures, manifest, photo_signatures, superres_signatures
+
+
+class Honest:
+    """A model that does what its signature's name says: `denoise` gives back, `estimate` 0.25, `x3` repeats."""
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        image = inputs["image"]
+        if signature == "estimate":
+            return {"level": np.full((len(image), 1, 1, 1), 0.25, np.float32)}
+        scale = int(signature[1:]) if signature.startswith("x") else 1
+        return {"image": image.repeat(scale, axis=1).repeat(scale, axis=2)}
+
+
+MODELS: tuple[Manifest, ...] = (
+    manifest(name="photo", signatures=photo_signatures(), default=True),
+    manifest(name="identity"),
+    manifest(name="slow"),
+    manifest(name="failing"),
+    manifest(name="lost"),
+    manifest(name="digits", signatures=digit_signatures(), geometry=DIGIT),
+    manifest("superres", "nearest", signatures=superres_signatures(2, 3), default=True),
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service and a client that talks to it."""
+
+    app: FastAPI
+    client: httpx.Client
+    port: int
+
+    @property
+    def desk(self) -> Desk:
+        desk: Desk = self.app.state.desk
+        return desk
+
+    def denoise(self, data: bytes | None = None, *, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
+        """Send a picture to `/denoise`."""
+        return self.send("/denoise", data, headers=headers, **fields)
+
+    def send(
+        self, path: str, data: bytes | None = None, *, headers: Mapping[str, str] | None = None, **fields: Any
+    ) -> httpx.Response:
+        """Send a picture (a small one, unless told) and fields to `path`."""
+        texts = {name: str(value) for name, value in fields.items()}
+        files = {"image": ("holiday.png", png() if data is None else data)}
+        return self.client.post(path, files=files, data=texts, headers=headers)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = threading.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
+@contextmanager
+def serving(
+    fakes: Mapping[str, Model] | None = None, models: Sequence[Manifest] = MODELS, **settings: Any
+) -> Iterator[Service]:
+    """Run the service with these models and settings; `fakes` {model's name: model} replace the honest ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        shelf, empty = Path(folder) / "shelf", Path(folder) / "empty"
+        empty.mkdir()
+        for model in models:
+            store.publish(model, empty, shelf)
+        honest: dict[str, Model] = {model.name: Honest() for model in models if model.name != "lost"}
+        chosen = Settings(models_dir=(shelf,), **settings)
+        registry = Registry(chosen.models_dir, Loader(honest | dict(fakes or {})))
+        engine = LocalEngine(registry, max_batch=chosen.max_batch, max_megapixels=chosen.queue_megapixels)
+        app = create_app(chosen, engine=engine)
+        with running(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield Service(app, client, port)
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[int]:
+    """Serve `app` from a thread and give the port."""
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    server = _Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert server.up.wait(30)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def gradient(height: int = 24, width: int = 40, channels: int = 3) -> NDArray[np.uint8]:
+    """Return a picture in which no two corners are alike."""
+    rows, columns = np.mgrid[:height, :width]
+    bands = [rows * 5 + 10, columns * 3 + 20, rows * 2 + columns * 2 + 30]
+    return np.stack(bands[:channels], axis=-1).astype(np.uint8)
+
+
+def file(pixels: NDArray[Any], form: str = "png", **options: Any) -> bytes:
+    """Return `pixels` as a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def png(height: int = 24, width: int = 40, channels: int = 3) -> bytes:
+    """Return a small PNG."""
+    return file(gradient(height, width, channels))
+
+
+def opened(data: bytes) -> NDArray[np.uint8]:
+    """Return the pixels of a file."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)

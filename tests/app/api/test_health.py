@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from app.api import golden
+from app.engine.protocol import Arrays
+from app.errors import ModelUnavailable, Overloaded
+from tests.app.api.service import Honest, Service, serving
+from tests.engines import Slow
+from tests.shelf import manifest
+
+
+def test_alive(service: Service) -> None:
+    assert service.client.get("/livez").json() == {"status": "alive"}
+
+
+def ready(service: Service) -> httpx.Response:
+    """Ask until no model is loading any more; each look is a round trip."""
+    for _ in range(500):
+        answer = service.client.get("/readyz")
+        if "loading" not in answer.json()["tasks"].values():
+            return answer
+    raise AssertionError("still loading")
+
+
+def test_ready_when_every_task_works() -> None:
+    with serving() as service:
+        answer = ready(service)
+        assert answer.status_code == 200
+        assert answer.json() == {"status": "ready", "tasks": {"denoise": "ready", "superres": "ready"}}
+
+
+def test_requests_work_while_models_warm() -> None:
+    slow = Slow()
+    with serving({"nearest": slow}) as service:
+        try:
+            assert slow.entered.wait(20) or service.denoise().status_code == 200
+        finally:
+            slow.gate.set()
+
+
+class Device(Honest):
+    """Works until it dies: `how` is what it does then."""
+
+    def __init__(self) -> None:
+        self.how: Exception | float | None = None
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        if isinstance(self.how, Exception):
+            raise self.how
+        outputs = super().run(signature, inputs)
+        return outputs if self.how is None else {name: array * np.float32(self.how) for name, array in outputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (ModelUnavailable("dead"), "ModelUnavailable"),
+        (RuntimeError("dead"), "ModelUnavailable"),
+        (0.5, "another result than before"),
+        (float("nan"), "ModelUnavailable"),
+    ],
+)
+def test_a_device_that_died_is_not_ready_and_may_come_back(
+    how: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden, "FRESH_S", 0.0)
+    device = Device()
+    with serving({"photo": device}) as service:
+        assert ready(service).status_code == 200
+        device.how = how
+        answer = service.client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["tasks"] == {"denoise": reason, "superres": "ready"}
+        device.how = None
+        assert service.client.get("/readyz").status_code == 200
+        device.how = Overloaded("full")  # says nothing of the device
+        assert service.client.get("/readyz").status_code == 200
+
+
+def test_a_verdict_holds_for_a_while_and_many_may_ask() -> None:
+    calls = []
+
+    class Counting(Honest):
+        def run(self, signature: str, inputs: Arrays) -> Arrays:
+            calls.append(threading.current_thread().name)
+            return super().run(signature, inputs)
+
+    async def ask(port: int) -> None:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            answers = await asyncio.gather(*(client.get("/readyz") for _ in range(20)))
+            assert {answer.status_code for answer in answers} == {200}
+
+    with serving({"photo": Counting()}) as service:
+        ready(service)
+        before = len(calls)
+        asyncio.run(ask(service.port))
+        assert len(calls) == before
+
+
+def test_a_shelf_without_models_or_without_a_default_is_not_ready() -> None:
+    with serving(models=()) as service:
+        answer = service.client.get("/readyz")
+        assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "tasks": {}})
+        assert service.denoise().json()["type"] == "/problems/unknown-model"
+        assert service.client.get("/models").json() == {"models": []}
+    with serving(models=(manifest(name="identity"),)) as service:
+        answer = service.client.get("/readyz")
+        assert (answer.status_code, answer.json()["tasks"]) == (503, {"denoise": "no default model"})
+        assert service.denoise(model="identity").status_code == 200
+
+
+def test_metrics_count(service: Service) -> None:
+    def counted(name: str) -> float:
+        text = service.client.get("/metrics").text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    answered = 'restore_requests_total{method="POST",path="/denoise",status="200"}'
+    refused = 'restore_problems_total{slug="unknown-field"}'
+    pixels = 'restore_pixels_total{task="denoise"}'
+    before = [counted(name) for name in (answered, refused, pixels)]
+    service.denoise()
+    service.denoise(nonsense="1")
+    assert [counted(name) for name in (answered, refused, pixels)] == [before[0] + 1, before[1] + 1, before[2] + 960]
+    assert counted("restore_requests_active") == 1  # the one that asks
+    assert counted("restore_device_tiles") > 0
+    for path in ("/a", "/b", "/c"):
+        service.client.get(path)
+    assert 'path="/a"' not in service.client.get("/metrics").text

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+
+from app.api.limits import PixelBudget, RateLimiter, cancel_after, read_body
+from app.api.problems import MalformedRequest, RequestTimeout, TooManyRequests
+from app.errors import Overloaded, UploadTooLarge
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_bucket_empties_and_refills_evenly() -> None:
+    clock = Clock()
+    limiter = RateLimiter(3, 60.0, clock=clock)
+    for _ in range(3):
+        limiter.take("a")
+    with pytest.raises(TooManyRequests) as refused:
+        limiter.take("a")
+    assert refused.value.retry_after == pytest.approx(20)
+    limiter.take("b")
+    clock.now += 20
+    limiter.take("a")
+    with pytest.raises(TooManyRequests):
+        limiter.take("a")
+    clock.now += 1e6
+    for _ in range(3):
+        limiter.take("a")
+    with pytest.raises(TooManyRequests):
+        limiter.take("a")
+
+
+def test_refusals_cost_nothing_and_the_table_is_bounded() -> None:
+    clock = Clock()
+    limiter = RateLimiter(1, 10.0, callers=2, clock=clock)
+    limiter.take("a")
+    for _ in range(100):
+        with pytest.raises(TooManyRequests):
+            limiter.take("a")
+    clock.now += 10
+    limiter.take("a")
+    limiter.take("b")
+    limiter.take("c")  # the one that was here longest is forgotten
+    limiter.take("a")
+    with pytest.raises(TooManyRequests):
+        limiter.take("c")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("20s", 20), ("20", 20), ("500ms", 0.5), (" 1.5s ", 1.5), (None, float("inf"))]
+)
+def test_cancel_after(text: str | None, seconds: float) -> None:
+    assert cancel_after(text) == seconds
+
+
+@given(st.text(max_size=12))
+def test_cancel_after_takes_times_only(text: str) -> None:
+    try:
+        seconds = cancel_after(text)
+    except MalformedRequest:
+        return
+    assert 0 < seconds < 1e6
+
+
+# The body
+
+
+def chunks(*messages: dict[str, Any]) -> Any:
+    waiting = list(messages)
+
+    async def receive() -> dict[str, Any]:
+        if not waiting:
+            await asyncio.Event().wait()
+        return waiting.pop(0)
+
+    return receive
+
+
+def data(body: bytes, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def read(receive: Any, headers: dict[str, str] | None = None, patience: float = 30.0) -> bytes:
+    body = read_body(receive, Headers(headers or {}), max_bytes=10, timeout_s=patience)
+    return b"".join([chunk async for chunk in body])
+
+
+def test_a_body_is_read_to_its_end() -> None:
+    assert asyncio.run(read(chunks(data(b"12345"), data(b"67890", False)))) == b"1234567890"
+
+
+def test_a_body_over_the_limit_is_not_read_on() -> None:
+    with pytest.raises(UploadTooLarge):
+        asyncio.run(read(chunks(data(b"12345"), data(b"678901"))))
+    with pytest.raises(UploadTooLarge):
+        asyncio.run(read(chunks(), {"content-length": "11"}))
+    with pytest.raises(UploadTooLarge):
+        asyncio.run(read(chunks(), {"content-length": "9" * 5000}))
+
+
+def test_a_body_that_stops_or_breaks_off() -> None:
+    with pytest.raises(RequestTimeout):
+        asyncio.run(read(chunks(data(b"1")), patience=0.01))
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(read(chunks(data(b"1"), {"type": "http.disconnect"})))
+
+
+# The budget
+
+
+def test_those_who_wait_are_let_in_in_order() -> None:
+    async def scenario() -> None:
+        budget = PixelBudget(10, waiting=10)
+        order: list[str] = []
+        leave: dict[str, asyncio.Event] = {name: asyncio.Event() for name in "abcd"}
+
+        async def hold(name: str, megapixels: float) -> None:
+            async with budget.hold(megapixels):
+                order.append(name)
+                await leave[name].wait()
+
+        tasks = [asyncio.create_task(hold(*who)) for who in (("a", 6), ("b", 6), ("c", 1), ("d", 99))]
+        await settle()
+        assert (order, budget.used, budget.waiting) == (["a"], 6, 3)  # c does not overtake b
+        leave["a"].set()
+        await settle()
+        assert (order, budget.used) == (["a", "b", "c"], 7)
+        leave["b"].set()
+        await settle()
+        assert order == ["a", "b", "c"]  # the whole budget is not free yet
+        leave["c"].set()
+        await settle()
+        assert (order, budget.used) == (["a", "b", "c", "d"], 10)
+        leave["d"].set()
+        await asyncio.gather(*tasks)
+        assert (budget.used, budget.waiting) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_too_many_that_wait_are_refused() -> None:
+    async def scenario() -> None:
+        budget = PixelBudget(1, waiting=1)
+        async with budget.hold(1):
+            waiting = asyncio.create_task(enter(budget, 1))
+            await settle()
+            with pytest.raises(Overloaded) as refused:
+                await enter(budget, 1)
+            assert (refused.value.retry_after or 0) >= 1
+        await waiting
+        assert budget.used == 0
+
+    asyncio.run(scenario())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.1, 12), st.integers(0, 6), st.booleans()), max_size=20), st.randoms())
+def test_whatever_comes_goes_or_gives_up_nothing_is_lost(plan: list[tuple[float, int, bool]], random: Any) -> None:
+    async def scenario() -> None:
+        budget = PixelBudget(10, waiting=100)
+        most = 0.0
+
+        async def stay(megapixels: float, rounds: int) -> None:
+            nonlocal most
+            async with budget.hold(megapixels):
+                most = max(most, budget.used)
+                for _ in range(rounds):
+                    await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(stay(megapixels, rounds)) for megapixels, rounds, _ in plan]
+        for task, (_, _, gives_up) in zip(tasks, plan, strict=True):
+            for _ in range(random.randint(0, 4)):
+                await asyncio.sleep(0)
+            if gives_up:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert most <= 10 + 1e-6
+        assert abs(budget.used) < 1e-6
+        assert budget.waiting == 0
+
+    asyncio.run(scenario())
+
+
+async def enter(budget: PixelBudget, megapixels: float) -> None:
+    async with budget.hold(megapixels):
+        pass
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)

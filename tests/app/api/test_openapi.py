@@ -1,0 +1,115 @@
+"""The document that programs and Swagger UI read."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from app.api import problems
+from app.api.forms import DenoiseForm, SuperresForm
+from tests.app.api.service import Service, serving
+
+
+@pytest.fixture(scope="module")
+def document(service: Service) -> dict[str, Any]:
+    content: dict[str, Any] = service.client.get("/openapi.json").json()
+    return content
+
+
+def fields(document: dict[str, Any], path: str) -> dict[str, Any]:
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert schema["required"] == ["image"]
+    assert schema["additionalProperties"] is False
+    properties: dict[str, Any] = schema["properties"]
+    return properties
+
+
+def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
+    assert document["openapi"] == "3.1.0"
+    assert set(document["paths"]) == {
+        "/denoise",
+        "/superres",
+        "/models",
+        "/models/{task}/{name}",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/problems/{slug}",
+    }
+
+
+@pytest.mark.parametrize(("path", "form"), [("/denoise", DenoiseForm), ("/superres", SuperresForm)])
+def test_every_field_says_what_it_is(document: dict[str, Any], path: str, form: Any) -> None:
+    listed = fields(document, path)
+    assert list(listed) == ["image", *form.model_fields]
+    for name, field in listed.items():
+        assert field["description"].endswith((".", "all.")), name
+        if name == "image":
+            assert (field["type"], field["format"]) == ("string", "binary")
+            continue
+        assert "default" in field, name
+        assert field["examples"], name
+        ranged = {"minimum", "maximum"} <= set(field)
+        assert ranged or field.keys() & {"enum", "anyOf", "maxLength"} or field["type"] == "boolean", name
+
+
+def test_examples_and_defaults_are_accepted(service: Service, document: dict[str, Any]) -> None:
+    for path in ("/denoise", "/superres"):
+        for kind in ("default", "examples"):
+            values = {}
+            for name, field in fields(document, path).items():
+                if name != "image":
+                    value = field["examples"][0] if kind == "examples" else field["default"]
+                    values[name] = str(value).lower()
+            assert service.send(path, **values).status_code == 200
+
+
+def test_every_operation_is_told_and_its_problems_are_in_our_form(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            assert operation["summary"], path
+            for status, answer in operation["responses"].items():
+                assert answer["description"], (path, status)
+                if int(status) >= 400 and path != "/readyz":
+                    assert list(answer["content"]) == [problems.MEDIA_TYPE], (path, status)
+    text = str(document)
+    assert "HTTPValidationError" not in text
+    assert all(slug in problems.BY_SLUG for slug in re.findall(r"/problems/([a-z-]+)", text))
+
+
+def test_keys_are_in_the_document_where_they_are_needed(document: dict[str, Any]) -> None:
+    assert "securitySchemes" not in document["components"]
+    with serving(api_keys=("k",)) as service:
+        closed = service.client.get("/openapi.json").json()
+    assert set(closed["components"]["securitySchemes"]) == {"bearer", "key"}
+    assert closed["paths"]["/denoise"]["post"]["security"] == [{"bearer": []}, {"key": []}]
+    assert closed["paths"]["/livez"]["get"]["security"] == []
+
+
+def test_swagger_ui_is_ours_and_asks_nobody_else(service: Service) -> None:
+    page = service.client.get("/docs")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert not re.search(r"(src|href)=\"(https?:)?//", page.text)
+    for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        asset = service.client.get(f"/{address}")
+        assert asset.status_code == 200, address
+        assert asset.headers["content-type"].partition(";")[0] in ("text/css", "text/javascript", "image/png")
+
+
+def test_cors_is_off_unless_asked_for(service: Service) -> None:
+    origin = {"Origin": "https://example.org"}
+    assert "access-control-allow-origin" not in service.client.get("/livez", headers=origin).headers
+    with serving(cors_origins=("https://example.org",), api_keys=("k",)) as open_to_one:
+        answer = open_to_one.denoise(headers=origin)
+        assert answer.status_code == 401  # readable to the page, as any other answer
+        assert answer.headers["access-control-allow-origin"] == "https://example.org"
+        answer = open_to_one.denoise(headers={**origin, "X-API-Key": "k"})
+        assert "X-Model" in answer.headers["access-control-expose-headers"]
+        asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-API-Key"}
+        preflight = open_to_one.client.options("/denoise", headers=asked)
+        assert preflight.status_code == 200
+        other = open_to_one.client.get("/livez", headers={"Origin": "https://other.example"})
+        assert "access-control-allow-origin" not in other.headers

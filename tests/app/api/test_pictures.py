@@ -1,0 +1,123 @@
+"""What comes back for a picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.app.api.service import Service, file, gradient, opened, png
+
+
+def test_denoise_answers_the_picture_with_its_headers(service: Service) -> None:
+    answer = service.denoise(png(), headers={"X-Request-Id": "my.request-1"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/png"
+    np.testing.assert_array_equal(opened(answer.content), gradient())
+    assert answer.headers["x-model"] == "denoise/photo@1"
+    assert answer.headers["link"] == '</models/denoise/photo>; rel="describedby"'
+    assert re.fullmatch(r"strength=0\.25;tiles=\d+;precision=float32", answer.headers["x-applied"])
+    assert answer.headers["x-request-id"] == "my.request-1"
+    assert answer.headers["content-disposition"] == 'inline; filename="holiday-denoise.png"'
+    assert answer.headers["cache-control"] == "private, no-store"
+    stages = re.findall(r"(\w+);dur=\d+\.\d(?:, |$)", answer.headers["server-timing"])
+    assert stages == ["decode", "queue", "model", "encode"]
+
+
+def test_superres_enlarges(service: Service) -> None:
+    answer = service.send("/superres", png(), scale=3)
+    assert answer.status_code == 200
+    np.testing.assert_array_equal(opened(answer.content), gradient().repeat(3, axis=0).repeat(3, axis=1))
+    assert answer.headers["content-disposition"] == 'inline; filename="holiday-superres.png"'
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "ä", "a\tb"])
+def test_an_odd_request_id_is_replaced(service: Service, given: str) -> None:
+    answer = service.client.get("/livez", headers=[(b"X-Request-Id", given.encode("latin-1"))])
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    ("form", "accept", "expected"),
+    [
+        ("auto", "*/*", "image/png"),
+        ("auto", "image/*", "image/png"),
+        ("auto", "image/webp", "image/webp"),
+        ("auto", "image/webp;q=0.5,image/tiff", "image/tiff"),
+        ("jpeg", "image/webp", "image/jpeg"),
+        ("avif", "*/*", "image/avif"),
+        ("tiff", "text/html", "image/tiff"),
+    ],
+)
+def test_format_wins_over_accept_and_auto_keeps(service: Service, form: str, accept: str, expected: str) -> None:
+    answer = service.denoise(format=form, headers={"Accept": accept})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, expected)
+
+
+def test_quality_and_lossless_are_heeded(service: Service) -> None:
+    noise = file(np.random.default_rng(7).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    sizes = [len(service.denoise(noise, format="jpeg", quality=quality).content) for quality in (10, 50, 95)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2]
+    exact = service.denoise(noise, format="webp", lossless="true")
+    np.testing.assert_array_equal(opened(exact.content), opened(noise))
+
+
+def test_strip_removes_what_keep_keeps(service: Service) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    tagged = file(gradient(), "jpeg", exif=exif, quality=95)
+    for metadata, expected in (("keep", "a description"), ("strip", None), ("color", None)):
+        answer = service.denoise(tagged, metadata=metadata)
+        with Image.open(io.BytesIO(answer.content)) as image:
+            assert image.getexif().get(0x010E) == expected
+
+
+def test_preserve_and_strength_reach_the_task(service: Service) -> None:
+    answer = service.denoise(strength="0.5", preserve="0.25")
+    assert answer.headers["x-applied"].startswith("strength=0.50;")
+
+
+def test_an_empty_text_is_the_default(service: Service) -> None:
+    answer = service.denoise(model="", strength=" ", quality="")
+    assert answer.status_code == 200
+    assert answer.headers["x-model"] == "denoise/photo@1"
+
+
+def test_a_named_model_is_used(service: Service) -> None:
+    assert service.denoise(model="identity@1").headers["x-model"] == "denoise/identity@1"
+
+
+def test_json_envelope(service: Service) -> None:
+    answer = service.denoise(headers={"Accept": "application/json"}, format="webp", lossless="yes")
+    assert answer.headers["content-type"] == "application/json"
+    content = answer.json()
+    assert set(content) == {"image", "content_type", "width", "height", "model", "applied", "timing"}
+    assert content["content_type"] == "image/webp"
+    assert (content["width"], content["height"]) == (40, 24)
+    assert content["model"] == answer.headers["x-model"] == "denoise/photo@1"
+    assert content["applied"]["strength"] == "0.25"
+    assert list(content["timing"]) == ["decode", "queue", "model", "encode"]
+    np.testing.assert_array_equal(opened(base64.b64decode(content["image"])), gradient())
+
+
+def test_the_same_request_gives_the_same_bytes(service: Service) -> None:
+    assert service.denoise().content == service.denoise().content
+
+
+def test_models_and_cards(service: Service) -> None:
+    listed = service.client.get("/models").json()["models"]
+    assert "denoise/photo@1" in [model["id"] for model in listed]
+    assert [model["id"] for model in listed if model["default"]] == ["denoise/photo@1", "superres/nearest@1"]
+    for model in listed:
+        card = service.client.get(model["card"]).json()
+        assert card["id"] == model["id"]
+        assert card["versions"] == [1]
+        assert card["manifest"]["licence"] == model["licence"] == "Apache-2.0"
+    link = service.denoise().headers["link"]
+    assert service.client.get(link.partition(">")[0][1:]).json()["state"] == "loaded"
+    assert service.client.get("/models/denoise/photo@1").json()["id"] == "denoise/photo@1"
