@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A newcomer's day: clone, `make serve` with a fresh HOME and a fresh environment, the README's curl lines, better
 # pictures, Swagger UI, SIGTERM, a second start. Fails at the first thing that is not as the README says.
-#   tests/e2e/newcomer.sh            (PYTHON=… chooses the interpreter, KEEP=1 keeps the clone, PORT=…)
+#   tests/e2e/newcomer.sh            (PYTHON=… chooses the interpreter, KEEP=1 keeps the clone, PORT=…,
+#                                     VENV=… takes an environment instead of making a fresh one)
 set -euo pipefail
 
 source_tree="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -31,7 +32,7 @@ cleanup() {
 trap 'set +e; cleanup' EXIT
 
 start() { # seconds to wait at most
-    local limit=$1 started=$SECONDS shown=0
+    local limit=$1 started=$SECONDS shown=$SECONDS
     make serve PORT="$port" >"$area/serve.log" 2>&1 </dev/null &
     make_pid=$!
     until curl -fsS -o /dev/null --max-time 5 "$url/readyz" 2>/dev/null; do
@@ -65,7 +66,6 @@ export HOME="$area/home" XDG_CACHE_HOME="$area/home/.cache"
 unset VIRTUAL_ENV PYTHONPATH PYTHONHOME
 cd "$area/clone"
 export MAKEFLAGS="" MFLAGS="" MAKELEVEL=""
-[[ -n "${PYTHON:-}" ]] && export PYTHON
 
 [[ "$(awk '/^```sh/ {inside = 1; next} inside' README.md | head -n 2 | cut -d ' ' -f 1,2 | tr '\n' ' ')" == "make serve make test " ]] ||
     fail "the README does not begin with make serve and make test"
@@ -80,7 +80,7 @@ for line in "${lines[@]}"; do
     bash -euc "${line//http:\/\/127.0.0.1:8000/$url} -sS" || fail "a line of the README does not work"
 done
 
-.venv/bin/python - <<'PY' || fail "the pictures did not get better"
+"${VENV:-.venv}/bin/python" - <<'PY' || fail "the pictures did not get better"
 import cv2
 import numpy as np
 
@@ -102,7 +102,7 @@ if [[ -n "$browser" ]]; then
     "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir="$area/browser" \
         --window-size=1280,1600 --virtual-time-budget=15000 --screenshot="$area/docs.png" "$url/docs" >"$area/browser.log" 2>&1 ||
         fail "the browser could not open /docs"
-    .venv/bin/python - "$area/docs.png" <<'PY' || fail "Swagger UI's screenshot is empty"
+    "${VENV:-.venv}/bin/python" - "$area/docs.png" <<'PY' || fail "Swagger UI's screenshot is empty"
 import sys
 
 import cv2
