@@ -17,6 +17,8 @@ from app.tasks.answer import Answer
 from app.tasks.tiled import Stopwatch, plan_for, through
 from models.manifest import Manifest
 
+_STRIP = 256  # rows
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperresWish:
@@ -49,7 +51,8 @@ async def superres(picture: Picture, wish: SuperresWish, engine: Engine, caller:
     alpha = None
     source = picture
     if picture.alpha is not None:
-        filled = await asyncio.to_thread(_without_hidden_colours, picture.pixels, picture.alpha)
+        reach = _reach(picture, manifest)
+        filled = await asyncio.to_thread(_without_hidden_colours, picture.pixels, picture.alpha, reach)
         source = picture.with_pixels(filled, picture.alpha)
         alpha = await asyncio.to_thread(_enlarged, picture.alpha, wish.scale)
     enlarged = await through(source, plan, manifest, signature, engine, caller)
@@ -67,26 +70,44 @@ def _signature(manifest: Manifest, scale: int) -> str:
     return scales[scale]
 
 
+def _reach(picture: Picture, manifest: Manifest) -> int:
+    """Return how far from a visible pixel a colour can still be seen, in pixels."""
+    if manifest.geometry.kind != "tiled":
+        return max(picture.height, picture.width)
+    return manifest.geometry.halo + 4  # enlarging alpha makes two more pixels a little visible
+
+
 def _enlarged(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
     """Return (height, width) enlarged bicubically, same dtype."""
     size = alpha.shape[1] * scale, alpha.shape[0] * scale
     return np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC))
 
 
-def _without_hidden_colours(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Return `pixels` where each fully transparent one has the colour of the nearest that is not.
+def _without_hidden_colours(pixels: NDArray[Any], alpha: NDArray[Any], reach: int) -> NDArray[Any]:
+    """Return `pixels` where each fully transparent one has the colour of the nearest that is not, up to `reach` away.
 
-    What lies under alpha 0 is anything, often black, and a network would draw it into the visible edge.
+    What lies under alpha 0 is anything, often black, and a network would draw it into the visible edge. Done in
+    strips: the distances of a whole large picture would take more memory than the picture.
     """
     hidden = alpha == 0
-    if not hidden.any() or hidden.all():
+    if not hidden.any():
         return pixels
-    # Labels number the visible pixels; each hidden pixel has the label of the nearest of them.
-    _, labels = cv2.distanceTransformWithLabels(
-        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    colours = np.empty((int(labels.max()) + 1, pixels.shape[2]), pixels.dtype)
-    colours[labels[~hidden]] = pixels[~hidden]
-    filled = pixels.copy()
-    filled[hidden] = colours[labels[hidden]]
+    channels = pixels.shape[2]
+    filled = np.array(pixels, order="C")
+    for top in range(0, len(pixels), _STRIP):
+        bottom = min(top + _STRIP, len(pixels))
+        begin, end = max(0, top - reach), min(len(pixels), bottom + reach)
+        around = hidden[begin:end]
+        if around.all() or not hidden[top:bottom].any():
+            continue
+        # Labels number the visible pixels; a hidden one has the label of the nearest of them, which is at the edge.
+        distance, labels = cv2.distanceTransformWithLabels(
+            around.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        inner = slice(top - begin, bottom - begin)
+        near = np.flatnonzero(around[inner] & (distance[inner] <= reach))
+        edge = np.flatnonzero(cv2.dilate(around.view(np.uint8), np.ones((5, 5), np.uint8)).view(bool) & ~around)
+        colours = np.empty((int(labels.max()) + 1, channels), pixels.dtype)
+        colours[labels.ravel()[edge]] = pixels[begin:end].reshape(-1, channels)[edge]
+        filled[top:bottom].reshape(-1, channels)[near] = colours[labels[inner].ravel()[near]]
     return filled

@@ -9,6 +9,7 @@ import pytest
 from app.engine.protocol import Arrays, Caller, Ticket
 from app.errors import InvalidField, ResultTooLarge, UnknownModel
 from app.imaging.picture import Metadata, Picture
+from app.tasks import superres as module
 from app.tasks.answer import Answer
 from app.tasks.superres import SuperresWish, superres
 from models.manifest import Geometry
@@ -106,9 +107,34 @@ def test_colour_under_alpha_zero_does_not_bleed() -> None:
     engine = FunctionEngine(record, NEAREST)
     wish = SuperresWish(max_output_pixels=10**6)
     answer = asyncio.run(superres(Picture(pixels, alpha), wish, engine, Caller("test")))
-    for window in seen:  # the network sees one colour and no edge
-        assert np.ptp(window, axis=(0, 1, 2)).max() == 0
-    assert (answer.picture.pixels == (250, 120, 10)).all()
+    for window in seen:  # the network sees no edge
+        assert set(np.unique(window[..., 0])) <= {np.float32(250 / 255), np.float32(0)}
+    visible = answer.picture.alpha
+    assert visible is not None
+    assert (answer.picture.pixels[visible > 0] == (250, 120, 10)).all()
+    for band in (answer.picture.pixels[8:52, 20:40], answer.picture.pixels[20:40, 8:52]):
+        assert (band == (250, 120, 10)).all()  # halo and a little more, at the result's size
+
+
+@pytest.mark.parametrize("strip", [1, 7, 64, 1000])
+def test_strips_make_no_difference(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = np.random.default_rng(4)
+    colours = dice.integers(0, 256, (90, 40, 3), np.uint8)
+    alpha = np.where(dice.random((90, 40)) < 0.02, 255, 0).astype(np.uint8)
+    monkeypatch.setattr(module, "_STRIP", strip)
+    filled = module._without_hidden_colours(colours, alpha, 6)
+    ys, xs = np.nonzero(alpha)
+    far = 0
+    for y in range(90):
+        for x in range(40):
+            distance = np.hypot(ys - y, xs - x)
+            nearest_ones = distance <= distance.min() * 1.1 + 0.01  # OpenCV's distance is that of a 5x5 mask
+            if distance.min() <= 5.5:
+                assert any((filled[y, x] == colours[ys[i], xs[i]]).all() for i in np.flatnonzero(nearest_ones))
+            elif distance.min() > 6.6:
+                far += 1
+                assert (filled[y, x] == colours[y, x]).all()
+    assert far > 100
 
 
 def test_visible_colours_go_to_the_network_as_they_are() -> None:
