@@ -425,6 +425,7 @@ def _read_tiff(data: bytes, max_pixels: int) -> _Decoded:
         samples = _upright(stored, header.orientation)
     else:
         image = _open(data, "tiff", max_pixels)
+        image.info.pop("xmp", None)  # where the file has no orientation, Pillow would take one from here
         if image.mode in ("CMYK", "LAB"):
             notes += ("color=srgb", "depth=8") if header.depth == 16 else ("color=srgb",)
         samples = _samples(image, icc)  # Pillow turns TIFF upright itself

@@ -167,7 +167,7 @@ def tiff(samples: NDArray[Any], metadata: Metadata) -> bytes:
     height, width, count = samples.shape
     depth = samples.dtype.itemsize
     rows = max(_STRIP_BYTES // (width * count * depth), 1)
-    strips = [zlib.compress(strip, 3) for strip in _differences(samples, rows)]
+    strips = [zlib.compress(strip, 1) for strip in _differences(samples, rows)]
     offsets = np.cumsum([0, *(len(strip) for strip in strips[:-1])])
     directory = TiffImagePlugin.ImageFileDirectory_v2()
     if metadata.exif:

@@ -1,0 +1,405 @@
+"""What survives a trip through the service, for each operation, kind of picture and output format.
+
+Every cell is one request to the running service, over models that give the picture back, and its answer is read by
+other code than the service's own wherever there is some. `python -m tests.fidelity` writes `docs/fidelity.md`; a test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.app.api.service import Service, serving
+from tests.app.imaging.samples import ADOBE_RGB, DISPLAY_P3, SRGB, XMP, exif, icc_grey, icc_rgb, png, saved, smooth
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "fidelity.md"
+HEIGHT, WIDTH = 24, 40
+OPERATIONS = {"denoise": 1, "superres": 2}
+FORMATS = ("auto", "png", "jpeg", "webp", "tiff", "avif")
+LOSSLESS = ("png", "tiff")
+LEGEND = {
+    "8 bit": "16 bit rounded to 8, because the format has no more; `X-Applied` says `depth=8`.",
+    "RGB": "grey stored as three equal channels, because the format (or its library) has no such grey.",
+    "sRGB": "colours converted to sRGB and the profile dropped, because no network should see such channels: CMYK, "
+    "linear light; `X-Applied` says `color=srgb`.",
+    "no profile": "a profile for grey, dropped because the format has no grey; `X-Applied` says `icc=dropped`.",
+    "refused": "`invalid-field` (422): the format cannot carry transparency, and it is not dropped silently.",
+}
+NOTES = {"8 bit": "depth=8", "sRGB": "color=srgb", "no profile": "icc=dropped"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file to send. `shown` is how it looks upright, (height, width, 1 to 4) in [0, 1]; the rest is what it holds."""
+
+    name: str
+    data: bytes
+    shown: NDArray[np.float64]
+    form: str
+    bits: int = 8
+    profile: bytes | None = None
+    tags: bool = False
+    xmp: bool = False
+    converted: bool = False
+    exact: bool = True
+
+    @property
+    def grey(self) -> bool:
+        return self.shown.shape[2] < 3
+
+    @property
+    def alpha(self) -> bool:
+        return self.shown.shape[2] in (2, 4)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an answer holds."""
+
+    samples: NDArray[Any]
+    profile: bytes | None
+    tags: dict[str, Any]
+    xmp: bytes | None
+
+
+def kinds() -> list[Kind]:
+    """Return every kind of picture that is sent."""
+    return [*_depths(), *_palettes(), *_profiles(), *_orientations(), *_containers()]
+
+
+def _plain(name: str, channels: int, dtype: type) -> Kind:
+    array = smooth(HEIGHT, WIDTH, 4, dtype)[..., {1: [0], 2: [0, 3], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[channels]]
+    bits = np.iinfo(dtype).bits
+    data = png(array, {1: 0, 2: 4, 3: 2, 4: 6}[channels], bits)
+    return Kind(name, data, array / np.iinfo(dtype).max, "png", bits)
+
+
+def _depths() -> Iterator[Kind]:
+    for channels, name in ((1, "grey"), (2, "grey + alpha"), (3, "RGB"), (4, "RGBA")):
+        for dtype in (np.uint8, np.uint16):
+            kind = _plain(f"{name}, {np.iinfo(dtype).bits} bit, PNG", channels, dtype)
+            yield kind
+            if dtype == np.uint16:
+                array = np.rint(kind.shown * 65535).astype(np.uint16)
+                out = BytesIO()
+                tifffile.imwrite(
+                    out,
+                    array[..., 0] if channels == 1 else array,
+                    photometric="rgb" if channels > 2 else "minisblack",
+                    planarconfig="contig" if channels > 1 else None,
+                    extrasamples=["unassalpha"] if kind.alpha else None,
+                )
+                yield replace(kind, name=f"{name}, 16 bit, TIFF", data=out.getvalue(), form="tiff")
+    colour = Image.fromarray(smooth(HEIGHT, WIDTH, 3)).convert("CMYK")
+    shown = np.asarray(colour.convert("RGB")) / 255
+    data = saved(colour, "JPEG", quality=98, subsampling=0)
+    yield Kind("CMYK, JPEG", data, shown, "jpeg", converted=True, exact=False)
+    yield Kind("CMYK, TIFF", saved(colour, "TIFF"), shown, "tiff", converted=True, exact=False)
+
+
+def _palettes() -> Iterator[Kind]:
+    bits = smooth(HEIGHT, WIDTH, 1)[..., 0] > 120
+    yield Kind("1 bit, PNG", saved(Image.fromarray(bits), "PNG"), bits[..., None].astype(float), "png")
+    image = Image.fromarray(smooth(HEIGHT, WIDTH, 3)).quantize(64)
+    opaque = np.asarray(image.convert("RGB")) / 255
+    yield Kind("palette, PNG", saved(image, "PNG"), opaque, "png")
+    opacity = bytes(range(0, 256, 4))
+    transparent = np.frombuffer(opacity, np.uint8)[np.asarray(image)][..., None] / 255
+    data = saved(image, "PNG", transparency=opacity)
+    yield Kind("palette with transparency, PNG", data, np.concatenate([opaque, transparent], axis=2), "png")
+
+
+def _profiles() -> Iterator[Kind]:
+    for name, primaries in (("sRGB", SRGB), ("Display-P3", DISPLAY_P3), ("Adobe RGB", ADOBE_RGB)):
+        profile = icc_rgb(primaries)
+        array = smooth(HEIGHT, WIDTH, 3)
+        data = saved(array, "JPEG", quality=98, subsampling=0, icc_profile=profile)
+        yield Kind(f"RGB with {name}, JPEG", data, array / 255, "jpeg", profile=profile, exact=False)
+        deep = smooth(HEIGHT, WIDTH, 3, np.uint16)
+        out = BytesIO()
+        tifffile.imwrite(out, deep, photometric="rgb", iccprofile=profile)
+        yield Kind(f"RGB, 16 bit, with {name}, TIFF", out.getvalue(), deep / 65535, "tiff", bits=16, profile=profile)
+    array = smooth(HEIGHT, WIDTH, 4)
+    profile = icc_rgb(DISPLAY_P3)
+    data = saved(array, "PNG", icc_profile=profile)
+    yield Kind("RGBA with Display-P3, PNG", data, array / 255, "png", profile=profile)
+    grey = smooth(HEIGHT, WIDTH, 1)
+    data = saved(grey, "PNG", icc_profile=icc_grey())
+    yield Kind("grey with a grey profile, PNG", data, grey / 255, "png", profile=icc_grey())
+    light = smooth(HEIGHT, WIDTH, 3, np.uint16)
+    linear = light / 65535
+    shown = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    out = BytesIO()
+    tifffile.imwrite(out, light, photometric="rgb", iccprofile=icc_rgb(SRGB, gamma=1))
+    yield Kind("linear RGB (scRGB), 16 bit, TIFF", out.getvalue(), shown, "tiff", bits=16, converted=True, exact=False)
+
+
+def _orientations() -> Iterator[Kind]:
+    upright = smooth(HEIGHT, WIDTH, 3)
+    for orientation in range(1, 9):
+        stored = _laid_down(upright, orientation)
+        block = b"Exif\0\0" + exif(orientation, size=(stored.shape[1], stored.shape[0]), thumbnail=b"thumbnail")
+        data = saved(stored, "JPEG", quality=98, subsampling=0, exif=block)
+        yield Kind(f"EXIF orientation {orientation}, JPEG", data, upright / 255, "jpeg", tags=True, exact=False)
+
+
+def _laid_down(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return the samples as a camera would store them with this orientation."""
+    turned = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }
+    return np.ascontiguousarray(turned[orientation])
+
+
+def _containers() -> Iterator[Kind]:
+    array = smooth(HEIGHT, WIDTH, 3)
+    shown, profile, block = array / 255, icc_rgb(DISPLAY_P3), exif(size=(WIDTH, HEIGHT))
+    all_of_it: dict[str, Any] = {"exif": b"Exif\0\0" + block, "icc_profile": profile, "xmp": XMP}
+    full: dict[str, Any] = {"profile": profile, "tags": True, "xmp": True}
+    data = saved(array, "JPEG", quality=98, subsampling=0, **all_of_it)
+    yield Kind("EXIF + ICC + XMP, JPEG", data, shown, "jpeg", exact=False, **full)
+    data = saved(array, "WEBP", lossless=True, **all_of_it)
+    yield Kind("EXIF + ICC + XMP, WebP", data, shown, "webp", **full)
+    data = saved(array, "AVIF", quality=98, subsampling="4:4:4", **all_of_it)
+    yield Kind("EXIF + ICC + XMP, AVIF", data, shown, "avif", exact=False, **full)
+    packet = b"XML:com.adobe.xmp\0\0\0\0\0" + XMP
+    data = png(array, 2, 8, (b"eXIf", block), (b"iTXt", packet))
+    yield Kind("EXIF + XMP, PNG", data, shown, "png", tags=True, xmp=True)
+    described = Image.Exif()
+    described.load(block)
+    described[0x02BC] = XMP
+    data = saved(array, "TIFF", exif=described, icc_profile=profile)
+    yield Kind("EXIF + ICC + XMP, TIFF", data, shown, "tiff", **full)
+    yield Kind("RGB, BMP", saved(array, "BMP"), shown, "bmp")
+    two = {"save_all": True, "append_images": [Image.fromarray(array[::-1].copy())], "quality": 98, "subsampling": 0}
+    yield Kind("two pictures in one JPEG (MPO)", saved(array, "MPO", **two), shown, "jpeg", exact=False)
+
+
+def expected(kind: Kind, form: str) -> set[str]:
+    """Return the entries of the legend that this cell must have: all that is not kept, known in advance."""
+    if kind.alpha and form == "jpeg":
+        return {"refused"}
+    changes = set()
+    if kind.bits == 16 and form not in LOSSLESS:
+        changes.add("8 bit")
+    if kind.grey and (form == "webp" or (form == "avif" and kind.alpha)):
+        changes.add("RGB")
+    if kind.grey and kind.profile and form == "webp":
+        changes.add("no profile")
+    if kind.converted:
+        changes.add("sRGB")
+    return changes
+
+
+def chosen(kind: Kind) -> str:
+    """Return the format that `auto` must choose."""
+    if kind.form == "bmp":
+        return "png"
+    return kind.form
+
+
+@dataclass(frozen=True)
+class Cell:
+    operation: str
+    kind: Kind
+    format: str
+    form: str
+    changes: set[str]
+    faults: list[str]
+
+
+def cells(service: Service) -> Iterator[Cell]:
+    """Send every kind to every operation in every format and yield what came of it."""
+    for operation, scale in OPERATIONS.items():
+        for kind in kinds():
+            for asked in FORMATS:
+                fields = {"model": "identity"} if operation == "denoise" else {"scale": scale}
+                answer = service.send(f"/{operation}", kind.data, format=asked, quality=95, **fields)
+                yield _judged(operation, scale, kind, asked, answer)
+
+
+def _judged(operation: str, scale: int, kind: Kind, asked: str, answer: httpx.Response) -> Cell:
+    if answer.status_code != 200:
+        refused = answer.status_code == 422 and answer.json()["type"].endswith("/invalid-field")
+        faults = [] if refused else [f"status {answer.status_code}"]
+        return Cell(operation, kind, asked, asked, {"refused"}, faults)
+    form = answer.headers["content-type"].removeprefix("image/")
+    seen = look(answer.content, form)
+    changes, faults = _changes(kind, seen)
+    faults += _content_faults(kind, seen, form, scale)
+    told = answer.headers["x-applied"].split(";")
+    for change, note in NOTES.items():
+        if (change in changes) != (note in told):
+            faults.append(f"X-Applied is {told} for {sorted(changes)}")
+    if asked == "auto" and form != chosen(kind):
+        faults.append(f"auto chose {form}")
+    return Cell(operation, kind, asked, form, changes, faults)
+
+
+def _changes(kind: Kind, seen: Seen) -> tuple[set[str], list[str]]:
+    """Return what was changed, in the legend's words, and what was changed without a word for it."""
+    changes, faults = set(), []
+    bits = seen.samples.dtype.itemsize * 8
+    if bits < kind.bits:
+        changes.add("8 bit")
+    elif bits > kind.bits:
+        faults.append(f"{bits} bit")
+    grey, alpha = seen.samples.shape[2] < 3, seen.samples.shape[2] in (2, 4)
+    if kind.grey and not grey:
+        changes.add("RGB")
+    elif grey and not kind.grey:
+        faults.append("grey")
+    if alpha != kind.alpha:
+        faults.append("alpha lost" if kind.alpha else "alpha")
+    if kind.converted:
+        changes.add("sRGB")
+        if seen.profile:
+            faults.append("a profile beside converted colours")
+    elif kind.profile and kind.grey and not seen.profile:
+        changes.add("no profile")
+    elif seen.profile != kind.profile:
+        faults.append("profile")
+    return changes, faults
+
+
+def _content_faults(kind: Kind, seen: Seen, form: str, scale: int) -> list[str]:
+    """Return what is wrong with an answer's pixels, tags and XMP."""
+    faults = []
+    shown = kind.shown.repeat(scale, axis=0).repeat(scale, axis=1)
+    if kind.grey and seen.samples.shape[2] > 2:
+        shown = shown[..., [0, 0, 0, 1][: shown.shape[2] + 2]]
+    if seen.samples.shape != shown.shape:
+        faults.append(f"shape {seen.samples.shape}")
+    else:
+        difference = np.abs(seen.samples / np.iinfo(seen.samples.dtype).max - shown)
+        exact = kind.exact and form in LOSSLESS
+        if scale > 1 and kind.alpha:  # enlarged smoothly, so it differs from the repeated one at steps
+            if difference[..., -1].mean() > 0.03:
+                faults.append("alpha differs")
+            difference = difference[..., :-1] * (shown[..., -1:] > 0)  # colours that nobody sees are not enlarged
+        if difference.max() > (1e-6 if exact else 0.35) or difference.mean() > (1e-6 if exact else 0.03):
+            faults.append(f"pixels differ by {difference.mean():.4f}, {difference.max():.4f} at most")
+    if kind.tags:
+        wanted = {"Make": "Maker of cameras", "PixelX": WIDTH * scale, "PixelY": HEIGHT * scale, "Orientation": 1}
+        if seen.tags != wanted:
+            faults.append(f"tags {seen.tags}")
+    elif any(value not in (None, 1) for value in seen.tags.values()):
+        faults.append(f"tags from nowhere: {seen.tags}")
+    if kind.xmp != bool(seen.xmp):
+        faults.append("XMP")
+    elif kind.xmp and seen.xmp and (b"a test" not in seen.xmp or b'tiff:Orientation="1"' not in seen.xmp):
+        faults.append("XMP is not what it was")
+    return faults
+
+
+def look(data: bytes, form: str) -> Seen:
+    """Return what a file holds, as others than the service read it."""
+    if form == "tiff":
+        return _look_tiff(data)
+    image = Image.open(BytesIO(data))
+    found = image.getexif()
+    inner = found.get_ifd(0x8769)
+    tags = {
+        "Make": found.get(0x010F),
+        "PixelX": inner.get(0xA002),
+        "PixelY": inner.get(0xA003),
+        "Orientation": found.get(0x0112, 1),
+    }
+    if tags["Make"]:
+        tags["Make"] = tags["Make"].rstrip("\0")
+    if form == "png":
+        samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        colour = struct.unpack_from(">B", data, 25)[0]
+        samples = (
+            samples[..., None] if colour == 0 else samples[..., {2: [2, 1, 0], 4: [0, 3], 6: [2, 1, 0, 3]}[colour]]
+        )
+    else:
+        samples = np.asarray(image)
+        samples = samples if samples.ndim == 3 else samples[..., None]
+    xmp = image.info.get("xmp")
+    return Seen(samples, image.info.get("icc_profile"), tags, xmp.encode() if isinstance(xmp, str) else xmp)
+
+
+def _look_tiff(data: bytes) -> Seen:
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        page = file.pages.first
+        samples = page.asarray()
+        samples = samples if samples.ndim == 3 else samples[..., None]
+        found = {tag.code: tag.value for tag in page.tags}
+        inner = found.get(0x8769) or {}
+        make = found.get(0x010F)
+        tags = {
+            "Make": make.rstrip("\0") if make else None,
+            "PixelX": inner.get("PixelXDimension"),
+            "PixelY": inner.get("PixelYDimension"),
+            "Orientation": found.get(0x0112, 1),
+        }
+        return Seen(samples, found.get(0x8773), tags, found.get(0x02BC))
+
+
+def document(found: list[Cell]) -> str:
+    """Return `docs/fidelity.md` for these cells."""
+    lines = [
+        "# What survives",
+        "",
+        f"{len(found)} requests: each operation × kind of picture × output format, through the running service over",
+        "models that give the picture back. `python -m tests.fidelity` writes this page; a test holds it to what the",
+        "service does.",
+        "",
+        "“kept” means all of: width and height (times the scale), upright pixels (exactly in PNG and TIFF), depth,",
+        "grey or colour, transparency, the ICC profile byte for byte, EXIF (orientation reset to 1 once it is applied,",
+        "pixel dimensions those of the answer, thumbnail removed) and XMP (its orientation reset too). `auto` also",
+        "shows the format that it chose. Everything else has a word:",
+        "",
+        "| word | what it means |",
+        "|---|---|",
+        *(f"| {word} | {meaning} |" for word, meaning in LEGEND.items()),
+        "",
+        "All of this is for `metadata=keep`; `color` keeps the profile only, `strip` nothing. Palettes and 1 bit come",
+        "back as 8-bit grey or RGB(A). What is never kept: a JPEG's second picture (`X-Applied` says `mpo=first`),",
+        "extended XMP beyond 64 KiB, IPTC outside XMP, PNG text, `gAMA` and `cICP`, and a TIFF's tags other than the",
+        "descriptive ones. EXIF or XMP larger than a JPEG segment (64 KiB) is dropped from JPEG, EXIF that cannot be",
+        "followed from everything, a profile that is not for such pixels too; `X-Applied` says `exif=dropped`,",
+        "`xmp=dropped`, `icc=dropped`. AVIF of more than 8 bit is read as 8 (`depth=8`). Makers' notes stay as",
+        "they are. Animations and files of several pages are refused.",
+    ]
+    for operation, scale in OPERATIONS.items():
+        name = f"`/{operation}`" + (f", `scale={scale}`" if scale > 1 else "")
+        lines += ["", f"## {name}", "", f"| input | {' | '.join(f'`{form}`' for form in FORMATS)} |"]
+        lines.append("|---" * (len(FORMATS) + 1) + "|")
+        rows: dict[str, list[str]] = {}
+        for cell in found:
+            if cell.operation == operation:
+                rows.setdefault(cell.kind.name, []).append(_text(cell))
+        lines += [f"| {kind} | {' | '.join(texts)} |" for kind, texts in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _text(cell: Cell) -> str:
+    words = [word for word in LEGEND if word in cell.changes]
+    text = ", ".join([*words, *(f"**{fault}**" for fault in cell.faults)]) or "kept"
+    return f"{cell.form}: {text}" if cell.format == "auto" else text
+
+
+if __name__ == "__main__":
+    with serving() as running:
+        PAGE.write_text(document(list(cells(running))), encoding="utf-8")
