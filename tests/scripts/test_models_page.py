@@ -1,0 +1,64 @@
+"""The pages that are made from manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models import manifest as contract
+from models.manifest import Table
+from scripts import models_page
+from tests.shelf import manifest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "contract/examples").rglob("*.json"))
+
+
+def put(shelf: Path, version: int, *, default: bool) -> None:
+    folder = shelf / "denoise/blur" / str(version)
+    folder.mkdir(parents=True)
+    contract.write(manifest(name="blur", version=version, default=default), folder)
+
+
+def test_the_newest_version_counts_and_its_name_stays_the_default(tmp_path: Path) -> None:
+    put(tmp_path, 9, default=True)
+    put(tmp_path, 10, default=False)
+    (found,) = models_page.newest(tmp_path)
+    assert found.version == 10
+    assert "(default of `/denoise`)" in models_page.short_table([found])
+
+
+def test_an_empty_shelf_has_an_empty_table(tmp_path: Path) -> None:
+    assert models_page.newest(tmp_path / "nothing") == []
+    assert models_page.short_table([]).count("\n") == 1
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_kind_of_model_has_a_section(path: Path) -> None:
+    model = contract.parse(path.read_bytes())
+    text = models_page.page([model])
+    assert f"## {model.task}/{model.name}\n" in text
+    assert model.description in text
+    assert model.provenance.command in text
+    for table in model.quality:
+        assert table.title in text
+
+
+def test_tables_keep_their_cells_apart() -> None:
+    text = models_page.table(Table(title="t", command="c", columns=["a", "b"], rows=[["x|y", 31.456], ["z", 0.9299]]))
+    assert "| x\\|y | 31.46 |" in text
+    assert "| z | 0.9299 |" in text
+
+
+def test_only_the_table_of_the_readme_changes() -> None:
+    text = f"before\n{models_page.BEGIN}\nold\n{models_page.END}\nafter\n"
+    made = models_page.readme(text, [manifest(name="blur")])
+    assert made.startswith(f"before\n{models_page.BEGIN}\n| model")
+    assert made.endswith(f"{models_page.END}\nafter\n")
+    assert "old" not in made
+    assert models_page.readme(made, [manifest(name="blur")]) == made
+
+
+@pytest.mark.parametrize(("number", "text"), [(7, "7"), (2_425, "2.4 k"), (660_000, "660 k"), (2_400_000, "2.4 M")])
+def test_numbers_are_said_as_people_do(number: int, text: str) -> None:
+    assert models_page.count(number) == text
