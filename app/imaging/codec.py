@@ -30,8 +30,12 @@ __all__ = ["Output", "choose_format", "decode", "encode", "losses"]
 # Sizes are checked here, from the header; Pillow's own limit would only add warnings and errors of another kind.
 Image.MAX_IMAGE_PIXELS = None
 
-_MAX_SCANS = 128
-_MAX_PROFILE = 1 << 24
+# Files may not cost more than their size suggests: every scan of a JPEG is a pass over the whole picture, and every
+# segment, chunk and tag a step in here.
+_MANY_SCANS = 20
+_MAX_SCANNED = 2 * 10**9
+_MAX_PARTS = 1 << 17
+_MAX_BLOCK = 1 << 24
 _SMALL_GAP = 8
 _SEPARATED = 5  # TIFF's photometric interpretation for CMYK
 
@@ -82,8 +86,10 @@ def _settle(decoded: _Decoded, name: str) -> Picture:
             orientation, exif = metadata.clean_exif(decoded.exif)
         except metadata.BrokenBlock:
             notes += ("exif=dropped",)
-    if decoded.xmp:
+    if decoded.xmp and len(decoded.xmp) <= _MAX_BLOCK:
         xmp = metadata.clean_xmp(decoded.xmp)
+    elif decoded.xmp:
+        notes += ("xmp=dropped",)
     samples = decoded.samples if decoded.upright else _upright(decoded.samples, orientation)
     channels = 1 if samples.shape[2] < 3 else 3
     pixels = samples[..., :channels]
@@ -121,8 +127,8 @@ def _limit(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _animated(name: str, frames: int, what: str = "frames") -> AnimatedImage:
-    return AnimatedImage(f"The {name} file has {frames} {what}; send a single picture.", field="image", value=frames)
+def _animated(name: str, frames: int) -> AnimatedImage:
+    return AnimatedImage(f"The {name} file has {frames} frames; send a single picture.", field="image", value=frames)
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
@@ -191,8 +197,9 @@ def _read_jpeg(data: bytes, max_pixels: int) -> _Decoded:
             "This JPEG is of a rare kind (lossless, arithmetic or more than 8 bit); save it as a common JPEG or PNG.",
             field="image",
         )
-    if marker == 0xC2 and data.count(b"\xff\xda") > _MAX_SCANS:
-        raise UnsupportedImage(f"This JPEG has more than {_MAX_SCANS} scans; save it anew.", field="image")
+    scans = data.count(b"\xff\xda")
+    if scans > _MANY_SCANS and scans * width * height > _MAX_SCANNED:
+        raise UnsupportedImage(f"This JPEG draws its picture in {scans} scans; save it anew.", field="image")
     notes: tuple[str, ...] = ("mpo=first",) if jpeg.first(0xE2, b"MPF\0") else ()
     icc = jpeg.icc
     if components == 4:
@@ -208,7 +215,7 @@ def _read_jpeg(data: bytes, max_pixels: int) -> _Decoded:
 def _jpeg_segments(data: bytes) -> _Jpeg:
     """Walk up to the first scan. Raises BrokenImage, IndexError, ValueError where that is not reached."""
     at, frame, blocks, plain = 2, None, [], [data[:2]]
-    while True:
+    for _ in range(_MAX_PARTS):
         start = at = data.index(b"\xff", at)
         while data[at] == 0xFF:
             at += 1
@@ -217,9 +224,9 @@ def _jpeg_segments(data: bytes) -> _Jpeg:
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             continue
         if marker == 0xD9 or (marker == 0xDA and frame is None):
-            raise _damaged("jpeg")
-        if marker == 0xDA:
             break
+        if marker == 0xDA and frame is not None:
+            return _Jpeg(frame, blocks, b"".join([*plain, data[start:]]))
         length = int.from_bytes(data[at : at + 2], "big")
         body = data[at + 2 : at + length]
         at += length
@@ -231,8 +238,7 @@ def _jpeg_segments(data: bytes) -> _Jpeg:
             blocks.append((marker, body))
         else:
             plain.append(data[start:at])
-    assert frame is not None
-    return _Jpeg(frame, blocks, b"".join([*plain, data[start:]]))
+    raise _damaged("jpeg")
 
 
 def _plain_jpeg(data: bytes, plain: bytes, colorspace: str, max_pixels: int) -> NDArray[Any]:
@@ -272,6 +278,7 @@ def _read_png(data: bytes, max_pixels: int) -> _Decoded:
     _limit(header.width, header.height, max_pixels)
     plain = [data[:8]]
     icc = exif = xmp = None
+    seen_icc = seen_xmp = False
     trns = b""
     for kind, content, chunk in _png_chunks(data):
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
@@ -280,11 +287,13 @@ def _read_png(data: bytes, max_pixels: int) -> _Decoded:
             raise _animated("png", int.from_bytes(content[:4], "big"))
         if kind == b"tRNS":
             trns = content
-        elif kind == b"iCCP":
+        elif kind == b"iCCP" and not seen_icc:
+            seen_icc = True
             icc = _inflated(content.partition(b"\0")[2][1:])
         elif kind == b"eXIf":
             exif = content
-        elif kind == b"iTXt" and content.startswith(b"XML:com.adobe.xmp\0"):
+        elif kind == b"iTXt" and not seen_xmp and content.startswith(b"XML:com.adobe.xmp\0"):
+            seen_xmp = True
             xmp = _itxt(content)
     # Decoders get what makes pixels and nothing else: no gamma to apply, no text to unpack, no frames.
     samples = _png_samples(b"".join(plain), header, max_pixels)
@@ -295,22 +304,25 @@ def _read_png(data: bytes, max_pixels: int) -> _Decoded:
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Yield (kind, content, whole chunk) up to IEND. Raises BrokenImage where the file ends before."""
-    at, kind = 8, b""
-    while kind != b"IEND":
+    at = 8
+    for _ in range(_MAX_PARTS):
         length = int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
         end = at + 12 + length
         if end > len(data):
             raise _damaged("png")
         yield kind, data[at + 8 : end - 4], data[at:end]
+        if kind == b"IEND":
+            return
         at = end
+    raise _damaged("png")
 
 
 def _inflated(packed: bytes) -> bytes | None:
     """Return what a compressed metadata block holds, or None where it is broken or unreasonably large."""
     unpacker = zlib.decompressobj()
     try:
-        content = unpacker.decompress(packed, _MAX_PROFILE)
+        content = unpacker.decompress(packed, _MAX_BLOCK)
     except zlib.error:
         return None
     return content if unpacker.eof else None
@@ -414,7 +426,7 @@ def _read_tiff(data: bytes, max_pixels: int) -> _Decoded:
     header = pages[0]
     _limit(header.width, header.height, max_pixels)
     if len(pages) > 1:
-        raise _animated("tiff", len(pages), "pages")
+        raise AnimatedImage("The tiff file has more than one page; send a single picture.", field="image")
     problem = header.unsupported()
     if problem:
         raise UnsupportedImage(f"{problem} Save it as 8 or 16 bit grey or RGB.", field="image")

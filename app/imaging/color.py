@@ -96,9 +96,11 @@ def settle(pixels: NDArray[Any], icc: bytes | None) -> tuple[NDArray[Any], bytes
         return pixels, None, ()
     if space(icc) != ("GRAY" if pixels.shape[2] == 1 else "RGB"):
         return pixels, None, ("icc=dropped",)
-    if is_linear(icc):
-        return from_linear(pixels, icc), None, ("color=srgb",)
-    return pixels, icc, ()
+    try:
+        linear = is_linear(icc)
+    except struct.error:
+        return pixels, None, ("icc=dropped",)
+    return (from_linear(pixels, icc), None, ("color=srgb",)) if linear else (pixels, icc, ())
 
 
 def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_MAX_PAGES = 10_000
+_MAX_DIRECTORIES = 64
+_MAX_ENTRIES = 4096
 _MAX_VALUES = 1 << 22
 _KINDS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _MAX_BLOCK = 1 << 24
@@ -114,13 +115,16 @@ class TiffHeader:
 
 
 def read_pages(data: bytes) -> list[TiffHeader]:
-    """Return the pages of a TIFF, without its thumbnails and masks. Raises ValueError or struct.error where broken."""
+    """Return the first page of a TIFF and, where it has more, the second; thumbnails and masks are none.
+
+    Raises ValueError or struct.error where the first is broken.
+    """
     order = "<" if data[:1] == b"I" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     pages: list[TiffHeader] = []
     seen: set[int] = set()
-    while at and at not in seen and len(seen) < _MAX_PAGES:
+    while at and at not in seen and len(seen) < _MAX_DIRECTORIES and len(pages) < 2:
         seen.add(at)
         try:
             tags, at = _directory(data, order, big, at)
@@ -146,8 +150,8 @@ def _directory(data: bytes, order: str, big: bool, at: int) -> tuple[dict[int, t
     layout, inline, step = ("Q", 8, 20) if big else ("I", 4, 12)
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     at += 8 if big else 2
-    if count * step > len(data):
-        raise ValueError("a directory is longer than the file")
+    if count > _MAX_ENTRIES:
+        raise ValueError("a directory has too many entries")
     tags: dict[int, tuple[str, int, int]] = {}
     for place in range(at, at + count * step, step):
         tag, kind, length = struct.unpack_from(order + "HH" + layout, data, place)
