@@ -45,7 +45,7 @@ class PictureForm(BaseModel):
         "auto",
         description="Format of the result. `auto`: what `Accept` says, else the input's own format where it can carry "
         "the result (16 bit, transparency, size), else PNG.",
-        examples=["png"],
+        examples=["auto"],
     )
     quality: int = Field(90, ge=1, le=100, description="Quality of the lossy formats.", examples=[90])
     lossless: bool = Field(False, description="WebP and AVIF without loss.", examples=[False])

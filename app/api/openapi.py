@@ -147,7 +147,6 @@ CANCEL_AFTER: Schema = {
     "required": False,
     "description": "Give up after this time, counted from the request's arrival: `20s`, `500ms`.",
     "schema": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,3})?(s|ms)?$"},
-    "example": "20s",
 }
 
 

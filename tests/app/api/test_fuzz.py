@@ -1,0 +1,187 @@
+"""Generated requests: from the OpenAPI document, and damaged picture files with options right and wrong.
+
+RESTORE_FUZZ is how many (300; `make test-all` sends 5000). None may answer 500 or anything but a picture, or a
+documented problem in our own form.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from PIL import Image
+from schemathesis import GenerationMode
+
+from app.api import problems
+from tests.app.api.service import Service, file, gradient, serving
+
+REQUESTS = int(os.environ.get("RESTORE_FUZZ", "300"))
+SEED = 20_261
+
+
+@pytest.fixture(scope="module")
+def fuzzed() -> Iterator[Service]:
+    with serving(max_upload_mb=4, max_pixels=300_000, max_output_pixels=300_000, body_timeout_s=5) as service:
+        yield service
+        assert service.denoise().status_code == 200
+        assert service.desk.budget.used == 0
+
+
+def answered_well(answer: httpx.Response, document: dict[str, Any], path: str, method: str) -> str:
+    """Check an answer against the document and return its problem, or `ok`."""
+    status, kind = answer.status_code, answer.headers["content-type"].partition(";")[0]
+    assert status != 500, answer.text
+    if status in (404, 405) and kind == problems.MEDIA_TYPE:
+        return str(answer.json()["type"])
+    told = document["paths"][path][method]["responses"]
+    assert str(status) in told, (status, answer.text[:300])
+    if status == 200:
+        return "ok"
+    assert kind in told[str(status)]["content"], (status, kind)
+    if kind != problems.MEDIA_TYPE:
+        return "not ready"
+    body = answer.json()
+    slug = body["type"].removeprefix("/problems/")
+    assert problems.BY_SLUG[slug].status == status
+    assert "0x" not in body["detail"]
+    return str(slug)
+
+
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_requests_from_the_document(fuzzed: Service, mode: GenerationMode) -> None:
+    schema = schemathesis.openapi.from_dict(fuzzed.client.get("/openapi.json").json())
+    document = schema.raw_schema
+    operations = [result.ok() for result in schema.get_all_operations()]
+    share = max(1, REQUESTS // 3 // len(operations) // 2)
+
+    for operation in operations:
+        if mode is GenerationMode.POSITIVE or operation.method == "post":  # a GET takes little that could be wrong
+            examples = share * 3 if operation.method == "post" else share
+            sender(fuzzed, operation, operation.as_strategy(generation_mode=mode), document, examples)()
+
+
+def sender(service: Service, operation: Any, cases: Any, document: dict[str, Any], examples: int) -> Any:
+    """Return a function that sends so many generated requests to one operation and checks what comes back."""
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases)
+    def send(case: Any) -> None:
+        try:
+            raw = case.call(base_url=str(service.client.base_url))
+        except (UnicodeError, ValueError):
+            return  # no client could put it on the wire
+        headers = {name: values[0] for name, values in raw.headers.items()}
+        answer = httpx.Response(raw.status_code, headers=headers, content=raw.content)
+        answered_well(answer, document, operation.path, operation.method)
+
+    return send
+
+
+def seeds() -> list[bytes]:
+    """Return good files of every format and many kinds."""
+    colour, grey = gradient(40, 56), gradient(40, 56, 1)
+    see_through = np.dstack([colour, grey])
+    deep = (gradient(40, 56, 1)[..., 0].astype(np.uint16) * 257).copy()
+    palette, cmyk, sixteen = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    Image.fromarray(colour).quantize(16).save(palette, "png", transparency=0)
+    Image.fromarray(colour).convert("CMYK").save(cmyk, "jpeg")
+    Image.fromarray(deep).save(sixteen, "png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = [palette.getvalue(), cmyk.getvalue(), sixteen.getvalue()]
+    files += [file(pixels, form) for form in ("png", "tiff", "webp") for pixels in (colour, grey, see_through)]
+    files += [file(colour, "jpeg", exif=exif), file(colour, "jpeg", progressive=True), file(grey, "jpeg")]
+    files += [file(colour, "bmp"), file(colour, "avif"), file(see_through, "avif")]
+    files += [file(colour, "tiff", compression=packing) for packing in ("tiff_lzw", "tiff_adobe_deflate", "packbits")]
+    return files
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """Return `data` with a few random faults."""
+    wrong = bytearray(data)
+    for _ in range(chance.choice([0, 1, 1, 2, 4])):
+        if len(wrong) < 8:
+            break
+        at = int(len(wrong) * chance.random() ** 3)  # headers are where damage leads somewhere
+        length = chance.randint(1, 16)
+        match chance.randrange(7):
+            case 0:
+                wrong[at] ^= 1 << chance.randrange(8)
+            case 1:
+                wrong[at : at + length] = chance.randbytes(length)
+            case 2:
+                del wrong[at : at + length]
+            case 3:
+                wrong[at:at] = wrong[at : at + length * 4]
+            case 4:
+                wrong[at : at + 4] = chance.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\1\0\0"])
+            case 5:
+                del wrong[len(wrong) - int(len(wrong) * chance.random() ** 2) :]
+            case _:
+                wrong += chance.randbytes(length)
+    return bytes(wrong)
+
+
+FIELDS = {
+    "model": ["", "photo", "identity@1", "digits", "nearest", "fotos", "photo@2", "@", "\0", "ä" * 99],
+    "format": ["auto", "png", "jpeg", "webp", "tiff", "avif", "gif", ""],
+    "quality": ["1", "100", "50", "0", "-1", "1e9", "ninety"],
+    "lossless": ["true", "false", "1", "yes", "maybe"],
+    "metadata": ["keep", "color", "strip", "all"],
+    "strength": ["auto", "0", "1", "0.5", "2", "nan", "-0.0"],
+    "preserve": ["0", "1", "0.3", "inf"],
+    "scale": ["2", "3", "4", "5", "2.0"],
+}
+ACCEPTS = ["*/*", "image/*", "image/webp", "image/avif;q=0.3, image/jpeg", "application/json", "text/html", ";;q", ""]
+
+
+def request(chance: random.Random, good: list[bytes]) -> tuple[str, dict[str, Any]]:
+    """Return a path and what to send there: mostly a damaged picture with options mostly right."""
+    path = chance.choice(["/denoise", "/superres"])
+    known = [name for name in FIELDS if name != ("scale" if path == "/denoise" else "strength")]
+    names = chance.sample(known, chance.choice([0, 0, 1, 1, 2, 4]))
+    texts = {name: FIELDS[name][int(len(FIELDS[name]) * chance.random() ** 2)] for name in names}
+    texts.pop("preserve", None) if path == "/superres" else None
+    if chance.random() < 0.03:
+        texts["surprise"] = "1"
+    filename = chance.choice(["a.png", "b.jpg", "c", "ü\u202e.tiff", "x" * 300])
+    content = {"files": {"image": (filename, damaged(chance.choice(good), chance))}, "data": texts}
+    return path, content | {"headers": {"Accept": ACCEPTS[int(len(ACCEPTS) * chance.random() ** 2)]}}
+
+
+@pytest.mark.timeout(3000)
+def test_damaged_pictures(fuzzed: Service) -> None:
+    document = fuzzed.client.get("/openapi.json").json()
+    good = seeds()
+    outcomes: Counter[str] = Counter()
+    for index in range(REQUESTS * 2 // 3):
+        chance = random.Random(SEED + index)
+        path, content = request(chance, good)
+        try:
+            answer = fuzzed.client.post(path, **content)
+        except httpx.HTTPError as error:
+            raise AssertionError(f"request {index} was not answered: {error!r}") from error
+        try:
+            outcomes[answered_well(answer, document, path, "post")] += 1
+        except AssertionError as error:
+            raise AssertionError(f"request {index} (seed {SEED + index}): {error}") from error
+    assert outcomes["ok"] > REQUESTS / 20, outcomes
+    assert outcomes["broken-image"] > REQUESTS / 20, outcomes
+    print(dict(outcomes))
