@@ -33,19 +33,21 @@ help: ## list these doors
 
 # --- environment: a stamp a lock, so that the second start installs nothing ---
 
-$(BIN)/python:
+# A stamp here too: an environment whose making was cut short has a python and no pip.
+$(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 was found. Install one, or say which: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is not a Python from 3.11 to 3.13. Say which: make PYTHON=/path/to/python3.12"; exit 1; }
 	@echo "[setup] creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
+	@touch $@
 
-$(VENV)/.serve: $(LOCK) | $(BIN)/python
+$(VENV)/.serve: $(LOCK) | $(VENV)/.made
 	@echo "[setup] installing $(LOCK) (some hundred megabytes; a few minutes the first time)"
 	@$(INSTALL) -r $(LOCK)
 	@touch $@
 	@echo "[setup] $(VENV) is ready to serve"
 
-$(VENV)/.dev: requirements/dev.txt | $(BIN)/python
+$(VENV)/.dev: requirements/dev.txt | $(VENV)/.made
 	@echo "[setup] installing requirements/dev.txt (some hundred megabytes; a few minutes the first time)"
 	@$(INSTALL) -r requirements/dev.txt
 	@touch $(VENV)/.serve $@
