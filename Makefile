@@ -37,8 +37,7 @@ help: ## list these doors
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 was found. Install one, or say which: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is not a Python from 3.11 to 3.13. Say which: make PYTHON=/path/to/python3.12"; exit 1; }
-	@echo "[setup] creating $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "[setup] creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
 	@touch $@
 
 $(VENV)/.serve: $(LOCK) | $(VENV)/.made
