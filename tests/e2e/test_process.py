@@ -1,0 +1,159 @@
+"""The service as a process: start, ready, a picture, SIGTERM, and a second start."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.app.api.service import gradient, opened, png
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.tf
+
+
+class Process:
+    """A running `python -m app.main` and what it printed so far."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        self.printed: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put("")
+
+    def until(self, word: str) -> None:
+        """Wait until a line that holds `word` was printed."""
+        while not any(word in line for line in self.printed):
+            self.printed.append(self._lines.get(timeout=120))
+            assert self.printed[-1], self.printed
+
+    def end(self) -> tuple[int, str]:
+        """Send SIGTERM; return the exit code and what stood on standard error."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        self._reader.join(10)
+        while not self._lines.empty():
+            self.printed.append(self._lines.get())
+        assert self.process.stderr
+        return code, self.process.stderr.read()
+
+
+@contextmanager
+def started(shelf: Path, **settings: str) -> Iterator[Process]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RESTORE_")}
+    told = {"RESTORE_MODELS_DIR": str(shelf), "RESTORE_PORT": str(port), **settings}
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.main"],
+        cwd=ROOT,
+        env=clean | told,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        running = Process(process, port)
+        try:
+            yield running
+        finally:
+            running.client.close()
+            process.kill()
+            process.wait(20)
+            running._reader.join(10)
+
+
+def test_start_picture_sigterm_and_start_again(tiny_shelf: Path) -> None:
+    for _ in range(2):
+        with started(tiny_shelf, RESTORE_LOG_FORMAT="json") as running:
+            running.until("warm after")
+            ready = running.client.get("/readyz")
+            assert ready.json() == {"status": "ready", "tasks": {"denoise": "ready", "superres": "ready"}}
+            picture = {"image": png()}
+            answer = running.client.post("/denoise", files=picture, data={"model": "identity"})
+            np.testing.assert_array_equal(opened(answer.content), gradient())
+            answer = running.client.post("/superres", files=picture, data={"scale": "3"})
+            assert opened(answer.content).shape == (72, 120, 3)
+            assert running.client.get("/models/denoise/identity").json()["device"]
+            code, errors = running.end()
+        assert code == 0, errors
+        assert running.printed[-1] in ("", "stopped")
+        text = "\n".join(running.printed)
+        for step in ("starting TensorFlow …", "checking the models in", "serving on", "loading denoise/photo@1 …"):
+            assert step in text
+        assert "Traceback" not in errors
+        requests = [json.loads(line) for line in errors.splitlines() if '"event": "request"' in line]
+        [denoised] = [entry for entry in requests if entry["path"] == "/denoise"]
+        assert denoised["request_id"]
+        assert denoised["status"] == 200
+        assert denoised["model"] == "denoise/identity@1"
+
+
+@pytest.mark.slow
+def test_a_request_under_way_is_finished_before_the_end(tiny_shelf: Path) -> None:
+    with started(tiny_shelf) as running:
+        running.until("warm after")
+        answers: list[httpx.Response] = []
+        whole = threading.Event()
+
+        def slow_body() -> Iterator[bytes]:
+            request = httpx.Request("POST", "http://a/", files={"image": png()})
+            body = request.read()
+            headers.update({"Content-Type": request.headers["content-type"]})
+            yield body[:100]
+            assert whole.wait(60)
+            yield body[100:]
+
+        headers: dict[str, str] = {}
+        body = slow_body()
+        first = next(body)
+
+        def parts() -> Iterator[bytes]:
+            yield first
+            sent.set()
+            yield from body
+
+        sent = threading.Event()
+        sender = threading.Thread(
+            target=lambda: answers.append(running.client.post("/denoise", content=parts(), headers=headers))
+        )
+        sender.start()
+        assert sent.wait(60)
+        assert running.client.get("/livez").status_code == 200  # by now the other one has been seen, too
+        running.process.send_signal(signal.SIGTERM)
+        whole.set()
+        sender.join(60)
+        assert running.process.wait(60) == 0
+        assert answers[0].status_code == 200
+
+
+@pytest.mark.slow
+def test_a_taken_port_is_told(tiny_shelf: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with started(tiny_shelf, RESTORE_PORT=port) as running:
+            assert running.process.wait(120) != 0
+            assert running.process.stderr
+            errors = running.process.stderr.read()
+            assert "address already in use" in errors
+            assert "Traceback" not in errors
