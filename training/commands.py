@@ -29,7 +29,7 @@ def train(options: argparse.Namespace, started: float) -> None:
 
     if options.bfloat16:
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    wanted: "list[tuple[Recipe, str]]" = [pair for name in options.recipes for pair in parts(name)]
+    wanted = [pair for name in options.recipes for pair in parts(name)]
     own = sum(_part(pair).hours for pair in wanted)
     factor = options.hours / own if options.hours else 1.0
     ends = started
@@ -49,7 +49,7 @@ def train(options: argparse.Namespace, started: float) -> None:
         )
 
 
-def _part(pair: "tuple[Recipe, str]") -> Part:
+def _part(pair: tuple[Recipe, str]) -> Part:
     recipe, part_name = pair
     return recipe.parts[part_name]
 
@@ -65,10 +65,11 @@ def evaluate(options: argparse.Namespace, started: float) -> None:
 
 def export(options: argparse.Namespace, started: float) -> None:
     """Write a SavedModel folder."""
-    from training.export.savedmodel import export as write
+    from models import manifest as contract
+    from training.export.publish import export as write
 
     for name in options.recipes:
-        write(load(name), options.out, options.to)
+        contract.write(write(load(name), Packs(options.data), options.out, options.to), options.to)
 
 
 def publish(options: argparse.Namespace, started: float) -> None:

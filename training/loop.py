@@ -66,7 +66,9 @@ class _Batches(keras.utils.PyDataset):
 class Run(keras.callbacks.Callback):
     """Everything that happens beside the steps of a run: schedule, averages, validation, log, state, NaN guard."""
 
-    def __init__(self, recipe: Recipe, part_name: str, packs: Packs, folder: Path, started: float, hours: float):
+    def __init__(
+        self, recipe: Recipe, part_name: str, packs: Packs, folder: Path, started: float, hours: float, seed: int
+    ) -> None:
         super().__init__()
         self.recipe, self.part_name, self.part = recipe, part_name, recipe.parts[part_name]
         self.packs, self.folder = packs, folder
@@ -74,6 +76,7 @@ class Run(keras.callbacks.Callback):
         self.started, self.seconds = started, hours * 3600
         self.before = {"seconds": 0.0, "steps": 0}
         self.peak = self.part.learning_rate
+        self.seed, self.started_from = seed, ""
         self.saved_at = 0.0
         self.good: list[np.ndarray] = []
 
@@ -151,6 +154,22 @@ class Run(keras.callbacks.Callback):
         state = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(_state(self.model))}
         seconds = self.before["seconds"] + time.monotonic() - self.started
         _replace(self.folder / "state.npz", lambda path: np.savez(path, steps=steps, seconds=seconds, **state))
+        facts = {
+            "command": "python -m training " + " ".join(sys.argv[1:]),
+            "steps": steps,
+            "seconds": round(seconds),
+            "seed": self.seed,
+            "device": device(),
+            "started_from": self.started_from,
+        }
+        _replace(self.folder / "run.json", lambda path: path.write_text(json.dumps(facts, indent=1) + "\n"))
+
+
+def device() -> str:
+    """Return what trains here, in words."""
+    kinds = {str(name).partition(":")[0] for name in keras.distribution.list_devices()}
+    cores = f"{os.cpu_count()} CPU cores"
+    return cores if kinds <= {"cpu"} else f"{', '.join(sorted(kinds - {'cpu'}))} and {cores}"
 
 
 def _state(learner: Learner) -> list[Any]:
@@ -200,7 +219,7 @@ def train(
     learner.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     optimizer.build(learner.trainable_variables)
 
-    run = Run(recipe, part_name, packs, folder, started, hours)
+    run = Run(recipe, part_name, packs, folder, started, hours, seed)
     state = folder / "state.npz"
     if resume and state.is_file():
         with np.load(state) as saved:
@@ -212,6 +231,7 @@ def train(
         source = weights or (out / recipe.id / part.start / "weights.weights.h5" if part.start else None)
         if source is not None and source.exists():
             taken = start_from(network, source, part_name)
+            run.started_from = source.as_posix() if source.is_dir() else f"{source.parent.name} ({source.name})"
             print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
         (folder / "log.jsonl").unlink(missing_ok=True)
 

@@ -1,0 +1,58 @@
+"""How many pixels of surroundings a network's answer needs: measured, because the full reach is far more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+
+def measure(network: keras.Model, *, scale: int, multiple: int, tolerance: float, background: np.ndarray) -> int:
+    """Return the halo in input pixels, a multiple of `multiple`.
+
+    `background` is float32 (1, H, W, C) in [0, 1]. The network runs on it whole and on its right and lower parts,
+    which begin at a cut: how far from the cut answers differ by more than `tolerance` is the halo, with every other
+    input at the middle and at both ends of its range.
+    """
+    height, width = background.shape[1:3]
+    cut = height // 2 // multiple * multiple
+    reach = 0
+    for constants in _constants(network):
+        whole = _run(network, background, constants)
+        for part, axis in ((background[:, cut:], 1), (background[:, :, cut:], 2)):
+            rest = np.take(whole, np.arange(cut * scale, whole.shape[axis]), axis)
+            apart = np.abs(_run(network, part, constants) - rest).max(axis=tuple({0, 1, 2, 3} - {axis}))
+            far = np.flatnonzero(apart > tolerance)
+            if far.size:
+                reach = max(reach, (int(far[-1]) + scale) // scale)
+    if reach > min(height, width) - cut - multiple:
+        raise ValueError(f"{network.name} reaches over the whole background of {height}×{width} pixels")
+    return -(-reach // multiple) * multiple
+
+
+def background(pictures: list[np.ndarray] | None, channels: int, size: int = 384) -> np.ndarray:
+    """Return a busy float32 (1, size, size, channels): photographs side by side with noise, or smooth noise alone."""
+    random = np.random.default_rng(3)
+    noise = random.normal(0, 0.1, (size, size, channels))
+    if pictures:
+        rows = [np.tile(p, (-(-size // p.shape[0]), -(-size // p.shape[1]), 1))[:size, :size] for p in pictures[:1]]
+        base = rows[0].astype(np.float64)[..., :channels] / 255
+    else:
+        ramp = np.linspace(0, 25, size)
+        base = 0.5 + 0.25 * (np.sin(ramp)[:, None, None] + np.sin(1.7 * ramp)[None, :, None])
+    return np.clip(base + noise, 0, 1).astype(np.float32)[None]
+
+
+def _constants(network: keras.Model) -> list[dict[str, np.ndarray]]:
+    others = {name: tensor for name, tensor in network.input.items() if name != "image"}
+    if not others:
+        return [{}]
+    return [
+        {name: np.full([1, *tensor.shape[1:]], value, np.float32) for name, tensor in others.items()}
+        for value in (0.05, 0.33, 1.0)
+    ]
+
+
+def _run(network: keras.Model, image: np.ndarray, constants: Mapping[str, np.ndarray]) -> np.ndarray:
+    return keras.ops.convert_to_numpy(network({"image": image, **constants}, training=False)["image"])
