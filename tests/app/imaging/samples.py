@@ -125,7 +125,22 @@ def icc_grey(gamma: float = 2.2) -> bytes:
     return _profile(b"GRAY", {b"kTRC": curve}, 0)
 
 
-def _profile(space: bytes, tags: dict[bytes, bytes], padding: int) -> bytes:
+def icc_cmyk() -> bytes:
+    """A printer that prints cyan as green: a table of two points an ink, to CIELAB."""
+    inks = np.stack(np.meshgrid(*[[0, 1]] * 4, indexing="ij"), axis=-1).reshape(16, 4)
+    lightness = np.rint(255 * (1 - inks[:, 3]) * (1 - inks[:, :3].sum(axis=1) / 4))
+    green = 128 - 70 * inks[:, 0] * (1 - inks[:, 3])
+    yellow = 128 + 60 * inks[:, 0] * (1 - inks[:, 3])
+    table = np.stack([lightness, green, yellow], axis=1).astype(np.uint8).tobytes()
+    straight = bytes(range(256))
+    identity = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    lut = b"mft1" + bytes(4) + bytes((4, 3, 2, 0)) + identity + straight * 4 + table + straight * 3
+    return _profile(b"CMYK", {b"A2B0": lut}, 0, kind=b"prtr", connection=b"Lab ")
+
+
+def _profile(
+    space: bytes, tags: dict[bytes, bytes], padding: int, kind: bytes = b"mntr", connection: bytes = b"XYZ "
+) -> bytes:
     text = b"A test\0"
     tags = {
         b"desc": b"desc" + bytes(4) + struct.pack(">I", len(text)) + text + bytes(78),
@@ -140,6 +155,6 @@ def _profile(space: bytes, tags: dict[bytes, bytes], padding: int) -> bytes:
         content += bytes(-len(content) % 4)
         table += struct.pack(">4sII", name, at + len(body), len(content))
         body += content
-    head = struct.pack(">I4sI4s4s4s", at + len(body), bytes(4), 0x02100000, b"mntr", space, b"XYZ ")
+    head = struct.pack(">I4sI4s4s4s", at + len(body), bytes(4), 0x02100000, kind, space, connection)
     head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
     return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body

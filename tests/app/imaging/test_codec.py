@@ -28,6 +28,7 @@ from tests.app.imaging.samples import (
     XMP,
     chunk,
     exif,
+    icc_cmyk,
     icc_grey,
     icc_rgb,
     noise,
@@ -257,6 +258,17 @@ def test_cmyk_becomes_srgb() -> None:
     picture = read(tiff)  # with a profile for something else
     assert picture.metadata.icc is None
     np.testing.assert_allclose(picture.pixels.astype(int), array.astype(int), atol=1)
+
+
+@pytest.mark.parametrize("name", ["JPEG", "TIFF"])
+def test_cmyk_is_read_through_its_profile(name: str) -> None:
+    image = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    plain, profiled = read(saved(image, name)), read(saved(image, name, icc_profile=icc_cmyk()))
+    np.testing.assert_allclose(plain.pixels[8, 8].astype(int), [0, 255, 255], atol=3)
+    red, green, blue = profiled.pixels[8, 8].astype(int)
+    assert green > max(red, blue) + 50
+    assert profiled.metadata.icc is None
+    assert profiled.notes == ("color=srgb",)
 
 
 def test_cmyk_of_16_bit_becomes_srgb_of_8() -> None:
