@@ -48,6 +48,7 @@ def main() -> None:
     arguments.add_argument("--task", choices=["denoise", "superres"], default="denoise")
     arguments.add_argument("--model")
     arguments.add_argument("--megapixels", type=float, default=24.0)
+    arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     wish = arguments.parse_args()
     data = photograph(wish.megapixels)
     with service.running(request_timeout_s="7200", body_timeout_s="600") as (url, process):
@@ -72,6 +73,7 @@ def main() -> None:
             "afterwards (MiB)": after,
             "peak over idle (MiB)": peak - idle,
         },
+        record=not wish.no_record,
     )
 
 

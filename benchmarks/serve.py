@@ -141,13 +141,14 @@ def main() -> None:
     arguments.add_argument("--format", choices=["JPEG", "PNG"], default="JPEG")
     arguments.add_argument("--rounds", type=int, default=8)
     arguments.add_argument("--callers", type=int, default=16)
+    arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     wish = arguments.parse_args()
     settings = Settings()
     with service.running() as (url, _):
         bare = Bare(wish.task, wish.model, settings)
         data = sample(bare.engine.find(wish.task, wish.model), wish.side, wish.format)
         figures = asyncio.run(compare(wish, url, bare, data))
-    results.keep("serve", figures)
+    results.keep("serve", figures, record=not wish.no_record)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""The benchmarks run and compare like with like. No test asserts a speed."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import memory
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def bench(module: str, shelf: Path, *arguments: str) -> str:
+    """Return what a benchmark says of the models in `shelf`."""
+    environment = os.environ | {"RESTORE_MODELS_DIR": str(shelf)}
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--no-record", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["denoise", "superres"])
+def test_service_and_bare_loop_give_the_same_bytes(tiny_shelf: Path, task: str) -> None:
+    # The benchmark refuses to compare what differs.
+    said = bench("serve", tiny_shelf, "--task", task, "--side", "48", "--rounds", "1", "--callers", "2")
+    assert float(re.findall(r"latency, ratio +([\d.]+)", said)[0]) > 0
+    assert float(re.findall(r"throughput, ratio +([\d.]+)", said)[0]) > 0
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_peak_memory_is_read_from_the_service(tiny_shelf: Path) -> None:
+    said = bench("memory", tiny_shelf, "--megapixels", "0.2")
+    figures = dict(re.findall(r"^(.+?) {2,}([\d.]+)$", said, re.MULTILINE))
+    assert int(figures["peak (MiB)"]) >= int(figures["idle (MiB)"]) > 0
+
+
+def test_the_large_picture_has_the_size_that_was_asked_for() -> None:
+    with Image.open(io.BytesIO(memory.photograph(0.6))) as picture:
+        assert picture.format == "JPEG"
+        assert abs(picture.width * picture.height / 1e6 - 0.6) < 0.01
+
+
+def test_memory_of_this_process_is_read() -> None:
+    assert memory.mebibytes(os.getpid(), "VmHWM") >= memory.mebibytes(os.getpid(), "VmRSS") > 0
