@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 WIRING = frozenset(
     """
     Const Identity IdentityN NoOp PartitionedCall Placeholder ReadVariableOp StatefulPartitionedCall VarHandleOp
-    """.split()  # noqa: SIM905
+    """.split()
 )
 
 # Arithmetic on tensors and control flow. No files, no network, no Python, no state that outlives a call.
@@ -48,7 +48,7 @@ ALLOWED = WIRING | frozenset(
     StatelessRandomNormal StatelessRandomNormalV2 StatelessRandomUniform StatelessRandomUniformV2 StatelessWhile
     StopGradient StridedSlice Sub Sum Tan Tanh TensorScatterUpdate Tile TopKV2 Transpose TruncateDiv TruncateMod
     Unpack Where While Xdivy Xlogy ZerosLike
-    """.split()  # noqa: SIM905
+    """.split()
 )
 
 # TensorFlow's own saving and restoring of variables.
@@ -56,7 +56,7 @@ SAVER = frozenset(
     """
     AssignVariableOp DisableCopyOnRead MergeV2Checkpoints RestoreV2 SaveV2 ShardedFilename StaticRegexFullMatch
     StringJoin VarIsInitializedOp
-    """.split()  # noqa: SIM905
+    """.split()
 )
 
 _INITIALISER = "__saved_model_init_op"
