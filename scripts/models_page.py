@@ -57,6 +57,15 @@ def short_table(manifests: list[Manifest]) -> str:
     return "\n".join(lines)
 
 
+def default_tables(manifests: list[Manifest]) -> list[str]:
+    """Return the quality tables of each task's default, for the README."""
+    parts = []
+    for manifest in manifests:
+        if store.is_default(manifest) and manifest.quality:
+            parts += [f"### {manifest.task}/{manifest.name}", *(table(entry) for entry in manifest.quality)]
+    return parts
+
+
 def anchor(manifest: Manifest) -> str:
     return f"{manifest.task}{manifest.name}"
 
@@ -118,8 +127,8 @@ def page(manifests: list[Manifest]) -> str:
 
 
 def readme(text: str, manifests: list[Manifest]) -> str:
-    """Return the README's `text` with its table of models made anew."""
-    block = f"{BEGIN}\n{short_table(manifests)}\n{END}"
+    """Return the README's `text` with its tables of models made anew."""
+    block = "\n\n".join([f"{BEGIN}\n{short_table(manifests)}", *default_tables(manifests)]) + f"\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
 
 

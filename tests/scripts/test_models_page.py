@@ -50,6 +50,14 @@ def test_tables_keep_their_cells_apart() -> None:
     assert "| z | 0.9299 |" in text
 
 
+def test_the_readme_shows_the_figures_of_the_defaults_only() -> None:
+    figures = [Table(title="Noise", command="c", columns=["a"], rows=[[31.5]])]
+    text = f"{models_page.BEGIN}{models_page.END}"
+    for default in (True, False):
+        made = models_page.readme(text, [manifest(name="blur", default=default, quality=figures)])
+        assert ("### denoise/blur\n\n**Noise**" in made) is default
+
+
 def test_only_the_table_of_the_readme_changes() -> None:
     text = f"before\n{models_page.BEGIN}\nold\n{models_page.END}\nafter\n"
     made = models_page.readme(text, [manifest(name="blur")])
