@@ -31,10 +31,10 @@ from training.recipe import Batch, Part, Recipe
 PATCH, EDGE, BATCH = 36, 4, 16
 
 
-def batches(packs: Packs, seed: int, scale: int) -> Callable[[int], Batch]:
+def batches(packs: Packs, seed: int, scale: int, patch: int = PATCH, batch: int = BATCH) -> Callable[[int], Batch]:
     """Return large crops `clean`, uint8 (N, size, size, 3)."""
     training, _ = validation_split(packs.pictures("photos/train"))
-    crops = Crops(training, (PATCH + 2 * EDGE) * scale, BATCH, seed)
+    crops = Crops(training, (patch + 2 * EDGE) * scale, batch, seed)
     return lambda index: {"clean": crops(index)}
 
 
