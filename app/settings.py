@@ -91,8 +91,12 @@ class Settings(BaseSettings):
         description="Pictures held decoded at once, input and result together, in megapixels: bounds the memory. "
         "Further requests wait with their file on disk; a single larger picture is worked on alone.",
     )
-    queue_requests: int = Field(
-        256, ge=1, le=100_000, description="Requests that may wait for their turn to be decoded; more are `overloaded`."
+    max_requests: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Pictures that may be here at once, on their way in, waiting or worked on; more are `overloaded`. "
+        "Times `MAX_UPLOAD_MB`, it bounds the room for temporary files.",
     )
     queue_megapixels: float = Field(
         64.0,

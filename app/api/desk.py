@@ -17,7 +17,7 @@ from app.api.forms import PictureForm, Upload
 from app.api.metrics import Metrics
 from app.engine.local import LocalEngine
 from app.engine.protocol import Caller
-from app.errors import DeadlineExceeded, ShuttingDown, TooManyPixels
+from app.errors import DeadlineExceeded, Overloaded, ShuttingDown, TooManyPixels
 from app.imaging import codec
 from app.imaging.picture import Picture
 from app.settings import Settings
@@ -35,8 +35,9 @@ class Desk:
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
-        self.budget = limits.PixelBudget(settings.decoded_megapixels, waiting=settings.queue_requests)
+        self.budget = limits.PixelBudget(settings.decoded_megapixels)
         self.closing = False
+        self._here = 0
         self._numbers = itertools.count(1)
         self._work: set[asyncio.Task[Response]] = set()
 
@@ -55,6 +56,24 @@ class Desk:
         """
         if self.closing:
             raise ShuttingDown("The service is stopping.", retry_after=5)
+        limit = self.settings.max_requests
+        if self._here >= limit:
+            text = f"{limit} pictures are here already, which is as many as may be."
+            raise Overloaded(text, limit=limit, retry_after=self.budget.seconds_ahead())
+        self._here += 1
+        try:
+            return await self._serve(request, task, kind, work, enlarged)
+        finally:
+            self._here -= 1
+
+    async def _serve(
+        self,
+        request: Request,
+        task: str,
+        kind: type[F],
+        work: Callable[[F, Picture, Caller], Awaitable[Answer]],
+        enlarged: Callable[[F], int],
+    ) -> Response:
         arrived = time.monotonic()
         patience = limits.cancel_after(request.headers.get("cancel-after"))
         body = limits.read_body(
@@ -92,13 +111,12 @@ class Desk:
         accept = None if enveloped else accept
         model = self.engine.find(task, form.model.strip() or None)
         request.state.model = model.id
-        data = await upload.read()
-        pixels = await _on_thread(_measured, data, self.settings.max_pixels)
+        most = self.settings.max_pixels
+        pixels = await _on_thread(_measured, upload, most)  # the file stays on disk while its turn has not come
         clock.lap("decode")
         async with self.budget.hold(pixels * (1 + enlarged**2) / 1e6):
             clock.lap("queue")
-            picture = await _on_thread(codec.decode, data, max_pixels=self.settings.max_pixels)
-            del data
+            picture = await _on_thread(_decoded, upload, most)
             self.metrics.pixels.labels(task).inc(picture.width * picture.height)
             codec.choose_format(picture, form.format, accept)  # what cannot be is refused before the work
             clock.lap("decode")
@@ -166,16 +184,20 @@ class _Stages:
         self._then = now
 
 
-def _measured(data: bytes, max_pixels: int) -> int:
+def _decoded(upload: Upload, max_pixels: int) -> Picture:
+    return codec.decode(upload.read(), max_pixels=max_pixels)
+
+
+def _measured(upload: Upload, max_pixels: int) -> int:
     """Return how many pixels the header of a picture tells of. Raises TooManyPixels and what its format leads to."""
     try:
-        codec.decode(data, max_pixels=0)  # refused by the header, whatever it says, which is what is wanted here
+        _decoded(upload, 0)  # refused by the header, whatever it says, which is what is wanted here
     except TooManyPixels as error:
         pixels = int(str(error.value))
     else:
         pixels = 0
     if pixels > max_pixels:
-        codec.decode(data, max_pixels=max_pixels)
+        _decoded(upload, max_pixels)
     return pixels
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
+import errno
+import functools
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import MalformedRequest
-from app.errors import InvalidField, MissingField, UnknownField
+from app.errors import InvalidField, MissingField, Overloaded, UnknownField
 from app.imaging.codec import Output
 
 MOST_PARTS = 32
@@ -93,11 +94,8 @@ class Upload:
     size: int
     filename: str
 
-    async def read(self) -> bytes:
-        """Return the file's bytes, read on a thread."""
-        return await asyncio.to_thread(self._read)
-
-    def _read(self) -> bytes:
+    def read(self) -> bytes:
+        """Return the file's bytes. Reads from disk: call it on a thread."""
         self.file.seek(0)
         return self.file.read()
 
@@ -155,7 +153,12 @@ def options(kind: type[F], texts: Mapping[str, str]) -> F:
 
 def allowed(kind: type[PictureForm], name: str) -> str:
     """Return what field `name` may be, in words, from the schema that OpenAPI shows."""
-    return _in_words(kind.model_json_schema()["properties"][name])
+    return _in_words(_schema(kind)["properties"][name])
+
+
+@functools.cache
+def _schema(kind: type[PictureForm]) -> dict[str, Any]:
+    return kind.model_json_schema()
 
 
 def _in_words(schema: Mapping[str, Any]) -> str:
@@ -187,6 +190,10 @@ async def _parts(headers: Headers, body: AsyncGenerator[bytes, None]) -> list[tu
         return (await parser.parse()).multi_items()
     except MultiPartException as error:
         raise MalformedRequest(_explained(error.message)) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise Overloaded("There is no room left for uploads now.", retry_after=30) from None
 
 
 def _explained(message: str) -> str:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from app.api.problems import MalformedRequest, RequestTimeout, TooManyRequests
-from app.errors import Overloaded, UploadTooLarge
+from app.errors import UploadTooLarge
 
 SLOWEST_BODY = 16 * 1024
 """Bytes a second that prolong the time in which a body must arrive."""
@@ -116,9 +116,8 @@ class _Waiter:
 class PixelBudget:
     """Pictures held decoded at once, in megapixels, first come first served. One over the whole budget goes alone."""
 
-    def __init__(self, megapixels: float, *, waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, megapixels: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._whole = megapixels
-        self._waiting_limit = waiting
         self._waiters: deque[_Waiter] = deque()
         self._clock = clock
         self._released = clock()
@@ -130,9 +129,13 @@ class PixelBudget:
         """Requests whose turn has not come."""
         return len(self._waiters)
 
+    def seconds_ahead(self) -> float:
+        """Return about how long it takes until those who wait now have had their turn."""
+        return max(1.0, self._pace * len(self._waiters))
+
     @asynccontextmanager
     async def hold(self, megapixels: float) -> AsyncIterator[None]:
-        """Wait for room for `megapixels` and keep it inside the block. Raises Overloaded when too many wait."""
+        """Wait for room for `megapixels` and keep it inside the block."""
         wanted = min(megapixels, self._whole)
         await self._acquire(wanted)
         try:
@@ -144,12 +147,6 @@ class PixelBudget:
         if not self._waiters and self._fits(wanted):
             self.used += wanted
             return
-        if len(self._waiters) >= self._waiting_limit:
-            raise Overloaded(
-                f"{len(self._waiters)} requests wait already.",
-                limit=self._waiting_limit,
-                retry_after=max(1.0, self._pace * len(self._waiters)),
-            )
         waiter = _Waiter(wanted, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
         try:

@@ -61,7 +61,7 @@ class Record:
         except ClientDisconnect:
             status = status or 499
         except Exception:
-            log.exception("internal error", request_id=state["request_id"], path=scope["path"])
+            log.exception("internal error", request_id=state["request_id"])
             if status:  # the answer has begun: break it off, so that it cannot pass for whole
                 raise
             state["problem"] = "internal-error"
@@ -84,7 +84,7 @@ class Record:
         write(
             "request",
             method=scope["method"],
-            path=scope["path"],
+            path=scope["raw_path"].decode("ascii", "replace"),
             status=status or 499,
             seconds=round(seconds, 4),
             request_id=state["request_id"],

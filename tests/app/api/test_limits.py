@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from app.api.limits import PixelBudget, RateLimiter, cancel_after, read_body
 from app.api.problems import MalformedRequest, RequestTimeout, TooManyRequests
-from app.errors import Overloaded, UploadTooLarge
+from app.errors import UploadTooLarge
 
 
 class Clock:
@@ -122,7 +122,7 @@ def test_a_body_that_stops_or_breaks_off() -> None:
 
 def test_those_who_wait_are_let_in_in_order() -> None:
     async def scenario() -> None:
-        budget = PixelBudget(10, waiting=10)
+        budget = PixelBudget(10)
         order: list[str] = []
         leave: dict[str, asyncio.Event] = {name: asyncio.Event() for name in "abcd"}
 
@@ -150,26 +150,31 @@ def test_those_who_wait_are_let_in_in_order() -> None:
     asyncio.run(scenario())
 
 
-def test_too_many_that_wait_are_refused() -> None:
+def test_the_time_until_ones_turn_is_measured() -> None:
+    clock = Clock()
+    told: dict[int, float] = {}
+
     async def scenario() -> None:
-        budget = PixelBudget(1, waiting=1)
-        async with budget.hold(1):
-            waiting = asyncio.create_task(enter(budget, 1))
-            await settle()
-            with pytest.raises(Overloaded) as refused:
-                await enter(budget, 1)
-            assert (refused.value.retry_after or 0) >= 1
-        await waiting
-        assert budget.used == 0
+        budget = PixelBudget(1, clock=clock)
+        assert budget.seconds_ahead() == 1
+
+        async def stay() -> None:
+            async with budget.hold(1):
+                await asyncio.sleep(0)
+                clock.now += 7
+                told[budget.waiting] = budget.seconds_ahead()
+
+        await asyncio.gather(*(stay() for _ in range(60)))
 
     asyncio.run(scenario())
+    assert told[10] == pytest.approx(70, rel=0.05)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.floats(0.1, 12), st.integers(0, 6), st.booleans()), max_size=20), st.randoms())
 def test_whatever_comes_goes_or_gives_up_nothing_is_lost(plan: list[tuple[float, int, bool]], random: Any) -> None:
     async def scenario() -> None:
-        budget = PixelBudget(10, waiting=100)
+        budget = PixelBudget(10)
         most = 0.0
 
         async def stay(megapixels: float, rounds: int) -> None:
@@ -191,11 +196,6 @@ def test_whatever_comes_goes_or_gives_up_nothing_is_lost(plan: list[tuple[float,
         assert budget.waiting == 0
 
     asyncio.run(scenario())
-
-
-async def enter(budget: PixelBudget, megapixels: float) -> None:
-    async with budget.hold(megapixels):
-        pass
 
 
 async def settle() -> None:

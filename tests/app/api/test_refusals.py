@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import http.client
 import re
 import socket
@@ -16,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.datastructures import UploadFile
 from structlog.testing import capture_logs
 
 from app.api import problems
@@ -305,21 +307,31 @@ def test_too_many_requests() -> None:
         assert service.client.get("/livez").status_code == 200
 
 
-def test_overloaded_when_too_many_wait() -> None:
+def test_overloaded_when_too_many_are_here() -> None:
     slow = Slow()
-    with serving({"slow": slow}, decoded_megapixels=0.0001, queue_requests=1) as service:
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            first = pool.submit(service.denoise, model="slow")
-            assert slow.entered.wait(20)
-            others = [pool.submit(service.denoise, model="slow") for _ in range(2)]
-            done, _ = concurrent.futures.wait(others, 20, concurrent.futures.FIRST_COMPLETED)
-            answer = done.pop().result()
-            refused(answer, "overloaded", limit=1)
-            assert int(answer.headers["retry-after"]) >= 1
-            slow.gate.set()
-            assert first.result().status_code == 200
-            assert sorted(other.result().status_code for other in others) == [200, 503]
+    with (
+        serving({"slow": slow}, decoded_megapixels=0.0001, max_requests=2) as service,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        first = pool.submit(service.denoise, model="slow")
+        assert slow.entered.wait(20)
+        others = [pool.submit(service.denoise, model="slow") for _ in range(2)]
+        done, _ = concurrent.futures.wait(others, 20, concurrent.futures.FIRST_COMPLETED)
+        body = refused(done.pop().result(), "overloaded", limit=2)
+        assert body["retry_after"] >= 1
+        slow.gate.set()
+        assert first.result().status_code == 200
+        assert sorted(other.result().status_code for other in others) == [200, 503]
         assert service.denoise().status_code == 200
+
+
+def test_overloaded_when_the_disk_is_full(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UploadFile, "write", full)
+        refused(service.denoise(), "overloaded")
 
 
 def test_model_unavailable(service: Service) -> None:
