@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -46,20 +45,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status; a foreseeable mistake is one line, not a traceback."""
+    """Run one command and return its exit status."""
     started = time.monotonic()
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from training import commands
-    from training.data.packs import MissingPack
-    from training.recipe import UnknownRecipe
 
-    try:
-        getattr(commands, options.command)(options, started)
-    except (MissingPack, UnknownRecipe, commands.Refused) as error:
-        print(f"training: {error.args[0]}", file=sys.stderr)
-        return 2
-    return 0
+    return commands.run(options, started)
 
 
 if __name__ == "__main__":

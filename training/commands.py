@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.data.packs import Packs
-from training.recipe import Part, Recipe, load, names, parts
+from training.data.packs import MissingPack, Packs
+from training.recipe import Recipe, UnknownRecipe, load, names, parts
+from training.results import NotTrained, trained, weights_of
+
+if TYPE_CHECKING:
+    import keras
 
 
 class Refused(ValueError):
     """A command that cannot be carried out, with what to do instead."""
 
 
-def list(options: argparse.Namespace, started: float) -> None:
+def list_recipes(options: argparse.Namespace, started: float) -> None:
     """Print every recipe with its parts, hours and packs."""
     for name in names():
         recipe = load(name)
-        hours = ", ".join(f"{part} {settings.hours:g} h" for part, settings in recipe.parts.items())
+        hours = ", ".join(f"{part} {settings.hours:.2g} h" for part, settings in recipe.parts.items())
         print(f"{name:28} {recipe.task}/{recipe.name}: {hours}; packs {', '.join(recipe.packs)}")
 
 
@@ -30,7 +39,7 @@ def train(options: argparse.Namespace, started: float) -> None:
     if options.bfloat16:
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     wanted = [pair for name in options.recipes for pair in parts(name)]
-    own = sum(_part(pair).hours for pair in wanted)
+    own = sum(recipe.parts[part_name].hours for recipe, part_name in wanted)
     factor = options.hours / own if options.hours else 1.0
     ends = started
     for recipe, part_name in wanted:
@@ -49,42 +58,68 @@ def train(options: argparse.Namespace, started: float) -> None:
         )
 
 
-def _part(pair: tuple[Recipe, str]) -> Part:
-    recipe, part_name = pair
-    return recipe.parts[part_name]
-
-
 def evaluate(options: argparse.Namespace, started: float) -> None:
     """Print the tables of training results, of a published model (--shelf) or of a service (--url)."""
-    from training import evaluate as protocol
-
     for name in options.recipes:
-        for table in protocol.tables(load(name), Packs(options.data), options.out, options.url, options.shelf):
-            print(table.text() + "\n")
+        for recipe in _whole(name):
+            packs = Packs(options.data)
+            if options.url:
+                if recipe.evaluate_service is None:
+                    raise Refused(f"{recipe.id} has no table for a service; leave --url out")
+                tables = recipe.evaluate_service(options.url, packs)
+            elif options.shelf:
+                tables = recipe.evaluate(_published(recipe, options.shelf), packs)
+            else:
+                tables = recipe.evaluate(trained(recipe, options.out), packs)
+            for table in tables:
+                print(table.text() + "\n")
+
+
+def _whole(argument: str) -> list[Recipe]:
+    """Return the recipe of `NAME`; a part of one has no tables and is no model."""
+    if ":" in argument:
+        raise Refused(f"{argument}: this command takes whole recipes, without a part")
+    return [load(argument)]
+
+
+def _published(recipe: Recipe, shelf: Path) -> dict[str, keras.Model]:
+    """Return the newest published SavedModel of `recipe` below `shelf`, to be called like its networks."""
+    from training.export.savedmodel import Published
+
+    below = shelf / recipe.task / recipe.name
+    versions = sorted((int(path.name) for path in below.glob("*") if path.name.isdecimal()), reverse=True)
+    if not versions:
+        raise Refused(f"{shelf} holds no {recipe.task}/{recipe.name}: publish it first")
+    return dict(Published(below / str(versions[0])))
 
 
 def export(options: argparse.Namespace, started: float) -> None:
-    """Write a SavedModel folder."""
-    from models import manifest as contract
-    from training.export.publish import export as write
+    """Write a SavedModel folder for each recipe below --to."""
+    from training.export.savedmodel import export as write
 
     for name in options.recipes:
-        contract.write(write(load(name), Packs(options.data), options.out, options.to), options.to)
+        for recipe in _whole(name):
+            folder = options.to / recipe.task / recipe.name
+            write(recipe, Packs(options.data), options.out, folder)
+            print(folder)
 
 
 def publish(options: argparse.Namespace, started: float) -> None:
-    """Export, evaluate and publish."""
+    """Export, check, evaluate and put on the shelf."""
     from training.export.publish import publish as put
 
     for name in options.recipes:
-        put(load(name), Packs(options.data), options.out, options.shelf, default=options.default)
+        for recipe in _whole(name):
+            print(put(recipe, Packs(options.data), options.out, options.shelf, default=options.default))
 
 
 def pack(options: argparse.Namespace, started: float) -> None:
     """Write the kit."""
     from training.pack import pack as write
 
-    write([load(name) for name in options.recipes], Packs(options.data), options.out, options.weights)
+    recipes = list(dict.fromkeys(name.partition(":")[0] for name in options.recipes))
+    for line in write([load(name) for name in recipes], Packs(options.data), options.out, options.weights):
+        print(line)
 
 
 def sheet(options: argparse.Namespace, started: float) -> None:
@@ -95,11 +130,32 @@ def sheet(options: argparse.Namespace, started: float) -> None:
 
     for name in options.recipes:
         for recipe, part_name in parts(name):
-            folder = options.out / recipe.id / part_name
-            weights = folder / "weights.weights.h5"
-            if not weights.is_file():
-                raise Refused(f"{weights} is not there: train {recipe.id}:{part_name} first")
+            weights = weights_of(recipe, part_name, options.out)
             network = recipe.parts[part_name].network()
             start_from(network, weights, part_name)
-            Image.fromarray(recipe.parts[part_name].sheet(network, Packs(options.data))).save(folder / "sheet.png")
-            print(folder / "sheet.png")
+            Image.fromarray(recipe.parts[part_name].sheet(network, Packs(options.data))).save(
+                weights.with_name("sheet.png")
+            )
+            print(weights.with_name("sheet.png"))
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, float], None]] = {
+    "list": list_recipes,
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "publish": publish,
+    "pack": pack,
+    "sheet": sheet,
+}
+
+
+def run(options: argparse.Namespace, started: float) -> int:
+    """Run the command that `options` names and return its exit status; a foreseeable mistake is one line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        COMMANDS[options.command](options, started)
+    except (MissingPack, NotTrained, UnknownRecipe, Refused) as error:
+        print(f"training: {error.args[0]}", file=sys.stderr)
+        return 2
+    return 0

@@ -25,6 +25,11 @@ def grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
     return sheet
 
 
+def enlarged(picture: np.ndarray, factor: int) -> np.ndarray:
+    """Return `picture` (height, width, channels) with each pixel repeated `factor` times both ways."""
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def scatter(truth: Sequence[float], found: Sequence[float], highest: float, size: int = 400) -> np.ndarray:
     """Return a square plot of `found` (up) against `truth` (right), 0 to `highest`, with the diagonal, uint8 RGB."""
     plot = np.full((size, size, 3), 255, np.uint8)

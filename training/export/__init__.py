@@ -1,1 +1,1 @@
-"""From trained weights to a model on the shelf: the only part of the workshop that needs TensorFlow."""
+"""From training results to a published model. The only part of the workshop that needs TensorFlow and pydantic."""

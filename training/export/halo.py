@@ -31,19 +31,6 @@ def measure(network: keras.Model, *, scale: int, multiple: int, tolerance: float
     return -(-reach // multiple) * multiple
 
 
-def background(pictures: list[np.ndarray] | None, channels: int, size: int = 384) -> np.ndarray:
-    """Return a busy float32 (1, size, size, channels): photographs side by side with noise, or smooth noise alone."""
-    random = np.random.default_rng(3)
-    noise = random.normal(0, 0.1, (size, size, channels))
-    if pictures:
-        rows = [np.tile(p, (-(-size // p.shape[0]), -(-size // p.shape[1]), 1))[:size, :size] for p in pictures[:1]]
-        base = rows[0].astype(np.float64)[..., :channels] / 255
-    else:
-        ramp = np.linspace(0, 25, size)
-        base = 0.5 + 0.25 * (np.sin(ramp)[:, None, None] + np.sin(1.7 * ramp)[None, :, None])
-    return np.clip(base + noise, 0, 1).astype(np.float32)[None]
-
-
 def _constants(network: keras.Model) -> list[dict[str, np.ndarray]]:
     others = {name: tensor for name, tensor in network.input.items() if name != "image"}
     if not others:

@@ -1,7 +1,13 @@
-"""Networks as one SavedModel: a signature a part, weights in float16, arithmetic in float32."""
+"""A recipe's networks as one SavedModel, one signature a part, weights stored as float16 where that costs nothing.
+
+The weights are `tf.Variable`s of one `tf.Module`, filed as `weights/<part>/<layer>/<index>`, and cast once a call; the
+networks are Keras's, called without their own state, so that the graph holds nothing of Keras and no Python.
+"""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,101 +16,128 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from training.data.packs import Packs
+from training.export.variables import layer_variables
+from training.recipe import Recipe
+from training.results import trained
 
-class Shelved(tf.Module):
-    """What is saved: `weights[part][layer][index]`, float16 or float32, and a function a part.
+FLOAT16_COST = 0.005
+"""How much a figure of `validate` (dB, or levels of 255) may change before a part keeps float32 weights."""
 
-    The networks themselves are not saved: each function runs one of them on weights that it casts to float32, so the
-    graph holds plain operations and nothing of Keras.
+
+class NotTheSame(ArithmeticError):
+    """A SavedModel that answers otherwise than the network it was made from."""
+
+
+def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> dict[str, keras.Model]:
+    """Write the SavedModel of the results in `out` to `folder` and return the networks with the weights it stores.
+
+    Raises NotTrained, and NotTheSame when the file's answers differ from the networks' by more than 1e-4.
     """
-
-    def __init__(self, networks: Mapping[str, keras.Model], halves: Mapping[str, bool]) -> None:
-        super().__init__()
-        self.weights: dict[str, Any] = {}
-        self.functions: dict[str, Any] = {}
-        for part, network in networks.items():
-            kind = tf.float16 if halves[part] else tf.float32
-            self.weights[part] = {
-                layer.name: {str(i): tf.Variable(_value(v), dtype=kind) for i, v in enumerate(layer.weights)}
-                for layer in network.layers
-                if layer.weights
-            }
-            self.functions[part] = self._function(part, network)
-
-    def _function(self, part: str, network: keras.Model) -> Any:
-        stored = {
-            v.path: self.weights[part][layer.name][str(i)]
-            for layer in network.layers
-            for i, v in enumerate(layer.weights)
-        }
-        names = {name: tuple(tensor.shape) for name, tensor in network.input.items()}
-
-        def run(**inputs: Any) -> Any:
-            trainable = [tf.cast(stored[v.path], tf.float32) for v in network.trainable_variables]
-            others = [
-                tf.cast(stored[v.path], tf.float32) if v.path in stored else v.value
-                for v in network.non_trainable_variables
-            ]
-            outputs, _ = network.stateless_call(trainable, others, inputs, training=False)
-            return outputs
-
-        specs = {name: tf.TensorSpec(shape, tf.float32, name=name) for name, shape in names.items()}
-        return tf.function(run, autograph=False).get_concrete_function(**specs)
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError("export needs KERAS_BACKEND=tensorflow")
+    networks = trained(recipe, out)
+    for name, network in networks.items():
+        if not _halved(recipe, name, network, packs):
+            print(f"{recipe.id}:{name}: float16 costs too much, weights stay float32", file=sys.stderr)
+    save(networks, folder)
+    _compare(networks, folder)
+    return networks
 
 
-def half_costs(network: keras.Model, measure: Any) -> float:
-    """Return how many dB the first figure of `measure(network)` loses with weights rounded to float16."""
-    before = measure(network)
-    exact = [_value(v) for v in network.variables]
-    for variable, value in zip(network.variables, exact, strict=True):
-        if value.dtype == np.float32:
-            variable.assign(value.astype(np.float16).astype(np.float32))
-    after = measure(network)
-    for variable, value in zip(network.variables, exact, strict=True):
-        variable.assign(value)
-    return abs(next(iter(before.values())) - next(iter(after.values())))
-
-
-def save(networks: Mapping[str, keras.Model], halves: Mapping[str, bool], folder: Path) -> dict[str, Any]:
-    """Write the SavedModel and return its functions by part. `halves` says which parts are stored in float16."""
-    module = Shelved(networks, halves)
-    tf.saved_model.save(module, str(folder), signatures=module.functions)
-    # TensorFlow writes a fingerprint that differs from run to run and that nothing reads.
+def save(networks: Mapping[str, keras.Model], folder: Path) -> None:
+    """Write `networks` to `folder`, replacing it: one signature each, weights that float16 holds exactly in float16."""
+    module = tf.Module()
+    module.weights = {}
+    signatures = {}
+    for part, network in networks.items():
+        stored: dict[str, dict[str, tf.Variable]] = {}
+        variables = {}
+        for key, variable in layer_variables(network):
+            value = keras.ops.convert_to_numpy(variable)
+            dtype = tf.float16 if np.array_equal(value.astype(np.float16).astype(np.float32), value) else tf.float32
+            layer, _, index = key.rpartition("/")
+            variables[id(variable)] = tf.Variable(value, dtype=dtype, trainable=False, name=f"{part}/{key}")
+            stored.setdefault(layer, {})[index] = variables[id(variable)]
+        module.weights[part] = stored
+        signatures[part] = _signature(network, variables)
+    shutil.rmtree(folder, ignore_errors=True)
+    tf.saved_model.save(module, str(folder), signatures=signatures)
     (folder / "fingerprint.pb").unlink(missing_ok=True)
-    return module.functions
 
 
-def operations(function: Any) -> set[str]:
-    """Return the kinds of operation in the graph of a concrete function, the functions that it calls included."""
-    graph = function.graph.as_graph_def()
-    found = {node.op for node in graph.node}
-    for called in graph.library.function:
-        found |= {node.op for node in called.node_def}
-    return found - {called.signature.name for called in graph.library.function}
+def _signature(network: keras.Model, stored: Mapping[int, tf.Variable]) -> Any:
+    def value(variable: keras.Variable) -> Any:
+        # What is no layer's weight (the state of a dropout's random numbers) is not used where nothing is trained.
+        if id(variable) not in stored:
+            return keras.ops.convert_to_numpy(variable)
+        return tf.cast(stored[id(variable)], tf.float32)
+
+    def run(**inputs: Any) -> dict[str, Any]:
+        trainable = [value(variable) for variable in network.trainable_variables]
+        others = [value(variable) for variable in network.non_trainable_variables]
+        outputs, _ = network.stateless_call(trainable, others, inputs, training=False)
+        return outputs
+
+    specs = {key: tf.TensorSpec(tensor.shape, tf.float32, name=key) for key, tensor in network.input.items()}
+    return tf.function(run, autograph=False).get_concrete_function(**specs)
 
 
-def cost(network: keras.Model, size: int) -> tuple[int, float]:
-    """Return (floating point operations a pixel, mebibytes a megapixel) of a `size` × `size` input.
-
-    The memory is an estimate: the three largest tensors of the graph, which is what is alive around the widest layer.
-    """
-    from tensorflow.python.profiler.model_analyzer import profile
-    from tensorflow.python.profiler.option_builder import ProfileOptionBuilder
-
-    def run(**inputs: Any) -> Any:
-        return network(inputs, training=False)
-
-    specs = {
-        name: tf.TensorSpec([1, *(size if n is None else n for n in tensor.shape[1:])], tf.float32, name=name)
-        for name, tensor in network.input.items()
-    }
-    graph = tf.function(run, autograph=False).get_concrete_function(**specs).graph
-    options = ProfileOptionBuilder(ProfileOptionBuilder.float_operation()).with_empty_output().build()
-    operations = profile(graph, options=options).total_float_ops
-    tensors = [tensor for operation in graph.get_operations() for tensor in operation.outputs]
-    sizes = sorted(tensor.shape.num_elements() or 0 for tensor in tensors if tensor.dtype == tf.float32)
-    return -(-operations // size**2), round(4 * sum(sizes[-3:]) / size**2 * 1e6 / 2**20, 1)
+def _halved(recipe: Recipe, name: str, network: keras.Model, packs: Packs) -> bool:
+    """Round the network's weights to float16 unless `validate` minds; return whether they are rounded."""
+    before = recipe.parts[name].validate(network, packs)
+    values = [keras.ops.convert_to_numpy(variable) for _, variable in layer_variables(network)]
+    for (_, variable), value in zip(layer_variables(network), values, strict=True):
+        variable.assign(value.astype(np.float16).astype(np.float32))
+    after = recipe.parts[name].validate(network, packs)
+    if all(abs(after[key] - before[key]) < FLOAT16_COST for key in before):
+        return True
+    for (_, variable), value in zip(layer_variables(network), values, strict=True):
+        variable.assign(value)
+    return False
 
 
-def _value(variable: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(variable))
+def _compare(networks: Mapping[str, keras.Model], folder: Path) -> None:
+    random = np.random.default_rng(0)
+    for part, function in Published(folder).items():
+        inputs = {}
+        for key, tensor in networks[part].input.items():
+            sizes = [2 if size is None and axis == 0 else size or 64 for axis, size in enumerate(tensor.shape)]
+            inputs[key] = random.random(sizes, dtype=np.float32)
+        expected = {key: keras.ops.convert_to_numpy(value) for key, value in networks[part](inputs).items()}
+        for key, value in function(inputs).items():
+            off = float(np.abs(value - expected[key]).max())
+            if not off <= 1e-4:
+                raise NotTheSame(f"signature {part}, output {key}: the SavedModel is off by {off:.2g}")
+
+
+class Published(Mapping[str, "PublishedPart"]):
+    """The signatures of a SavedModel by name, to be called as the networks they were made from."""
+
+    def __init__(self, folder: Path) -> None:
+        self._saved = tf.saved_model.load(str(folder))  # its functions hold their variables only weakly
+        self._parts = {name: PublishedPart(function) for name, function in self._saved.signatures.items()}
+
+    def __getitem__(self, part: str) -> PublishedPart:
+        return self._parts[part]
+
+    def __iter__(self) -> Any:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+class PublishedPart:
+    """One signature: named float32 arrays in, named float32 arrays out."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tensors = {key: tf.constant(np.asarray(value, np.float32)) for key, value in inputs.items()}
+        return {key: value.numpy() for key, value in self._function(**tensors).items()}
+
+    def count_params(self) -> int:
+        """Return how many numbers the signature's weights are."""
+        return sum(int(np.prod(variable.shape)) for variable in self._function.variables)

@@ -1,28 +1,42 @@
-"""The variables of a published model, to start training from."""
+"""Weights by name: `layer/index`, the index in the order of `layer.weights`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
 
-_END = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+def layer_variables(network: keras.Model) -> Iterator[tuple[str, Any]]:
+    """Yield (`layer/index`, variable) of each layer's weights, layer by layer."""
+    for layer in network.layers:
+        for index, variable in enumerate(layer.weights):
+            yield f"{layer.name}/{index}", variable
 
 
 def read_variables(folder: Path, part: str) -> dict[str, np.ndarray]:
-    """Return `layer/index` -> float32 array of one part of the published model in `folder`.
+    """Return the weights of a published model's part as `layer/index` -> float32 array.
 
-    Raises ValueError when the model has no such part, naming those that it has.
+    A part that the model does not have gets the first one it has: bodies are alike, and what fits is taken. Raises
+    ValueError when `folder` holds no model of ours.
     """
-    reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
-    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("weights/") and name.endswith(_END)]
-    keys = {name: tuple(name.removeprefix("weights/").removesuffix(_END).rsplit("/", 2)) for name in names}
-    known = sorted({key[0] for key in keys.values()})
-    if part not in known:
-        raise ValueError(f"{folder} has no part {part!r}; it has {known}")
-    return {
-        f"{layer}/{index}": reader.get_tensor(name).astype(np.float32)
-        for name, (owner, layer, index) in keys.items()
-        if owner == part
-    }
+    import tensorflow as tf
+
+    try:
+        checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+    except (tf.errors.OpError, ValueError):
+        raise ValueError(f"{folder} holds no published model") from None
+    keys = [key for key in checkpoint.get_variable_to_shape_map() if key.startswith("weights/")]
+    parts = sorted({key.split("/")[1] for key in keys})
+    if not parts:
+        raise ValueError(f"{folder} holds no published model")
+    chosen = part if part in parts else parts[0]
+    found = {}
+    for key in keys:
+        place = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE").split("/")
+        if place[1] == chosen:
+            found["/".join(place[2:])] = checkpoint.get_tensor(key).astype(np.float32)
+    return found

@@ -1,0 +1,48 @@
+"""The card beside a published model: what it is, what it learned from, how good it is."""
+
+from __future__ import annotations
+
+from models.manifest import Manifest
+from training.recipe import Recipe
+from training.tables import Table
+
+TERMS = {
+    "digits": "MNIST (LeCun, Cortes and Burges), CC BY-SA 3.0: 10,000 of its 60,000 training digits, and its test "
+    "digits.",
+    "photos": "Photographs of BSDS500 (Arbeláez et al. 2011; free for research), CID22, CLIC and gb82: research data "
+    "and photographs of many origins, some without a stated licence. Not part of this repository.",
+    "faces": "Labeled Faces in the Wild (Huang et al. 2007), photographs of public figures from the news, for "
+    "research; their rights remain with their owners. Not part of this repository.",
+}
+
+
+def card(recipe: Recipe, manifest: Manifest, tables: list[Table]) -> str:
+    """Return the card's Markdown."""
+    made = manifest.provenance
+    data = "\n".join(f"* `{pack}`: {TERMS[pack]} SHA-256 of the pack: `{made.data[pack]}`." for pack in recipe.packs)
+    quality = "\n\n".join(table.text() for table in tables)
+    words = f"\n\n{recipe.card}" if recipe.card else ""
+    return f"""# {manifest.id}: {manifest.title}
+
+{manifest.description}{words}
+
+{manifest.architecture}; {manifest.parameters:,} parameters, {manifest.flops_per_pixel:,} floating-point operations a
+pixel. Weights are stored as float16 where that costs less than 0.005 dB, and computed with as float32.
+
+## Learned from
+
+{data}
+
+## Quality
+
+{quality}
+
+## Made by
+
+`{made.command}`: {made.steps:,} steps in {made.hours:.2f} h on {made.device}, seed {made.seed}\
+{f", started from {made.started_from}" if made.started_from else ""}; published {manifest.created}.
+
+## Licence
+
+{manifest.licence}: whoever uses the model for more than research minds them too.
+"""

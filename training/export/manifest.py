@@ -1,0 +1,250 @@
+"""What a model says of itself, measured on the model."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from models.manifest import Geometry, Manifest, Provenance, Serving, Signature, Table, Tensor
+from training.data.packs import Packs, read_rgb
+from training.export import halo
+from training.export.variables import layer_variables
+from training.recipe import Recipe
+from training.tables import Table as Measured
+
+LICENCE = "Apache-2.0 for our files; the data's terms are in the card"
+TOLERANCE = 5e-4
+MEANINGS = {
+    "image": "a picture in [0, 1], not clipped where it comes out",
+    "level": "the root mean square of noise and artefacts, 1 = 75/255 of the range",
+}
+
+
+def describe(
+    recipe: Recipe,
+    networks: Mapping[str, keras.Model],
+    folder: Path,
+    packs: Packs,
+    out: Path,
+    *,
+    version: int,
+    quality: Sequence[Measured],
+) -> Manifest:
+    """Return the manifest of the SavedModel in `folder`; `networks` are what it was made from."""
+    geometry = _geometry(recipe, networks, packs)
+    fixed = geometry.valid_sizes[0] if geometry.kind == "fixed" else None
+    side = max(geometry.tile_sizes, default=256)
+    pixels = fixed or (side, side)
+    return Manifest(
+        task=recipe.task,
+        name=recipe.name,
+        version=version,
+        title=recipe.title,
+        description=recipe.description,
+        created=datetime.datetime.now(datetime.UTC).date(),
+        architecture=recipe.architecture,
+        parameters=sum(int(np.prod(v.shape)) for network in networks.values() for _, v in layer_variables(network)),
+        flops_per_pixel=max(flops_per_pixel(network, fixed or (64, 64)) for network in networks.values()),
+        licence=LICENCE,
+        signatures={name: _signature(recipe, network, geometry.multiple) for name, network in networks.items()},
+        geometry=geometry,
+        quality=[Table(title=t.title, command=t.command, columns=t.columns, rows=t.rows, note=t.note) for t in quality],
+        provenance=_provenance(recipe, packs, out),
+        files={},
+        serving=Serving(
+            batch_sizes=[1, 16, 64] if fixed else [1, 4],
+            mebibytes_per_megapixel=mebibytes_per_megapixel(folder, next(iter(networks)), pixels),
+        ),
+        operations=operations(folder),
+    )
+
+
+def _rounded(table: Measured) -> Table:
+    rows = [[cell if isinstance(cell, str) else round(float(cell), 4) for cell in row] for row in table.rows]
+    return Table(title=table.title, command=table.command, columns=table.columns, rows=rows, note=table.note)
+
+
+def _signature(recipe: Recipe, network: keras.Model, multiple: int) -> Signature:
+    return Signature(
+        inputs={key: _tensor(recipe, key, tensor) for key, tensor in network.input.items()},
+        outputs={key: _tensor(recipe, key, tensor, given=False) for key, tensor in network.output.items()},
+        scale=scale_of(network, multiple),
+    )
+
+
+def _tensor(recipe: Recipe, key: str, tensor: Any, *, given: bool = True) -> Tensor:
+    """Return the entry of an input or output; an input's `recipe.inputs` go before what is usual."""
+    fields: dict[str, Any] = {
+        "shape": [-1 if size is None else size for size in tensor.shape],
+        "per": "tile" if len(tensor.shape) == 4 and tensor.shape[1] != 1 else "sample",
+        "range": (0.0, 1.0) if given else None,
+        "meaning": MEANINGS.get(key, ""),
+    }
+    return Tensor(**(fields | (recipe.inputs.get(key, {}) if given else {})))
+
+
+def scale_of(network: keras.Model, multiple: int = 1) -> int:
+    """Return how many times as large as its input a network's picture comes out; 1 where it gives no picture."""
+    if "image" not in network.output:
+        return 1
+    inputs = _inputs(network, np.zeros((1, *_sizes(network, 8 * multiple)), np.float32), 0.5)
+    return int(network(inputs)["image"].shape[1] // inputs["image"].shape[1])
+
+
+def _sizes(network: keras.Model, side: int) -> tuple[int, int, int]:
+    _, height, width, channels = network.input["image"].shape
+    return height or side, width or side, channels
+
+
+def _inputs(network: keras.Model, image: np.ndarray, level: float) -> dict[str, np.ndarray]:
+    """Return inputs for `image` (N,H,W,C): every other input is `level`."""
+    others = {key: tensor.shape[1:] for key, tensor in network.input.items() if key != "image"}
+    return {"image": image} | {key: np.full((len(image), *shape), level, np.float32) for key, shape in others.items()}
+
+
+def flops_per_pixel(network: keras.Model, size: tuple[int, int]) -> int:
+    """Return the floating-point operations of convolutions and matrix products per pixel of a `size` picture."""
+    specs = {
+        key: tf.TensorSpec([1, *[s or size[axis % 2] for axis, s in enumerate(tensor.shape[1:])]], tf.float32, name=key)
+        for key, tensor in network.input.items()
+    }
+    graph = tf.function(lambda inputs: network(inputs), autograph=False).get_concrete_function(specs).graph
+    total = 0
+    for operation in _operations(graph):
+        if operation.type in ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput"):
+            kernel = operation.inputs[1].shape
+            # A transposed convolution has one product for each of its inputs, a plain one for each of its outputs.
+            places = operation.inputs[2] if operation.type == "Conv2DBackpropInput" else operation.outputs[0]
+            depth = kernel[3] if operation.type == "DepthwiseConv2dNative" else kernel[2] * kernel[3]
+            total += 2 * kernel[0] * kernel[1] * depth * _area(places, operation)
+        elif operation.type == "MatMul":
+            left, right = operation.inputs[0].shape, operation.inputs[1].shape
+            total += 2 * left[0] * left[1] * right[1]
+    return max(1, round(total / (size[0] * size[1])))
+
+
+def _area(tensor: Any, operation: Any) -> int:
+    channels_first = operation.get_attr("data_format") == b"NCHW"
+    height, width = tensor.shape[2:4] if channels_first else tensor.shape[1:3]
+    return int(height * width)
+
+
+def _operations(graph: Any) -> Iterator[Any]:
+    for operation in graph.get_operations():
+        yield operation
+        if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
+            yield from _operations(graph._get_function(operation.get_attr("f").name).graph)
+
+
+def _geometry(recipe: Recipe, networks: Mapping[str, keras.Model], packs: Packs) -> Geometry:
+    """Return the recipe's geometry with the halo measured where it is None; tiles that are all halo are left out."""
+    fields = dict(recipe.geometry)
+    if fields["kind"] == "tiled" and fields.get("halo") is None:
+        fields["halo"] = _halo(networks, fields["multiple"], _backgrounds(recipe, packs))
+        sizes = [size for size in fields["tile_sizes"] if size >= 2 * fields["halo"] + fields["multiple"]]
+        if sizes != fields["tile_sizes"]:
+            print(f"{recipe.id}: a halo of {fields['halo']} px leaves tiles of {sizes}", file=sys.stderr)
+        fields["tile_sizes"] = sizes or [4 * fields["halo"]]
+    return Geometry(**fields, tolerance=TOLERANCE)
+
+
+def _halo(networks: Mapping[str, keras.Model], multiple: int, backgrounds: Sequence[np.ndarray]) -> int:
+    """Return the largest halo of those networks that answer with a picture, measured at half the tolerance."""
+    return max(
+        halo.measure(
+            network,
+            scale=scale_of(network, multiple),
+            multiple=multiple,
+            tolerance=TOLERANCE / 2,  # pictures that were not measured may reach further
+            background=background[..., : network.input["image"].shape[-1]],
+        )
+        for network in networks.values()
+        if "image" in network.output
+        for background in backgrounds
+    )
+
+
+def _backgrounds(recipe: Recipe, packs: Packs, side: int = 384) -> list[np.ndarray]:
+    """Return pictures to measure on, float32 (1, side, side, 3): three of the recipe's and one of noise."""
+    found = [np.random.default_rng(0).random((1, side, side, 3), dtype=np.float32)]
+    for file in packs.files(f"{recipe.packs[0]}/train")[5:300:100]:
+        picture = read_rgb(file)[:side, :side]
+        missing = [(0, side - size) for size in picture.shape[:2]]
+        found.append((np.pad(picture, [*missing, (0, 0)], mode="symmetric")[None] / 255).astype(np.float32))
+    return found
+
+
+def operations(folder: Path) -> list[str]:
+    """Return the names of every operation in the SavedModel's graph and functions, but saving and restoring."""
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    functions = [f for f in graph.library.function if "traced_save" not in f.signature.name]
+    functions = [f for f in functions if "traced_restore" not in f.signature.name]
+    found = {node.op for node in graph.node} | {node.op for f in functions for node in f.node_def}
+    saver = {"AssignVariableOp", "DisableCopyOnRead", "MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"}
+    saver |= {"StaticRegexFullMatch", "StringJoin", "VarIsInitializedOp"}
+    return sorted(found - saver - {f.signature.name for f in graph.library.function})
+
+
+_MEASURE = """
+import sys
+import numpy as np, tensorflow as tf
+folder, signature, count, height, width = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
+saved = tf.saved_model.load(folder)
+function = saved.signatures[signature]
+def run(count, height, width):
+    shapes = {key: spec.shape for key, spec in function.structured_input_signature[1].items()}
+    sizes = {key: [count if a == 0 else s or (height, width)[a - 1] for a, s in enumerate(shape)]
+             for key, shape in shapes.items()}
+    function(**{key: tf.constant(np.full(size, 0.5, np.float32)) for key, size in sizes.items()})
+def kibibytes(entry):
+    with open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith(entry)).split()[1])
+run(1, 32, 32)
+with open("/proc/self/clear_refs", "w") as peak:
+    peak.write("5")
+before = kibibytes("VmRSS")
+run(count, height, width)
+print(kibibytes("VmHWM") - before)
+"""
+
+
+def mebibytes_per_megapixel(folder: Path, signature: str, size: tuple[int, int]) -> float:
+    """Return what memory a process needs to run `signature` on a picture (or pictures) of `size`, per megapixel.
+
+    Measured in a process of its own, by the kernel's count (Linux).
+    """
+    count = max(1, 2**19 // (size[0] * size[1]))
+    command = [sys.executable, "-c", _MEASURE, str(folder), signature, *map(str, (count, *size))]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    kibibytes = int(done.stdout.split()[-1])
+    return round(max(1.0, kibibytes / 1024 / (count * size[0] * size[1] / 1e6)), 1)
+
+
+def _provenance(recipe: Recipe, packs: Packs, out: Path) -> Provenance:
+    module = importlib.import_module(f"training.recipes.{recipe.id}")
+    runs = [json.loads((out / recipe.id / part / "run.json").read_text(encoding="utf-8")) for part in recipe.parts]
+    return Provenance(
+        recipe=recipe.id,
+        recipe_digest=hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest(),
+        data={pack: packs.digest(pack) for pack in recipe.packs},
+        command=f"python -m training train {recipe.id}",
+        hours=round(sum(run["seconds"] for run in runs) / 3600, 3),
+        device=", ".join(dict.fromkeys(run["device"] for run in runs)),
+        seed=runs[0]["seed"],
+        steps=sum(run["steps"] for run in runs),
+        started_from=", ".join(dict.fromkeys(run["started_from"] for run in runs if run["started_from"])),
+    )
