@@ -122,7 +122,7 @@ async def compare(wish: argparse.Namespace, url: str, bare: Bare, data: bytes) -
                 single.append(requests / (time.perf_counter() - begun))
     return {
         "model": bare.engine.find(wish.task, wish.model).id,
-        "side": wish.side,
+        "picture": "×".join(map(str, Image.open(io.BytesIO(data)).size)),
         "latency, service (s)": statistics.median(served),
         "latency, bare loop (s)": statistics.median(alone),
         "latency, ratio": statistics.median(served) / statistics.median(alone),
