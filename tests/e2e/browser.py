@@ -90,15 +90,18 @@ def browser() -> Iterator[Browser]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        driver = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet = subprocess.DEVNULL
+        driver = subprocess.Popen([DRIVER, f"--port={port}"], stdout=quiet, stderr=quiet)
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                session = _session(client, [*_FLAGS, f"--user-data-dir={Path(profile) / 'empty'}"])
-                client.base_url = httpx.URL(f"http://127.0.0.1:{port}/session/{session}/")
+                flags = [*_FLAGS, f"--user-data-dir={Path(profile) / 'empty'}"]
+                session = f"/session/{_session(client, flags)}"
+                client.base_url = httpx.URL(f"http://127.0.0.1:{port}{session}/")
                 try:
                     yield Browser(client)
-                finally:
-                    client.delete("")
+                finally:  # without the slash: only so does chromedriver know the command, and end the browser
+                    ended = client.delete(f"http://127.0.0.1:{port}{session}")
+                    assert ended.status_code == 200, ended.text
         finally:
             driver.terminate()
             driver.wait(20)
