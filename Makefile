@@ -107,7 +107,7 @@ bench: $(VENV)/.dev ## the service against a bare loop, and peak memory, as rati
 docs: $(VENV)/.dev ## write the generated pages anew
 	@$(BIN)/python -m scripts.models_page
 
-COMPILE = env -u PIP_FIND_LINKS -u UV_INDEX_URL $(UV) pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE = env -u PIP_FIND_LINKS -u UV_INDEX_URL $(UV) pip compile --no-config --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE) pyproject.toml
 
 .PHONY: locks
