@@ -44,7 +44,7 @@ class Part:
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
     steps_per_epoch: int = 50
-    ema: float = 0.998
+    ema: float = 0.99
     hours: float = 1.0
     start: str | None = None
 
