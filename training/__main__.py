@@ -28,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="weights", type=Path, help="start from a .weights.h5 or a published model's folder"
     )
     train.add_argument("--bfloat16", action="store_true", help="mixed precision, for accelerators")
+    train.add_argument("--batch", type=int, help="samples a batch (default: what suits two cores)")
     train.add_argument("--seed", type=int, default=0)
     evaluate = command("evaluate", "print the recipe's tables")
     evaluate.add_argument("--url", help="measure through a running service instead")
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--shelf", type=Path, default=Path("models/published"))
     publish.add_argument("--default", action="store_true", help="make it the default of its task")
     pack = command("pack", "write what training these needs as a small kit for another machine")
-    pack.add_argument("--from", dest="weights", type=Path, help="start weights to take along")
+    pack.add_argument("--from", dest="start", type=Path, help="shelf whose newest models go along, to start from")
     sheet = command("sheet", "draw the contact sheets of training results")
     del pack, sheet
     return parser

@@ -74,7 +74,7 @@ class Run(keras.callbacks.Callback):
         self.packs, self.folder = packs, folder
         # A second part of one process gets its own share of time: `started` is when its time began.
         self.started, self.seconds = started, hours * 3600
-        self.before = {"seconds": 0.0, "steps": 0}
+        self.seconds_before, self.steps_before = 0.0, 0
         self.peak = self.part.learning_rate
         self.seed, self.started_from = seed, ""
         self.saved_at = 0.0
@@ -98,13 +98,13 @@ class Run(keras.callbacks.Callback):
             return
         raw = [ops.convert_to_numpy(variable) for variable in self._variables()]
         now = time.monotonic()
-        steps = self.before["steps"] + (epoch + 1) * self.part.steps_per_epoch
+        steps = self.steps_before + (epoch + 1) * self.part.steps_per_epoch
         last = now + (now - self.epoch_started) > self.started + self.seconds
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         averaged = self.model.network
         line: dict[str, Any] = {
             "step": steps,
-            "seconds": round(self.before["seconds"] + now - self.started, 1),
+            "seconds": round(self.seconds_before + now - self.started, 1),
             "loss": round(loss, 6),
             "rate": round(float(self.model.optimizer.learning_rate), 7),
         }
@@ -152,7 +152,7 @@ class Run(keras.callbacks.Callback):
 
     def _save_state(self, steps: int) -> None:
         state = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(_state(self.model))}
-        seconds = self.before["seconds"] + time.monotonic() - self.started
+        seconds = self.seconds_before + time.monotonic() - self.started
         _replace(self.folder / "state.npz", lambda path: np.savez(path, steps=steps, seconds=seconds, **state))
         facts = {
             "command": "python -m training " + " ".join(sys.argv[1:]),
@@ -200,6 +200,7 @@ def train(
     resume: bool = False,
     weights: Path | None = None,
     seed: int = 0,
+    batch: int | None = None,
 ) -> Path:
     """Train one part until `hours` after `started` (`time.monotonic`) and return the folder of its results.
 
@@ -225,31 +226,45 @@ def train(
         with np.load(state) as saved:
             for i, variable in enumerate(_state(learner)):
                 variable.assign(saved[f"v{i}"])
-            run.before = {"seconds": float(saved["seconds"]), "steps": int(saved["steps"])}
-        print(f"{recipe.id}:{part_name}: resumed at step {run.before['steps']}", file=sys.stderr, flush=True)
+            run.seconds_before, run.steps_before = float(saved["seconds"]), int(saved["steps"])
+        print(f"{recipe.id}:{part_name}: resumed at step {run.steps_before}", file=sys.stderr, flush=True)
     else:
-        source = weights or (out / recipe.id / part.start / "weights.weights.h5" if part.start else None)
-        if source is not None and source.exists():
+        source = _source(weights, recipe, part_name, out)
+        if source is not None:
             taken = start_from(network, source, part_name)
             run.started_from = source.as_posix() if source.is_dir() else f"{source.parent.name} ({source.name})"
             print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
         (folder / "log.jsonl").unlink(missing_ok=True)
 
-    batches = _Batches(part.batches(packs, seed), run.before["steps"])
+    batches = _Batches(part.batches(packs, seed, batch or part.batch), run.steps_before)
     learner.fit(batches, epochs=10**6, steps_per_epoch=part.steps_per_epoch, callbacks=[run], shuffle=False, verbose=0)
     return folder
+
+
+def _source(given: Path | None, recipe: Recipe, part_name: str, out: Path) -> Path | None:
+    """Return what a first training starts from: what --from names, else the part that this one builds upon."""
+    if given is not None and (given / recipe.id).is_dir():
+        return given / recipe.id / f"{part_name}.npz"
+    start = recipe.parts[part_name].start
+    if given is not None or start is None:
+        return given
+    built_upon = out / recipe.id / start / "weights.weights.h5"
+    return built_upon if built_upon.is_file() else None
 
 
 def start_from(network: keras.Model, source: Path, part_name: str) -> int:
     """Copy into `network` what `source` has under the same name and shape; return how many variables that were.
 
-    `source` is a `.weights.h5` of this or another part, or the folder of a published model. Raises ValueError when
-    nothing matches: a start from nothing is a mistake, not a start.
+    `source` is a `.weights.h5` of this or another part, an `.npz` of a kit, or the folder of a published model.
+    Raises ValueError when nothing matches: a start from nothing is a mistake, not a start.
     """
     if source.is_dir():
         from training.export.variables import read_variables
 
         stored = read_variables(source, part_name)
+    elif source.suffix == ".npz":
+        with np.load(source) as arrays:
+            stored = dict(arrays)
     else:
         stored = read_weights(source)
     taken = 0

@@ -30,7 +30,8 @@ class Part:
     * `network()` builds what is served: a Keras model from named inputs to named outputs.
     * `loss(network, batch, seed)` degrades, runs and compares, all in `keras.ops`: the compiled step. `seed` is a
       `keras.random.SeedGenerator`. Returns a scalar.
-    * `batches(packs, seed)` makes batches on the host: `batch(index)` -> named arrays, thread-safe, any index.
+    * `batches(packs, seed, batch)` makes batches of `batch` samples on the host: `make(index)` -> named arrays,
+      thread-safe, any index. `batch` is what suits two cores; an accelerator takes more (`train --batch`).
     * `validate(network, packs)` measures a small fixed set: the first figure is the one on the progress line.
     * `sheet(network, packs)` draws what the figures do not show: uint8 (height, width, 3).
     * `start` names the part of the same model whose weights a first training starts from, where names match.
@@ -38,9 +39,10 @@ class Part:
 
     network: Callable[[], keras.Model]
     loss: Callable[[keras.Model, Mapping[str, Any], Any], Any]
-    batches: Callable[[Packs, int], Callable[[int], Batch]]
+    batches: Callable[[Packs, int, int], Callable[[int], Batch]]
     validate: Callable[[keras.Model, Packs], dict[str, float]]
     sheet: Callable[[keras.Model, Packs], np.ndarray]
+    batch: int = 16
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
     steps_per_epoch: int = 50

@@ -41,5 +41,5 @@ class Crops:
         crop = picture[top : top + side, left : left + side]
         if side != self.size:
             crop = cv2.resize(crop, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        crop = np.rot90(crop, random.integers(4))
+        crop = np.rot90(crop, int(random.integers(4)))
         return np.ascontiguousarray(crop[:, ::-1] if random.random() < 0.5 else crop)

@@ -25,15 +25,16 @@ from training.degradations import LEVEL_UNIT, camera_noise, eight_bit, gaussian_
 from training.metrics import psnr
 from training.recipe import Batch, Part, Recipe
 
-CROP, BATCH = 64, 16
-SHARES = {"gaussian": 0.62, "camera": 0.19, "jpeg": 0.19}
+CROP = 64
+# Sixteenths of a batch that a JPEG encoder and a camera's noise spoil; Gaussian noise spoils the rest.
+CODED, CAMERA = 3, 3
 
 
-def batches(packs: Packs, seed: int) -> Callable[[int], Batch]:
+def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
     """Return crops `clean`, and `file`: the same, or what a JPEG encoder left of it (uint8, N,H,W,3)."""
     training, _ = validation_split(packs.pictures("photos/train"))
-    crops = Crops(training, CROP, BATCH, seed)
-    coded = round(BATCH * SHARES["jpeg"])
+    crops = Crops(training, CROP, batch, seed)
+    coded = batch * CODED // 16
 
     def make(index: int) -> Batch:
         clean = crops(index)
@@ -46,11 +47,11 @@ def batches(packs: Packs, seed: int) -> Callable[[int], Batch]:
 
 
 def degrade(batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-    """Return (degraded, clean), float32 in about [0, 1], the kinds in the order of SHARES from the batch's end."""
+    """Return (degraded, clean), float32 in about [0, 1]: first JPEG, then camera, then Gaussian noise."""
     clean = ops.cast(batch["clean"], "float32") / 255.0
     file = ops.cast(batch["file"], "float32") / 255.0
-    count = clean.shape[0] or BATCH
-    coded, camera = round(count * SHARES["jpeg"]), round(count * SHARES["camera"])
+    count = ops.shape(clean)[0]
+    coded, camera = count * CODED // 16, count * CAMERA // 16
     white = gaussian_noise(clean[coded + camera :], seed)
     half = (count - coded - camera) // 2
     kinds = [file[:coded], camera_noise(clean[coded : coded + camera], seed), eight_bit(white[:half]), white[half:]]

@@ -24,7 +24,7 @@ from training.metrics import psnr
 from training.recipe import Batch, Part, Recipe
 from training.tables import Table
 
-SCALE, BATCH = 4, 16
+SCALE = 4
 
 
 def network() -> keras.Model:
@@ -42,14 +42,14 @@ def reduced(face: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(imresize(face, height // SCALE, width // SCALE)), 0, 255).astype(np.uint8)
 
 
-def batches(packs: Packs, seed: int) -> Callable[[int], Batch]:
+def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
     """Return faces `large` (N,128,128,3) and `small` (N,32,32,3), uint8, half of them mirrored."""
     faces, _ = validation_split(packs.pictures("faces/train"))
     pairs = [(face, reduced(face)) for face in faces]
 
     def make(index: int) -> Batch:
         random = np.random.default_rng([seed, index])
-        chosen = [pairs[i] for i in random.integers(len(pairs), size=BATCH)]
+        chosen = [pairs[i] for i in random.integers(len(pairs), size=batch)]
         flip = [slice(None, None, -1 if random.random() < 0.5 else 1) for _ in chosen]
         return {
             "large": np.stack([large[:, way] for (large, _), way in zip(chosen, flip, strict=True)]),

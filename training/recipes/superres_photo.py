@@ -28,10 +28,10 @@ from training.recipe import Batch, Part, Recipe
 
 # Low-resolution pixels of a crop, and how many of them at each side are left out of it after the reduction: the
 # mirrored edge that imresize makes there is no part of the picture.
-PATCH, EDGE, BATCH = 36, 4, 16
+PATCH, EDGE = 36, 4
 
 
-def batches(packs: Packs, seed: int, scale: int, patch: int = PATCH, batch: int = BATCH) -> Callable[[int], Batch]:
+def batches(packs: Packs, seed: int, batch: int, scale: int, patch: int = PATCH) -> Callable[[int], Batch]:
     """Return large crops `clean`, uint8 (N, size, size, 3)."""
     training, _ = validation_split(packs.pictures("photos/train"))
     crops = Crops(training, (patch + 2 * EDGE) * scale, batch, seed)

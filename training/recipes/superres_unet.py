@@ -37,9 +37,10 @@ def recipe() -> Recipe:
     part = Part(
         network=network,
         loss=partial(superres_photo.loss, scale=SCALE),
-        batches=partial(superres_photo.batches, scale=SCALE, patch=40, batch=8),
+        batches=partial(superres_photo.batches, scale=SCALE, patch=40),
         validate=partial(superres_photo.validate, scale=SCALE),
         sheet=partial(superres_photo.sheet, scale=SCALE),
+        batch=8,
         learning_rate=1e-3,
         hours=0.5,
     )
