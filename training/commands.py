@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.data.packs import MissingPack, Packs
+from training.pack import TooMuch
 from training.recipe import Recipe, UnknownRecipe, load, names, parts
 from training.results import NotTrained, trained, weights_of
 
 if TYPE_CHECKING:
     import keras
+
+    from training.tables import Table
 
 
 class Refused(ValueError):
@@ -55,6 +58,7 @@ def train(options: argparse.Namespace, started: float) -> None:
             resume=options.resume,
             weights=options.weights,
             seed=options.seed,
+            batch=options.batch,
         )
 
 
@@ -64,15 +68,24 @@ def evaluate(options: argparse.Namespace, started: float) -> None:
         for recipe in _whole(name):
             packs = Packs(options.data)
             if options.url:
-                if recipe.evaluate_service is None:
-                    raise Refused(f"{recipe.id} has no table for a service; leave --url out")
-                tables = recipe.evaluate_service(options.url, packs)
+                tables = _of_service(recipe, options.url, packs)
             elif options.shelf:
                 tables = recipe.evaluate(_published(recipe, options.shelf), packs)
             else:
                 tables = recipe.evaluate(trained(recipe, options.out), packs)
             for table in tables:
                 print(table.text() + "\n")
+
+
+def _of_service(recipe: Recipe, url: str, packs: Packs) -> list[Table]:
+    from training.service import ServiceProblem
+
+    if recipe.evaluate_service is None:
+        raise Refused(f"{recipe.id} has no table for a service; leave --url out")
+    try:
+        return recipe.evaluate_service(url, packs)
+    except ServiceProblem as error:
+        raise Refused(str(error)) from None
 
 
 def _whole(argument: str) -> list[Recipe]:
@@ -118,7 +131,7 @@ def pack(options: argparse.Namespace, started: float) -> None:
     from training.pack import pack as write
 
     recipes = list(dict.fromkeys(name.partition(":")[0] for name in options.recipes))
-    for line in write([load(name) for name in recipes], Packs(options.data), options.out, options.weights):
+    for line in write([load(name) for name in recipes], Packs(options.data), options.out, options.start):
         print(line)
 
 
@@ -155,7 +168,7 @@ def run(options: argparse.Namespace, started: float) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         COMMANDS[options.command](options, started)
-    except (MissingPack, NotTrained, UnknownRecipe, Refused) as error:
+    except (MissingPack, NotTrained, UnknownRecipe, Refused, TooMuch) as error:
         print(f"training: {error.args[0]}", file=sys.stderr)
         return 2
     return 0

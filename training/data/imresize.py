@@ -36,4 +36,5 @@ def matrix(length: int, out_length: int) -> np.ndarray:
 def imresize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return `picture` (height, width, channels) resized, float64, neither clipped nor rounded."""
     rows, columns = matrix(picture.shape[0], height), matrix(picture.shape[1], width)
-    return np.einsum("ih,hwc->iwc", rows, np.einsum("jw,hwc->hjc", columns, picture.astype(np.float64)))
+    wide = np.tensordot(picture.astype(np.float64), columns, (1, 1))  # (height, channels, out_width)
+    return np.tensordot(rows, wide, (1, 0)).transpose(0, 2, 1)

@@ -1,0 +1,60 @@
+"""A running service, as the evaluation sees it: pictures in, pictures out, over HTTP."""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.error
+import urllib.request
+import uuid
+
+import numpy as np
+from PIL import Image
+
+SECONDS = 600
+
+
+class ServiceProblem(RuntimeError):
+    """An answer that is no picture; the message is the service's own."""
+
+
+class Service:
+    """The service at `url` (`http://localhost:8000`), asked for PNG both ways, one picture at a time."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def denoise(self, picture: np.ndarray, model: str, strength: float | None) -> np.ndarray:
+        """Return uint8 (height, width, 3) restored by `model`; strength 0 to 1, None for `auto`."""
+        return self._post("denoise", picture, {"model": model, "strength": "auto" if strength is None else strength})
+
+    def superres(self, picture: np.ndarray, model: str, scale: int) -> np.ndarray:
+        """Return uint8 (height, width, 3) enlarged by `model`."""
+        return self._post("superres", picture, {"model": model, "scale": scale})
+
+    def _post(self, path: str, picture: np.ndarray, fields: dict[str, object]) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "png", compress_level=1)
+        boundary = uuid.uuid4().hex
+        start = f'--{boundary}\r\nContent-Disposition: form-data; name="{{}}"{{}}\r\n\r\n'
+        body = b"".join(
+            (start.format(name, "") + f"{value}\r\n").encode() for name, value in (fields | {"format": "png"}).items()
+        )
+        body += start.format("image", '; filename="picture.png"\r\nContent-Type: image/png').encode()
+        body += file.getvalue() + f"\r\n--{boundary}--\r\n".encode()
+        kind = f"multipart/form-data; boundary={boundary}"
+        request = urllib.request.Request(f"{self.url}/{path}", body, {"Content-Type": kind})
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+                return np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB"))
+        except urllib.error.HTTPError as error:
+            raise ServiceProblem(f"{self.url}/{path} answers {error.code}: {_detail(error.read())}") from None
+        except urllib.error.URLError as error:
+            raise ServiceProblem(f"{self.url} cannot be reached: {error.reason}") from None
+
+
+def _detail(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return "no problem document"
