@@ -23,13 +23,13 @@ from training.metrics import psnr_of_error
 from training.recipe import Batch, Part, Recipe
 from training.tables import Table
 
-SIGMA, BATCH = 0.5, 64
+SIGMA = 0.5
 
 
-def batches(packs: Packs, seed: int) -> Callable[[int], Batch]:
+def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
     """Return digits `clean`, float32 (N,28,28,1)."""
     digits = training_digits(packs)
-    return lambda index: {"clean": digits[np.random.default_rng([seed, index]).integers(len(digits), size=BATCH)]}
+    return lambda index: {"clean": digits[np.random.default_rng([seed, index]).integers(len(digits), size=batch)]}
 
 
 def loss(network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
@@ -100,7 +100,7 @@ def recipe() -> Recipe:
         validate=validate,
         sheet=sheet,
         learning_rate=2e-3,
-        ema=0.99,
+        batch=64,
         hours=8 / 60,
     )
     return Recipe(
