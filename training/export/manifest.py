@@ -64,7 +64,7 @@ def describe(
         provenance=_provenance(recipe, packs, out),
         files={},
         serving=Serving(
-            batch_sizes=[1, 16, 64] if fixed else [1, 4],
+            batch_sizes=[1, 16, 64] if fixed else [1],
             mebibytes_per_megapixel=mebibytes_per_megapixel(folder, next(iter(networks)), pixels),
         ),
         operations=operations(folder),
