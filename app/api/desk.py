@@ -17,7 +17,7 @@ from app.api.forms import PictureForm, Upload
 from app.api.metrics import Metrics
 from app.engine.local import LocalEngine
 from app.engine.protocol import Caller
-from app.errors import DeadlineExceeded, Overloaded, ShuttingDown, TooManyPixels
+from app.errors import DeadlineExceeded, Overloaded, ShuttingDown
 from app.imaging import codec
 from app.imaging.picture import Picture
 from app.settings import Settings
@@ -112,9 +112,10 @@ class Desk:
         model = self.engine.find(task, form.model.strip() or None)
         request.state.model = model.id
         most = self.settings.max_pixels
-        pixels = await _on_thread(_measured, upload, most)  # the file stays on disk while its turn has not come
+        # The file is let go again and stays on disk while its turn has not come.
+        width, height = await _on_thread(_measured, upload, most)
         clock.lap("decode")
-        async with self.budget.hold(pixels * (1 + enlarged**2) / 1e6):
+        async with self.budget.hold(width * height * (1 + enlarged**2) / 1e6):
             clock.lap("queue")
             picture = await _on_thread(_decoded, upload, most)
             self.metrics.pixels.labels(task).inc(picture.width * picture.height)
@@ -188,17 +189,8 @@ def _decoded(upload: Upload, max_pixels: int) -> Picture:
     return codec.decode(upload.read(), max_pixels=max_pixels)
 
 
-def _measured(upload: Upload, max_pixels: int) -> int:
-    """Return how many pixels the header of a picture tells of. Raises TooManyPixels and what its format leads to."""
-    try:
-        _decoded(upload, 0)  # refused by the header, whatever it says, which is what is wanted here
-    except TooManyPixels as error:
-        pixels = int(str(error.value))
-    else:
-        pixels = 0
-    if pixels > max_pixels:
-        _decoded(upload, max_pixels)
-    return pixels
+def _measured(upload: Upload, max_pixels: int) -> tuple[int, int]:
+    return codec.measure(upload.read(), max_pixels=max_pixels)
 
 
 async def _disconnected(request: Request) -> None:

@@ -12,9 +12,21 @@ from app.errors import InvalidField, ServiceError
 from app.imaging import color, metadata, writers
 from app.imaging.formats import FORMATS, Output, choose_format, obstacle, sniff
 from app.imaging.picture import Metadata, Picture
-from app.imaging.readers import MAX_BLOCK, READERS, Decoded, damaged, turned
+from app.imaging.readers import MAX_BLOCK, READERS, SIZES, Decoded, damaged, limit, turned
 
-__all__ = ["Output", "choose_format", "decode", "encode", "losses"]
+__all__ = ["Output", "choose_format", "decode", "encode", "losses", "measure"]
+
+
+def measure(data: bytes, *, max_pixels: int) -> tuple[int, int]:
+    """Return width and height of the picture in `data` as its header has them: as stored, not yet upright.
+
+    Raises UnsupportedImage, TooManyPixels, and BrokenImage for a header that cannot be read.
+    """
+    name = sniff(data)
+    with _broken(name):
+        width, height = SIZES[name](data)
+        limit(width, height, max_pixels)
+        return width, height
 
 
 def decode(data: bytes, *, max_pixels: int) -> Picture:

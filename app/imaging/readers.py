@@ -6,6 +6,7 @@ A reader may raise nearly anything for a damaged file; `codec.decode` makes one 
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ _MAX_SCANNED = 2 * 10**9
 _MAX_PARTS = 1 << 17
 MAX_BLOCK = 1 << 24
 _SMALL_GAP = 8
+Size = tuple[int, int]  # width, height
 _SEPARATED = 5  # TIFF's photometric interpretation for CMYK
 
 
@@ -63,7 +65,8 @@ def turned(samples: NDArray[Any], orientation: int) -> NDArray[Any]:
     return samples
 
 
-def _limit(width: int, height: int, max_pixels: int) -> None:
+def limit(width: int, height: int, max_pixels: int) -> None:
+    """Raise TooManyPixels for a picture of more than `max_pixels`, ValueError for one of none."""
     if width < 1 or height < 1:
         raise ValueError("a side is empty")
     if width * height > max_pixels:
@@ -79,9 +82,14 @@ def _animated(name: str, frames: int) -> AnimatedImage:
     return AnimatedImage(f"The {name} file has {frames} frames; send a single picture.", field="image", value=frames)
 
 
+def _opened_size(data: bytes, name: str) -> Size:
+    with Image.open(BytesIO(data), formats=[name.upper()]) as image:
+        return image.size
+
+
 def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     image = Image.open(BytesIO(data), formats=[name.upper()])
-    _limit(*image.size, max_pixels)
+    limit(*image.size, max_pixels)
     return image
 
 
@@ -118,6 +126,11 @@ class _Jpeg:
     blocks: list[tuple[int, bytes]]
     plain: bytes
 
+    @property
+    def size(self) -> Size:
+        _, frame = self.frame
+        return int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
+
     def first(self, marker: int, prefix: bytes) -> bytes | None:
         return next(
             (body[len(prefix) :] for kind, body in self.blocks if kind == marker and body[: len(prefix)] == prefix),
@@ -137,8 +150,8 @@ class _Jpeg:
 def _read_jpeg(data: bytes, max_pixels: int) -> Decoded:
     jpeg = _jpeg_segments(data)
     marker, frame = jpeg.frame
-    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    _limit(width, height, max_pixels)
+    width, height = jpeg.size
+    limit(width, height, max_pixels)
     precision, components = frame[0], frame[5]
     if precision != 8 or marker not in (0xC0, 0xC1, 0xC2):
         raise UnsupportedImage(
@@ -219,11 +232,20 @@ class _PngHeader:
     colour: int
 
 
-def _read_png(data: bytes, max_pixels: int) -> Decoded:
+def _png_header(data: bytes) -> _PngHeader:
     if data[12:16] != b"IHDR":
         raise damaged("png")
-    header = _PngHeader(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), data[24], data[25])
-    _limit(header.width, header.height, max_pixels)
+    return _PngHeader(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), data[24], data[25])
+
+
+def _png_size(data: bytes) -> Size:
+    header = _png_header(data)
+    return header.width, header.height
+
+
+def _read_png(data: bytes, max_pixels: int) -> Decoded:
+    header = _png_header(data)
+    limit(header.width, header.height, max_pixels)
     plain = [data[:8]]
     icc = exif = xmp = None
     seen_icc = seen_xmp = False
@@ -326,8 +348,7 @@ def _opencv(data: bytes, name: str, count: int) -> NDArray[Any]:
 # WebP, AVIF, BMP
 
 
-def _read_webp(data: bytes, max_pixels: int) -> Decoded:
-    # Pillow's decoder takes its canvas while it opens the file, so the size has to be known before.
+def _webp_size(data: bytes) -> Size:
     kind, body = data[12:16], data[20:30]
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(body[i : i + 3], "little") for i in (4, 7))
@@ -336,16 +357,27 @@ def _read_webp(data: bytes, max_pixels: int) -> Decoded:
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     else:
         width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
-    _limit(width, height, max_pixels)
+    return width, height
+
+
+def _read_webp(data: bytes, max_pixels: int) -> Decoded:
+    # Pillow's decoder takes its canvas while it opens the file, so the size has to be known before.
+    limit(*_webp_size(data), max_pixels)
     return _read_simple(data, "webp", max_pixels)
 
 
-def _read_avif(data: bytes, max_pixels: int) -> Decoded:
+def _avif_size(data: bytes) -> Size:
+    """Return the largest of the sizes that an AVIF gives the pictures in it."""
+    sizes = []
     at = data.find(b"ispe", 0, 1 << 16)
     while at >= 0:
-        width, height = (int.from_bytes(data[at + i : at + i + 4], "big") for i in (8, 12))
-        _limit(width, height, max_pixels)
+        sizes.append((int.from_bytes(data[at + 8 : at + 12], "big"), int.from_bytes(data[at + 12 : at + 16], "big")))
         at = data.find(b"ispe", at + 1, 1 << 16)
+    return max(sizes, key=math.prod) if sizes else _opened_size(data, "avif")
+
+
+def _read_avif(data: bytes, max_pixels: int) -> Decoded:
+    limit(*_avif_size(data), max_pixels)
     decoded = _read_simple(data, "avif", max_pixels)
     config = data.find(b"av1C", 0, 1 << 16)
     deep = config >= 0 and bool(data[config + 6] & 0x40)
@@ -372,7 +404,7 @@ def _read_simple(data: bytes, name: str, max_pixels: int) -> Decoded:
 def _read_tiff(data: bytes, max_pixels: int) -> Decoded:
     pages = read_pages(data)
     header = pages[0]
-    _limit(header.width, header.height, max_pixels)
+    limit(header.width, header.height, max_pixels)
     if len(pages) > 1:
         raise AnimatedImage("The tiff file has more than one page; send a single picture.", field="image")
     problem = header.unsupported()
@@ -431,6 +463,21 @@ def _tiff_exif(data: bytes) -> tuple[bytes | None, tuple[str, ...]]:
     except Exception:  # whatever a broken directory makes Pillow raise, the pixels may still be good
         return None, ("exif=dropped",)
 
+
+def _tiff_size(data: bytes) -> Size:
+    header = read_pages(data)[0]
+    return header.width, header.height
+
+
+# Width and height from the header: what a picture will need before any of it is decoded.
+SIZES: dict[str, Callable[[bytes], Size]] = {
+    "jpeg": lambda data: _jpeg_segments(data).size,
+    "png": _png_size,
+    "webp": _webp_size,
+    "avif": _avif_size,
+    "bmp": lambda data: _opened_size(data, "bmp"),
+    "tiff": _tiff_size,
+}
 
 READERS: dict[str, Callable[[bytes, int], Decoded]] = {
     "jpeg": _read_jpeg,

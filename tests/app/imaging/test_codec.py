@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from app.errors import AnimatedImage, BrokenImage, InvalidField, ServiceError, TooManyPixels, UnsupportedImage
-from app.imaging.codec import Output, decode, encode, losses
+from app.imaging.codec import Output, decode, encode, losses, measure
 from app.imaging.picture import Metadata, Picture
 from tests.app.imaging.samples import (
     ADOBE_RGB,
@@ -505,6 +505,18 @@ def test_too_many_pixels(name: str) -> None:
         decode(data, max_pixels=599)
     assert caught.value.limit == 599
     assert caught.value.value == 600
+    assert measure(data, max_pixels=600) == (30, 20)
+    with pytest.raises(TooManyPixels):
+        measure(data, max_pixels=599)
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF"])
+def test_a_picture_is_measured_by_its_header_alone(name: str) -> None:
+    data = saved(noise(200, 300, 3), name)
+    begin = len(data) if name == "TIFF" else 1000  # a TIFF's directory may stand at its end
+    assert measure(data[:begin], max_pixels=MANY) == (300, 200)
+    with pytest.raises(BrokenImage):
+        measure(data[:20], max_pixels=MANY)
 
 
 def test_bombs_are_refused_by_their_header() -> None:
@@ -532,8 +544,9 @@ def test_bombs_are_refused_by_their_header() -> None:
     at = bombs["avif"].index(b"ispe")
     bombs["avif"][at + 8 : at + 16] = side + side
     for data in bombs.values():
-        with pytest.raises(TooManyPixels):
-            decode(bytes(data), max_pixels=64_000_000)
+        for read_header in (decode, measure):
+            with pytest.raises(TooManyPixels):
+                read_header(bytes(data), max_pixels=64_000_000)
 
 
 def test_a_tiff_with_two_sizes_is_refused() -> None:
