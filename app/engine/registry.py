@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -98,6 +99,14 @@ class Registry:
                 slots[slot.id] = slot
         self._slots = slots  # swapped whole: who looks meanwhile sees the old shelf or the new one
         log.info("shelf read", models=len(slots), refused=sum(bool(slot.reason) for slot in slots.values()))
+        for task in self._tasks():
+            names = self._default_names(task)
+            if len(names) > 1:
+                log.warning("several default models", task=task, names=names, chosen=names[0])
+            try:
+                self.find(task)
+            except (UnknownModel, ModelUnavailable) as error:
+                log.warning("task without default model", task=task, reason=error.detail)
 
     def entries(self) -> list[Entry]:
         """Return what is on the shelf, by task, name and version."""
@@ -117,11 +126,9 @@ class Registry:
     def defaults(self) -> list[Manifest]:
         """Return the default model of each task that has one that can be served."""
         found = []
-        for task in sorted({slot.task for slot in self._slots.values()}):
-            try:
+        for task in self._tasks():
+            with suppress(UnknownModel, ModelUnavailable):
                 found.append(self.find(task))
-            except (UnknownModel, ModelUnavailable) as error:
-                log.warning("task without default model", task=task, reason=error.detail)
         return found
 
     def loaded(self, model: str) -> Model | None:
@@ -151,14 +158,15 @@ class Registry:
             return slot.model
 
     def _default(self, task: str) -> _Slot:
-        # A name stays the default when a newer version of it comes without the mark.
-        marked = [slot for slot in self._of(task) if slot.manifest and store.is_default(slot.manifest)]
-        if not marked:
+        names = self._default_names(task)
+        if not names:
             raise UnknownModel(f"There is no default model for {task}.{self._choice(task)}", field="model")
-        names = list(dict.fromkeys(slot.name for slot in marked))
-        if len(names) > 1:
-            log.warning("several default models", task=task, names=names, chosen=names[0])
         return max((slot for slot in self._of(task) if slot.name == names[0]), key=lambda slot: slot.version)
+
+    def _default_names(self, task: str) -> list[str]:
+        # A name stays the default when a newer version of it comes without the mark.
+        marked = [slot.name for slot in self._of(task) if slot.manifest and store.is_default(slot.manifest)]
+        return list(dict.fromkeys(marked))
 
     def _named(self, task: str, wanted: str) -> _Slot:
         name, _, version = wanted.partition("@")
@@ -186,6 +194,9 @@ class Registry:
         if problems:
             log.error("model refused", model="{}/{}@{}".format(*place), folder=str(folder), problems=problems)
         return _Slot(place, folder, manifest or _readable(folder), "; ".join(problems))
+
+    def _tasks(self) -> list[str]:
+        return sorted({slot.task for slot in self._slots.values()})
 
     def _of(self, task: str) -> list[_Slot]:
         return [slot for slot in self._slots.values() if slot.task == task]

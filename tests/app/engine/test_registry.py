@@ -139,6 +139,20 @@ def test_broken_newest_version_is_not_replaced_by_an_older_one_in_silence(put: P
     assert found.find("denoise", "photo@1").version == 1
 
 
+def test_the_log_tells_of_defaults_when_the_shelf_is_read_and_not_again(put: Put, shelf: Path) -> None:
+    put("superres", "face")
+    put(name="digits", default=True)
+    put(default=True)
+    with capture_logs() as logs:
+        found = registry(shelf)
+    warnings = [(line["event"], line["task"]) for line in logs if line["log_level"] == "warning"]
+    assert warnings == [("several default models", "denoise"), ("task without default model", "superres")]
+    with capture_logs() as logs:
+        assert [one.id for one in found.defaults()] == ["denoise/digits@1"]
+        found.find("denoise")
+    assert logs == []
+
+
 def test_first_shelf_counts(put: Put, shelf: Path, tmp_path: Path) -> None:
     local = tmp_path / "local"
     put(title="published", default=True)
