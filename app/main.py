@@ -27,7 +27,7 @@ from app.api.desk import Desk
 from app.api.golden import Golden
 from app.api.limits import RateLimiter
 from app.api.metrics import Metrics
-from app.api.middleware import Gate, Record
+from app.api.middleware import Gate, Head, Record
 from app.api.routes import denoise, health, models, pages, superres
 from app.engine.local import LocalEngine
 from app.engine.protocol import Caller
@@ -97,6 +97,7 @@ def create_app(settings: Settings, *, engine: LocalEngine | None = None) -> Fast
     for kind in (ServiceError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer_problem)
     # The last added is the first to see a request.
+    app.add_middleware(Head)
     app.add_middleware(Gate, access=access, rate=rate)
     if settings.cors_origins:
         app.add_middleware(
@@ -129,6 +130,8 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"
         error = _own(error.status_code, request)
     elif not isinstance(error, ServiceError):
         error = InvalidField("A value in the address or its query is not allowed.")

@@ -92,6 +92,24 @@ class Record:
         )
 
 
+class Head:
+    """Answers HEAD wherever GET is answered: with the same headers. The server leaves out the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        # A copy: the server and the log still see HEAD.
+        asked = {**scope, "method": "GET"}
+        try:
+            await self.app(asked, receive, send)
+        finally:
+            scope["route"] = asked.get("route")
+
+
 class Gate:
     """Lets in those who have a key, when keys are set, and no more often than they may."""
 

@@ -21,6 +21,26 @@ def test_alive(service: Service) -> None:
     assert service.client.get("/livez").json() == {"status": "alive"}
 
 
+@pytest.mark.parametrize(
+    "path", ["/livez", "/models", "/models/denoise/photo", "/docs", "/docs/swagger-ui.css", "/openapi.json"]
+)
+def test_head_answers_where_get_does(service: Service, path: str) -> None:
+    head, get = service.client.head(path), service.client.get(path)
+    assert head.status_code == get.status_code
+    assert head.content == b""
+    for name in ("content-type", "content-length", "cache-control"):
+        assert head.headers.get(name) == get.headers.get(name)
+    assert service.client.head(path).status_code == get.status_code  # on the same connection
+
+
+def test_head_counts_as_itself_and_is_refused_where_get_is(service: Service) -> None:
+    service.client.head("/livez")
+    assert 'restore_requests_total{method="HEAD",path="/livez",status="200"}' in service.client.get("/metrics").text
+    refused = service.client.head("/denoise")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    assert service.client.head("/nothing").status_code == 404
+
+
 def ready(service: Service) -> httpx.Response:
     """Ask until no model is loading any more; each look is a round trip."""
     for _ in range(500):

@@ -233,7 +233,7 @@ def test_not_found(service: Service, path: str) -> None:
 def test_method_not_allowed(service: Service, method: str, path: str) -> None:
     answer = service.client.request(method, path)
     refused(answer, "method-not-allowed")
-    assert answer.headers["allow"] == ("POST" if path == "/denoise" else "GET")
+    assert answer.headers["allow"] == ("POST" if path == "/denoise" else "GET, HEAD")
 
 
 # Size and time
