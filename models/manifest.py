@@ -96,6 +96,11 @@ class Geometry(_Part):
     size_rule: SizeRule | None = None
     tolerance: Annotated[float, Field(ge=0)] = 5e-4
 
+    @property
+    def margin(self) -> int:
+        """The surroundings that a tile has on each side: the halo, rounded up to whole multiples."""
+        return -(-self.halo // self.multiple) * self.multiple
+
     @model_validator(mode="after")
     def _what_its_kind_needs(self) -> Self:
         needs: dict[str, Any] = {
@@ -110,8 +115,8 @@ class Geometry(_Part):
         for size in self.tile_sizes:
             if size % self.multiple:
                 raise ValueError(f"tile size {size} is not a multiple of {self.multiple}")
-            if size <= 2 * self.halo:
-                raise ValueError(f"tile size {size} leaves nothing inside a halo of {self.halo} on both sides")
+            if size <= 2 * self.margin:
+                raise ValueError(f"tile size {size} leaves nothing inside a margin of {self.margin} on both sides")
         if self.tile_sizes != sorted(set(self.tile_sizes)):
             raise ValueError("tile_sizes rise and do not repeat")
         return self

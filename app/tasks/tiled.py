@@ -47,10 +47,16 @@ def signature_of(manifest: Manifest, name: str) -> Signature:
 
 
 async def plan_for(picture: Picture, manifest: Manifest, signature: str) -> Plan:
-    """Return the tiles of `picture` for a model. Raises WrongSize where its geometry or its channels do not fit."""
+    """Return the tiles of `picture` for a model.
+
+    Raises WrongSize where its geometry or its channels do not fit,
+    ModelUnavailable where its geometry is none that a task can use."""
     expected = signature_of(manifest, signature)
-    _check(picture, manifest, expected.inputs["image"].shape[-1])
     geometry = manifest.geometry
+    if geometry.kind == "canonical":  # the whole picture reduced and enlarged again is no restoration
+        text = f"The model {manifest.id} works on reduced pictures, which this task cannot use."
+        raise ModelUnavailable(text, field="model", value=manifest.id)
+    _check(picture, manifest, expected.inputs["image"].shape[-1])
     tiled = geometry.kind == "tiled"
     return await asyncio.to_thread(  # a small tile size makes tens of thousands of tiles
         make_plan,

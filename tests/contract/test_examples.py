@@ -84,7 +84,11 @@ def test_unknown_keys_are_refused_everywhere(path: tuple[str, ...]) -> None:
         ({"geometry": {"kind": "tiled"}}, "needs tile_sizes"),
         ({"geometry": {"kind": "fixed"}}, "needs valid_sizes"),
         ({"geometry": {"kind": "canonical"}}, "needs canonical_sizes"),
-        ({"geometry": {"kind": "tiled", "halo": 16, "tile_sizes": [32]}}, "leaves nothing inside a halo of 16"),
+        ({"geometry": {"kind": "tiled", "halo": 16, "tile_sizes": [32]}}, "leaves nothing inside a margin of 16"),
+        (
+            {"geometry": {"kind": "tiled", "halo": 13, "multiple": 8, "tile_sizes": [32]}},
+            "leaves nothing inside a margin of 16",
+        ),
         ({"geometry": {"kind": "tiled", "multiple": 8, "tile_sizes": [60]}}, "is not a multiple of 8"),
         ({"geometry": {"kind": "tiled", "tile_sizes": [64, 32]}}, "rise and do not repeat"),
         ({"files": {"../saved_model.pb": "0" * 64}}, "not a plain path"),

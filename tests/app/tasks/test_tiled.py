@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from app.engine.protocol import Arrays, Caller, Ticket
 from app.errors import ModelUnavailable, Overloaded, WrongSize
 from app.imaging.picture import Picture
+from app.imaging.tiles import make_plan
 from app.tasks.tiled import IN_FLIGHT, plan_for, sample, through
 from models.manifest import Geometry, Manifest, SizeRule
 from tests.engines import Function, FunctionEngine, enlarge, identity, shift
@@ -217,6 +219,23 @@ def test_sizes_that_do_not_fit_are_named(model: Manifest, image: Picture, said: 
         run(image, identity, model)
     assert caught.value.detail == said
     assert caught.value.field == "image"
+
+
+def test_a_model_of_reduced_pictures_is_refused_rather_than_run_whole() -> None:
+    model = manifest(geometry=Geometry(kind="canonical", canonical_sizes=[(512, 512)]))
+    with pytest.raises(ModelUnavailable, match="reduced pictures"):
+        run(picture(40, 50), identity, model)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 40), st.sampled_from([1, 2, 3, 4, 8, 16]), st.integers(1, 12))
+def test_what_the_manifest_lets_pass_makes_a_plan(halo: int, multiple: int, blocks: int) -> None:
+    try:
+        geometry = Geometry(kind="tiled", halo=halo, multiple=multiple, tile_sizes=[blocks * multiple])
+    except ValidationError:
+        return
+    plan = make_plan(50, 3, tile_sizes=geometry.tile_sizes, halo=halo, multiple=multiple)
+    assert all(tile.inner.top - tile.window.top == geometry.margin for tile in plan.tiles)
 
 
 def test_sample_is_spread_and_bounded() -> None:
