@@ -127,12 +127,16 @@ def publish(options: argparse.Namespace, started: float) -> None:
 
 
 def pack(options: argparse.Namespace, started: float) -> None:
-    """Write the kit."""
+    """Write the kit into --out."""
+    from training.pack import TooMuch
     from training.pack import pack as write
 
     recipes = list(dict.fromkeys(name.partition(":")[0] for name in options.recipes))
-    for line in write([load(name) for name in recipes], Packs(options.data), options.out, options.start):
-        print(line)
+    try:
+        size = write([load(name) for name in recipes], Packs(options.data), options.out, options.start)
+    except TooMuch as error:
+        raise Refused(str(error)) from None
+    print(f"{options.out}: {size:.1f} MiB")
 
 
 def sheet(options: argparse.Namespace, started: float) -> None:

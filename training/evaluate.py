@@ -5,6 +5,7 @@ Every picture is run whole, one at a time, reflect-padded to a multiple of eight
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,11 @@ Denoise = Callable[[np.ndarray, "float | None"], np.ndarray]
 """(noisy uint8 RGB, level or None for auto) -> uint8 RGB."""
 Enlarge = Callable[[np.ndarray, int], np.ndarray]
 """(small uint8 RGB, scale) -> uint8 RGB."""
+
+
+def _tell(what: str) -> None:
+    """Say what is measured now: the whole of it takes many minutes."""
+    print(f"measuring: {what}", file=sys.stderr, flush=True)
 
 
 # --- denoising ---
@@ -119,18 +125,19 @@ def run_denoiser(networks: Mapping[str, keras.Model], image: np.ndarray, level: 
 
 def _literature(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
     figures: dict[str, list[list[float]]] = {"OpenCV, non-local means": [], "denoise/photo": []}
-    for pictures in (kodak24(packs), cbsd68(packs)):
+    for name, pictures in (("Kodak24", kodak24(packs)), ("CBSD68", cbsd68(packs))):
         for sigma in SIGMAS:
-            pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in figures}
+            _tell(f"literature protocol, {name}, σ {sigma}")
+            pairs: dict[str, list[tuple[float, float]]] = {method: [] for method in figures}
             for index, clean in enumerate(pictures):
                 spoiled = noisy(clean, index, sigma)
                 image, level = (spoiled / 255).astype(np.float32), sigma / 255 / LEVEL_UNIT
                 ours = eight_bit(run_denoiser(networks, image, level) * 255)
                 means = non_local_means(eight_bit(spoiled), sigma)
-                for name, result in zip(figures, (means, ours), strict=True):
-                    pairs[name].append((psnr(result, clean), ssim(result, clean)))
-            for name, measured in pairs.items():
-                figures[name].append([float(mean) for mean in np.mean(measured, axis=0)])
+                for method, result in zip(figures, (means, ours), strict=True):
+                    pairs[method].append((psnr(result, clean), ssim(result, clean)))
+            for method, measured in pairs.items():
+                figures[method].append([float(mean) for mean in np.mean(measured, axis=0)])
     columns = ["", *(f"{name} σ {sigma}" for name in ("Kodak24", "CBSD68") for sigma in SIGMAS)]
     command = "python -m training evaluate denoise_photo"
     rows: list[list[str | float]] = [[name, *cells] for name, cells in DENOISING_PAPERS.items()]
@@ -156,6 +163,7 @@ def _service_table(restore: Denoise, packs: Packs, where: str, options: str = ""
     rows: list[list[str | float]] = [["noisy"], ["strength = σ/75"], ["strength = auto"]]
     pictures = cbsd68(packs)
     for sigma in SIGMAS:
+        _tell(f"service protocol, σ {sigma}")
         found = []
         for index, clean in enumerate(pictures):
             spoiled = eight_bit(noisy(clean, index, sigma))
@@ -173,6 +181,7 @@ def _service_table(restore: Denoise, packs: Packs, where: str, options: str = ""
 def _real_table(restore: Denoise, packs: Packs, options: str = "") -> Table:
     rows: list[list[str | float]] = []
     for name, pairs in real_damage(packs):
+        _tell(name)
         figures = [
             (min(psnr(spoiled, clean), HIGHEST), min(psnr(restore(spoiled, None), clean), HIGHEST))
             for spoiled, clean in pairs
@@ -254,6 +263,7 @@ def _superresolution(enlarge: Enlarge, scales: Sequence[int], packs: Packs, name
     for folder in sets:
         pictures = enlargeable(packs, folder)
         for scale in scales:
+            _tell(f"{folder} ×{scale}")
             plain.append(_mean([bicubic_figures(picture, scale, grey) for picture, grey in pictures]))
             ours.append(_mean([_figures(enlarge, picture, scale, grey) for picture, grey in pictures]))
     columns = ["", *(f"{folder} ×{scale}" for folder in sets for scale in scales)]

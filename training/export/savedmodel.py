@@ -41,7 +41,7 @@ def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> dict[str, k
         if not _halved(recipe, name, network, packs):
             print(f"{recipe.id}:{name}: float16 costs too much, weights stay float32", file=sys.stderr)
     save(networks, folder)
-    _compare(networks, folder)
+    compare(networks, folder)
     return networks
 
 
@@ -97,7 +97,8 @@ def _halved(recipe: Recipe, name: str, network: keras.Model, packs: Packs) -> bo
     return False
 
 
-def _compare(networks: Mapping[str, keras.Model], folder: Path) -> None:
+def compare(networks: Mapping[str, keras.Model], folder: Path) -> None:
+    """Raise NotTheSame when the SavedModel in `folder` answers otherwise than `networks`, by more than 1e-4."""
     random = np.random.default_rng(0)
     for part, function in Published(folder).items():
         inputs = {}

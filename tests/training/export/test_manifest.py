@@ -1,0 +1,51 @@
+"""What a manifest says of a network is what the network does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training import tiny
+
+pytestmark = pytest.mark.tf
+
+
+def stack(depth: int, scale: int = 1) -> Any:
+    """Return a network of `depth` plain 3x3 convolutions of which nothing is small, enlarging `scale` times."""
+    import keras
+    from keras import layers, ops
+
+    image = x = keras.Input((None, None, 3), name="image")
+    for i in range(depth):
+        x = layers.Conv2D(3, 3, padding="same", kernel_initializer=keras.initializers.Constant(0.2), name=f"c{i}")(x)
+    if scale > 1:
+        x = ops.depth_to_space(layers.Conv2D(3 * scale**2, 1, name="exit")(x), scale)
+    return keras.Model({"image": image}, {"image": x})
+
+
+@pytest.mark.parametrize(("depth", "scale", "multiple", "expected"), [(3, 1, 1, 3), (3, 1, 2, 4), (5, 3, 1, 5)])
+def test_halo_of_plain_convolutions_is_their_radius(depth: int, scale: int, multiple: int, expected: int) -> None:
+    from training.export import halo
+
+    background = np.random.default_rng(0).random((1, 64, 64, 3), dtype=np.float32)
+    network = stack(depth, scale)
+    assert halo.measure(network, scale=scale, multiple=multiple, tolerance=5e-4, background=background) == expected
+
+
+def test_halo_that_no_tile_can_have() -> None:
+    from training.export import halo
+
+    background = np.random.default_rng(0).random((1, 16, 16, 3), dtype=np.float32)
+    with pytest.raises(ValueError, match="reaches over"):
+        halo.measure(stack(9), scale=1, multiple=1, tolerance=5e-4, background=background)
+
+
+def test_scale_and_cost() -> None:
+    from training.export.manifest import flops_per_pixel, scale_of
+
+    assert scale_of(stack(1, 3)) == 3
+    assert scale_of(tiny.network()) == 1
+    assert flops_per_pixel(stack(2), (32, 32)) == 2 * 2 * 9 * 3 * 3
+    assert flops_per_pixel(tiny.network(), (32, 48)) == 2 * 9 * (4 * 8 + 8 * 3)

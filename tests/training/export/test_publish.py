@@ -1,0 +1,44 @@
+"""From nothing to a published model that the service takes: digits, trained for seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from training.data.packs import Packs
+
+pytestmark = [pytest.mark.tf, pytest.mark.data, pytest.mark.slow]
+
+
+def test_trains_publishes_and_starts_again(packs: Packs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.engine.runtime import Runtime
+    from models import store
+    from tests.training.test_loop import Clock
+    from training import loop, recipe
+    from training.export.publish import publish
+    from training.export.savedmodel import Published
+
+    digits = recipe.load("denoise_digits")
+    clock = Clock()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=clock.monotonic))
+    loop.train(digits, "denoise", packs, tmp_path / "runs", started=0, hours=30 / 3600)
+    place = publish(digits, packs, tmp_path / "runs", tmp_path / "shelf", default=True)
+
+    assert place == tmp_path / "shelf/denoise/digits/1"
+    manifest = store.open_model(place)
+    assert store.is_default(manifest)
+    assert Runtime().problems(place, manifest) == []
+    assert manifest.geometry.valid_sizes == [(28, 28)]
+    assert manifest.parameters == 30689
+    assert manifest.provenance.steps > 0
+    assert manifest.provenance.data == {"digits": packs.digest("digits")}
+    card = (place / "card.md").read_text()
+    assert "denoise/digits@1" in card
+    assert manifest.provenance.data["digits"] in card
+
+    again = digits.evaluate(dict(Published(place)), packs)[0]
+    assert [row[1] for row in manifest.quality[0].rows] == pytest.approx([row[1] for row in again.rows], abs=1e-3)
+    network = digits.parts["denoise"].network()
+    assert loop.start_from(network, place, "denoise") == len(network.weights)

@@ -1,0 +1,99 @@
+"""A recipe that learns something in seconds, from pictures made by code: for tests of the loop on any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from training import sheets
+from training.data.packs import Packs
+from training.metrics import psnr
+from training.recipe import Batch, Part, Recipe
+from training.tables import Table
+
+SIZE = 16
+
+
+def network() -> keras.Model:
+    """Return image [N,H,W,3] and level [N,1,1,1] -> image [N,H,W,3]."""
+    image, level = keras.Input((None, None, 3), name="image"), keras.Input((1, 1, 1), name="level")
+    plane = ops.zeros_like(image[..., :1]) + level
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="first")(ops.concatenate([image, plane], axis=-1))
+    x = layers.Dropout(0.1, name="drop")(x)
+    x = layers.Conv2D(3, 3, padding="same", kernel_initializer="zeros", name="last")(x)
+    return keras.Model({"image": image, "level": level}, {"image": image + x}, name="tiny")
+
+
+def scenes(seed: int, count: int) -> np.ndarray:
+    """Return smooth pictures, float32 (count, SIZE, SIZE, 3)."""
+    random = np.random.default_rng(seed)
+    corners = random.random((count, 2, 2, 3))
+    along = np.linspace(0, 1, SIZE)
+    ends = np.stack([1 - along, along])
+    return np.einsum("ij,nikc,kl->njlc", ends, corners, ends).astype(np.float32)
+
+
+def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+    return lambda index: {"clean": scenes(seed + index, batch)}
+
+
+def loss(network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
+    clean = batch["clean"]
+    noisy = clean + 0.2 * keras.random.normal(ops.shape(clean), seed=seed)
+    level = ops.zeros_like(clean[:, :1, :1, :1]) + 0.2
+    return ops.mean(ops.square(network({"image": noisy, "level": level})["image"] - clean))
+
+
+def restored(network: keras.Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (clean, noisy, restored) of eight pictures that training never sees."""
+    clean = scenes(10**6, 8)
+    noisy = (clean + np.random.default_rng(0).normal(0, 0.2, clean.shape)).astype(np.float32)
+    inputs = {"image": noisy, "level": np.full((8, 1, 1, 1), 0.2, np.float32)}
+    return clean, noisy, ops.convert_to_numpy(network(inputs)["image"])
+
+
+def validate(network: keras.Model, packs: Packs) -> dict[str, float]:
+    clean, _, result = restored(network)
+    return {"psnr": psnr(result, clean, peak=1.0)}
+
+
+def evaluate(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
+    clean, noisy, result = restored(networks["denoise"])
+    rows: list[list[str | float]] = [
+        ["noisy", psnr(noisy, clean, peak=1.0)],
+        ["tiny", psnr(result, clean, peak=1.0)],
+    ]
+    return [Table("Tiny", "pytest", ["", "PSNR"], rows)]
+
+
+def sheet(network: keras.Model, packs: Packs) -> np.ndarray:
+    return sheets.grid([list(row) for row in zip(*restored(network), strict=True)])
+
+
+def recipe(**changes: Any) -> Recipe:
+    """Return the recipe; `changes` are other fields of its part."""
+    fields: dict[str, Any] = {
+        "network": network,
+        "loss": loss,
+        "batches": batches,
+        "validate": validate,
+        "sheet": sheet,
+        "learning_rate": 1e-2,
+        "steps_per_epoch": 10,
+        "batch": 8,
+    }
+    return Recipe(
+        task="denoise",
+        name="tiny",
+        title="Tiny",
+        description="For tests.",
+        architecture="Two convolutions",
+        packs=(),
+        parts={"denoise": Part(**(fields | changes))},
+        geometry={"kind": "tiled", "multiple": 1, "tile_sizes": [32, 64], "halo": None},
+        evaluate=evaluate,
+    )
