@@ -1,0 +1,55 @@
+"""The models that are in the repository keep their contract, and the shelf stays small."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from app.engine.registry import Registry
+from app.engine.runtime import Runtime
+from models import store
+
+SHELF = Path(__file__).resolve().parents[2] / "models" / "published"
+FOLDERS = list(store.folders([SHELF]))
+MEGABYTE = 2**20
+
+each_model = pytest.mark.parametrize("folder", FOLDERS, ids=["-".join(folder.parts[-3:]) for folder in FOLDERS])
+
+
+def test_there_are_models() -> None:
+    assert FOLDERS
+
+
+@each_model
+def test_it_is_what_its_manifest_says(folder: Path) -> None:
+    manifest = store.open_model(folder)  # raises for any file that is missing, differs or is not listed
+    assert manifest.quality
+    assert "card.md" in manifest.files
+
+
+@each_model
+@pytest.mark.tf
+def test_its_graph_keeps_the_contract(folder: Path) -> None:
+    assert Runtime().problems(folder, store.open_model(folder)) == []
+
+
+@pytest.mark.tf
+def test_the_registry_serves_all_of_them() -> None:
+    entries = Registry([SHELF], Runtime()).entries()
+    assert {entry.id: entry.reason for entry in entries if entry.state == "unavailable"} == {}
+    assert len(entries) == len(FOLDERS)
+
+
+def test_each_task_has_one_default() -> None:
+    manifests = [store.open_model(folder) for folder in FOLDERS]
+    names = {(manifest.task, manifest.name) for manifest in manifests if store.is_default(manifest)}
+    assert Counter(task for task, _ in names) == dict.fromkeys({manifest.task for manifest in manifests}, 1)
+
+
+def test_the_shelf_stays_small() -> None:
+    """It goes with every clone, and each version that is replaced stays in the history."""
+    sizes = {path: path.stat().st_size for path in SHELF.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) < 60 * MEGABYTE
+    assert [path for path, size in sizes.items() if size > 25 * MEGABYTE] == []

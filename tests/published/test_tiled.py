@@ -1,0 +1,183 @@
+"""Tiled equals untiled, before rounding, for every tiled model on the shelf, through the real engine.
+
+"Untiled" is the same plan with one tile. The tiny models of `tests.shelf` go through the same tests: their halo is
+the whole radius of their convolution, so that they have to agree far more closely.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from app.engine.local import LocalEngine
+from app.engine.protocol import Caller
+from app.engine.registry import Registry
+from app.engine.runtime import Runtime
+from app.imaging.picture import Picture
+from app.imaging.tiles import make_plan
+from app.tasks.tiled import through
+from models.manifest import Geometry, Manifest, read
+from tests.published.test_shelf import FOLDERS, SHELF
+
+pytestmark = pytest.mark.tf
+
+EXACT = 1e-5
+TINY = ["denoise/blur", "denoise/photo", "superres/nearest"]
+ON_THE_SHELF = [found.id for found in map(read, FOLDERS) if found.geometry.kind == "tiled"]
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model in memory with one of its registries, and how far tiled and untiled may differ."""
+
+    registry: Registry
+    manifest: Manifest
+    tolerance: float
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.manifest.geometry
+
+    @property
+    def signatures(self) -> list[str]:
+        """Those that answer with a picture."""
+        return [name for name, signature in self.manifest.signatures.items() if "image" in signature.outputs]
+
+    def run(self, signature: str, pixels: Pixels, tile_sizes: Sequence[int], halo: int | None = None) -> Pixels:
+        """Return what the tasks' own path makes of `pixels`, float32, not rounded."""
+        described = self.manifest.signatures[signature]
+        constants = {
+            name: np.full([1, *tensor.shape[1:]], sum(tensor.range or (0.0, 1.0)) / 2, np.float32)
+            for name, tensor in described.inputs.items()
+            if tensor.per == "sample"
+        }
+        plan = make_plan(
+            *pixels.shape[:2],
+            tile_sizes=tile_sizes,
+            halo=self.geometry.halo if halo is None else halo,
+            multiple=self.geometry.multiple,
+            scale=described.scale,
+        )
+
+        async def work() -> Pixels:
+            engine = LocalEngine(self.registry)
+            try:
+                caller = Caller("test")
+                return await through(
+                    Picture(pixels), plan, self.manifest, signature, engine, caller, constants=constants
+                )
+            finally:
+                await engine.close(60)
+
+        return asyncio.run(work())
+
+    def untiled(self, signature: str, pixels: Pixels) -> Pixels:
+        multiple = self.geometry.multiple
+        sides = [-(-side // multiple) * multiple + 2 * self.geometry.margin for side in pixels.shape[:2]]
+        return self.run(signature, pixels, sides)
+
+    def channels(self, signature: str) -> int:
+        return self.manifest.signatures[signature].inputs["image"].shape[-1]
+
+
+@pytest.fixture(scope="module")
+def published() -> Registry:
+    return Registry([SHELF], Runtime())
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_shelf: Path) -> Registry:
+    return Registry([tiny_shelf], Runtime())
+
+
+@pytest.fixture(scope="module", params=[*(f"tiny {name}" for name in TINY), *ON_THE_SHELF])
+def network(request: pytest.FixtureRequest, published: Registry, tiny: Registry) -> Network:
+    name = request.param.removeprefix("tiny ")
+    registry = published if name == request.param else tiny
+    manifest = registry.find(*name.split("/"))
+    return Network(registry, manifest, manifest.geometry.tolerance if registry is published else EXACT)
+
+
+@functools.cache
+def photograph() -> Pixels:
+    """Return scikit-image's astronaut with noise of sigma 10, in [0, 1]."""
+    noise = np.random.default_rng(3).normal(0, 10 / 255, (512, 512, 3))
+    return np.clip(skimage.data.astronaut() / 255 + noise, 0, 1).astype(np.float32)
+
+
+def picture(height: int, width: int, channels: int) -> Pixels:
+    """Return a part of the photograph, or as many of it as it takes."""
+    whole = photograph()
+    rows, columns = (np.arange(110, 110 + side) % 512 for side in (height, width))
+    part = whole[rows][:, columns]
+    return part if channels == 3 else part.mean(axis=2, keepdims=True)
+
+
+def borders(inner: int) -> list[tuple[int, int]]:
+    """Return thirty sizes: the least, lines, primes, and around the borders of tiles that keep `inner` pixels."""
+    less, more, two = max(1, inner - 1), inner + 1, 2 * inner
+    return [
+        (1, 1), (1, 2), (2, 1), (2, 2), (1, 5), (5, 1), (1, 83), (83, 1), (3, 5), (5, 3), (8, 8),
+        (13, 17), (17, 13), (29, 31), (31, 29), (97, 89), (1, less), (less, 1), (1, inner), (inner, 1), (1, more),
+        (more, 1), (less, less), (inner, inner), (more, more), (less, more), (more, less), (7, two + 1), (two + 1, 7),
+        (two, inner),
+    ]  # fmt: skip
+
+
+def test_tiled_equals_untiled_at_thirty_sizes(network: Network) -> None:
+    size = network.geometry.tile_sizes[0]
+    sizes = borders(size - 2 * network.geometry.margin)
+    assert len(set(sizes)) >= 25  # some meet where tiles are very small
+    for signature in network.signatures:
+        for height, width in sizes:
+            pixels = picture(height, width, network.channels(signature))
+            tiled = network.run(signature, pixels, [size])
+            scale = network.manifest.signatures[signature].scale
+            assert tiled.shape == (height * scale, width * scale, pixels.shape[2])
+            difference = np.abs(tiled - network.untiled(signature, pixels)).max()
+            assert difference <= network.tolerance, (signature, height, width)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_tiled_equals_untiled_for_any_plan(network: Network, data: st.DataObject) -> None:
+    geometry = network.geometry
+    signature = data.draw(st.sampled_from(network.signatures))
+    height, width = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 120))
+    inner = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3, unique=True))
+    step = max(16, geometry.multiple)
+    sizes = [2 * geometry.margin + count * (step - step % geometry.multiple) for count in inner]
+    pixels = picture(height, width, network.channels(signature))
+    difference = np.abs(network.run(signature, pixels, sizes) - network.untiled(signature, pixels)).max()
+    assert difference <= network.tolerance
+
+
+@pytest.mark.slow
+def test_a_large_picture_is_the_same_in_larger_tiles(network: Network) -> None:
+    """One tile of 3000 × 2000 would take a large network more than 10 GB: tiles of twice the size take its place."""
+    sizes = network.geometry.tile_sizes
+    for signature in network.signatures:
+        pixels = picture(2000, 3000, network.channels(signature))
+        usual = network.run(signature, pixels, sizes)
+        larger = network.run(signature, pixels, [2 * sizes[-1]])
+        assert np.abs(usual - larger).max() <= network.tolerance, signature
+
+
+def test_a_halo_that_is_too_small_shows(tiny: Registry) -> None:
+    """That the tests above can fail."""
+    network = Network(tiny, tiny.find("denoise", "blur"), EXACT)
+    pixels = picture(60, 60, 3)
+    wrong = network.run("denoise", pixels, [32], halo=0)
+    assert np.abs(wrong - network.untiled("denoise", pixels)).max() > 100 * EXACT
