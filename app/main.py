@@ -186,6 +186,7 @@ async def _warm(engine: LocalEngine, wanted: tuple[str, ...], golden: Golden) ->
             _say(f"loading {manifest.id} … failed")
         else:
             _say(f"loading {manifest.id} … {time.perf_counter() - begun:.1f} s")
+    golden.warming = False
     verdicts = await golden.check()
     for task, verdict in verdicts.items():
         _say(f"{task}: {'ready' if verdict.ready else verdict.reason}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from app.engine.local import LocalEngine
 from app.engine.protocol import Caller
-from app.errors import Overloaded, ServiceError
+from app.errors import DeadlineExceeded, ServiceError, UnknownModel
 from app.imaging import codec
 from app.imaging.picture import Picture
 from app.tasks.answer import Answer
@@ -26,7 +26,7 @@ log = structlog.get_logger("restore.golden")
 Work = Callable[[Manifest, Picture, Caller], Awaitable[Answer]]
 
 FRESH_S = 5.0
-"""Seconds for which a verdict holds, however often it is asked for."""
+"""Seconds for which a verdict holds once it is there, however often it is asked for."""
 
 PATIENCE_S = 15.0
 """Seconds that a golden picture may take."""
@@ -53,34 +53,41 @@ class Golden:
         self._tasks = tasks
         self._clock = clock
         self._numbers = itertools.count(1)
-        self._sent: dict[str, float] = {}
+        self._last: dict[str, Verdict] = {}
+        self._judged: dict[str, float] = {}
         self._lock = asyncio.Lock()
         self._first: dict[str, NDArray[Any]] = {}
-        self._verdicts: dict[str, Verdict] = {}
+        self.warming = True
+        """Models are being loaded at start: one that is not there yet is not asked for here. Set it to False then."""
 
     async def check(self) -> dict[str, Verdict]:
         """Return the verdict on each task that has models; no older than FRESH_S. Many may ask at once."""
         async with self._lock:
             served = {entry.id.partition("/")[0] for entry in self._engine.registry.entries()}
-            for task in self._tasks:
-                if task in served and self._clock() - self._sent.get(task, -float("inf")) > FRESH_S:
-                    self._verdicts[task] = await self._judge(task)
-            return {task: verdict for task, verdict in self._verdicts.items() if task in served}
+            tasks = [task for task in self._tasks if task in served]
+            stale = [task for task in tasks if self._clock() - self._judged.get(task, -float("inf")) > FRESH_S]
+            verdicts = await asyncio.gather(*(self._judge(task) for task in stale))
+            known = {task: self._last[task] for task in tasks if task not in stale}
+            return known | dict(zip(stale, verdicts, strict=True))
 
     async def _judge(self, task: str) -> Verdict:
         try:
             model = self._engine.find(task)
-        except ServiceError:
+        except UnknownModel:
             return Verdict(False, "no default model")
-        if self._engine.registry.loaded(model.id) is None:
+        except ServiceError as error:
+            return Verdict(False, type(error).__name__)
+        if self.warming and self._engine.registry.loaded(model.id) is None:
             return Verdict(False, "loading")
-        self._sent[task] = self._clock()
+        verdict = await self._tried(task, model)
+        self._last[task], self._judged[task] = verdict, self._clock()
+        return verdict
+
+    async def _tried(self, task: str, model: Manifest) -> Verdict:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 result = await self._send(task, model)
-        except Overloaded:  # says nothing of the device: what was known last still holds
-            return self._verdicts.get(task, Verdict(False, "overloaded"))
-        except TimeoutError:
+        except (TimeoutError, DeadlineExceeded):
             return self._failed(model, "no answer in time")
         except ServiceError as error:
             return self._failed(model, type(error).__name__)
@@ -99,7 +106,8 @@ class Golden:
     async def _send(self, task: str, model: Manifest) -> NDArray[Any]:
         data, _ = await asyncio.to_thread(codec.encode, picture(model), codec.Output("png"))
         decoded = await asyncio.to_thread(codec.decode, data, max_pixels=10**6)
-        caller = Caller(f"golden#{next(self._numbers)}", "golden", time.monotonic() + PATIENCE_S)
+        deadline = time.monotonic() + PATIENCE_S
+        caller = Caller(f"golden#{next(self._numbers)}", "golden", deadline, probe=True)
         answer = await self._tasks[task](model, decoded, caller)
         data, _ = await asyncio.to_thread(codec.encode, answer.picture, codec.Output("png"))
         result = await asyncio.to_thread(codec.decode, data, max_pixels=10**6)

@@ -18,11 +18,13 @@ class Caller:
     """For whom work is done. `deadline` is on the clock of `time.monotonic`, in seconds.
 
     The engine adds to `spent` what the caller's tickets used, in seconds: `model`, their share of the device's time.
+    A `probe` asks whether the device works, and is not refused because others wait.
     """
 
     request_id: str
     client: str = "anonymous"
     deadline: float = float("inf")
+    probe: bool = False
     spent: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 

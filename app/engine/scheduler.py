@@ -95,8 +95,8 @@ def _rank(time: float, waiting: Waiting) -> tuple[float, float, int, str]:
 class Scheduler:
     """Runs tickets on one device through `execute`, which is called on one thread of the scheduler's own.
 
-    At most `max_tickets` tickets and `max_megapixels` wait; what would be more is Overloaded, except for a request
-    that has tickets here already: it is not refused half-way (its task bounds how many it sends at once).
+    At most `max_tickets` tickets and `max_megapixels` wait; what would be more is Overloaded, except for a probe and
+    for a request that has tickets here already: it is not refused half-way (its task bounds how many it sends at once).
     Call everything but `execute` on one event loop.
     """
 
@@ -189,7 +189,7 @@ class Scheduler:
             raise self._rejected("shutting-down", ShuttingDown("The service is shutting down."))
         if ticket.caller.deadline <= self._clock():
             raise self._rejected("deadline-exceeded", _too_late())
-        if self._requests[ticket.caller.request_id]:
+        if self._requests[ticket.caller.request_id] or ticket.caller.probe:
             return
         pixels = sum(w.ticket.pixels for w in self._waiting)
         too_many = len(self._waiting) >= self._max_tickets

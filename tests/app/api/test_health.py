@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 from app.api import golden
 from app.engine.protocol import Arrays
 from app.errors import ModelUnavailable, Overloaded
-from tests.app.api.service import Honest, Service, serving
+from tests.app.api.service import Honest, Service, png, serving
 from tests.engines import Slow
 from tests.shelf import manifest
 
@@ -83,6 +84,7 @@ class Device(Honest):
     ("how", "reason"),
     [
         (ModelUnavailable("dead"), "ModelUnavailable"),
+        (Overloaded("no memory"), "Overloaded"),
         (RuntimeError("dead"), "ModelUnavailable"),
         (0.5, "another result than before"),
         (float("nan"), "ModelUnavailable"),
@@ -101,8 +103,30 @@ def test_a_device_that_died_is_not_ready_and_may_come_back(
         assert answer.json()["tasks"] == {"denoise": reason, "superres": "ready"}
         device.how = None
         assert service.client.get("/readyz").status_code == 200
-        device.how = Overloaded("full")  # says nothing of the device
+
+
+def test_a_device_that_hangs_is_not_ready_though_its_queue_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden, "FRESH_S", 0.0)
+    slow = Slow()
+    with serving({"slow": slow}, queue_megapixels=0.001) as service, ThreadPoolExecutor() as pool:
+        assert ready(service).status_code == 200
+        monkeypatch.setattr(golden, "PATIENCE_S", 0.2)
+        caught = pool.submit(service.denoise, png(300, 300), model="slow")
+        assert slow.entered.wait(20)
+        refused = service.denoise(model="slow")
+        assert refused.json()["type"] == "/problems/overloaded"
+        answer = service.client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["tasks"] == dict.fromkeys(["denoise", "superres"], "no answer in time")
+        slow.gate.set()
+        assert caught.result().status_code == 200
+        monkeypatch.setattr(golden, "PATIENCE_S", 15.0)
         assert service.client.get("/readyz").status_code == 200
+
+
+def test_a_default_that_is_not_loaded_at_start_is_loaded_to_be_judged() -> None:
+    with serving(preload=("superres",)) as service:
+        assert ready(service).json() == {"status": "ready", "tasks": {"denoise": "ready", "superres": "ready"}}
 
 
 def test_a_verdict_holds_for_a_while_and_many_may_ask() -> None:
