@@ -67,11 +67,11 @@ def save(networks: Mapping[str, keras.Model], folder: Path) -> None:
 
 
 def _signature(network: keras.Model, stored: Mapping[int, tf.Variable]) -> Any:
+    # What is no layer's weight (the state of a dropout's random numbers) is not used where nothing is trained.
+    idle = {id(v): keras.ops.convert_to_numpy(v) for v in network.non_trainable_variables if id(v) not in stored}
+
     def value(variable: keras.Variable) -> Any:
-        # What is no layer's weight (the state of a dropout's random numbers) is not used where nothing is trained.
-        if id(variable) not in stored:
-            return keras.ops.convert_to_numpy(variable)
-        return tf.cast(stored[id(variable)], tf.float32)
+        return idle[id(variable)] if id(variable) in idle else tf.cast(stored[id(variable)], tf.float32)
 
     def run(**inputs: Any) -> dict[str, Any]:
         trainable = [value(variable) for variable in network.trainable_variables]

@@ -9,7 +9,13 @@ import pytest
 
 from training.data.packs import Packs
 
-pytestmark = [pytest.mark.tf, pytest.mark.data, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.data,
+    pytest.mark.slow,
+    # What Keras does with a TensorFlow variable under NumPy 2.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
 
 
 def test_trains_publishes_and_starts_again(packs: Packs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
