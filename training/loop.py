@@ -73,11 +73,11 @@ class Run(keras.callbacks.Callback):
         self.recipe, self.part_name, self.part = recipe, part_name, recipe.parts[part_name]
         self.packs, self.folder = packs, folder
         # A second part of one process gets its own share of time: `started` is when its time began.
-        self.started, self.seconds = started, hours * 3600
+        self.started, self.seconds = started, max(1.0, hours * 3600)
         self.seconds_before, self.steps_before = 0.0, 0
         self.peak = self.part.learning_rate
         self.seed, self.started_from = seed, ""
-        self.saved_at = 0.0
+        self.saved_at = -math.inf
         self.good: list[np.ndarray] = []
 
     def progress(self) -> float:
@@ -93,13 +93,14 @@ class Run(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         loss = float((logs or {}).get("loss", math.nan))
-        if not math.isfinite(loss):
+        # The last step of an epoch may spoil the weights after a loss that was still finite.
+        if not (math.isfinite(loss) and all(map(_finite, self.model.network.variables))):
             self._go_back()
             return
         raw = [ops.convert_to_numpy(variable) for variable in self._variables()]
         now = time.monotonic()
         steps = self.steps_before + (epoch + 1) * self.part.steps_per_epoch
-        last = now + (now - self.epoch_started) > self.started + self.seconds
+        last = now + (now - self.epoch_started) / 2 > self.started + self.seconds
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         averaged = self.model.network
         line: dict[str, Any] = {
@@ -145,10 +146,13 @@ class Run(keras.callbacks.Callback):
         print("the loss is not finite: back to the last good weights at half the rate", file=sys.stderr, flush=True)
         for variable, value in zip(self.model.network.variables, self.good, strict=True):
             variable.assign(value)
+        # Step 0 again: only there do averages begin at the weights, and are young moments corrected for their youth.
         for variable in self.model.optimizer.variables:
-            if "iteration" not in variable.path and "learning_rate" not in variable.path:
+            if "learning_rate" not in variable.path:
                 variable.assign(np.zeros(variable.shape, variable.dtype))
         self.peak /= 2
+        if self.progress() >= 1:
+            self.model.stop_training = True
 
     def _save_state(self, steps: int) -> None:
         state = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(_state(self.model))}
@@ -170,6 +174,10 @@ def device() -> str:
     kinds = {str(name).partition(":")[0] for name in keras.distribution.list_devices()}
     cores = f"{os.cpu_count()} CPU cores"
     return cores if kinds <= {"cpu"} else f"{', '.join(sorted(kinds - {'cpu'}))} and {cores}"
+
+
+def _finite(variable: Any) -> bool:
+    return bool(np.isfinite(ops.convert_to_numpy(variable)).all())
 
 
 def _state(learner: Learner) -> list[Any]:
