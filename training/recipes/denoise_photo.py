@@ -26,8 +26,9 @@ from training.metrics import psnr
 from training.recipe import Batch, Part, Recipe
 
 CROP = 64
-# Sixteenths of a batch that a JPEG encoder and a camera's noise spoil; Gaussian noise spoils the rest.
-CODED, CAMERA = 3, 3
+# Sixteenths of a batch that a JPEG encoder and a camera's noise spoil and that stay clean; Gaussian noise spoils the
+# rest.
+CODED, CAMERA, CLEAN = 3, 3, 2
 
 
 def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
@@ -47,22 +48,28 @@ def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
 
 
 def degrade(batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-    """Return (degraded, clean), float32 in about [0, 1]: first JPEG, then camera, then Gaussian noise."""
+    """Return (degraded, clean), float32 in about [0, 1]: JPEG, camera noise, nothing, Gaussian noise, in this order."""
     clean = ops.cast(batch["clean"], "float32") / 255.0
     file = ops.cast(batch["file"], "float32") / 255.0
     count = ops.shape(clean)[0]
-    coded, camera = count * CODED // 16, count * CAMERA // 16
-    white = gaussian_noise(clean[coded + camera :], seed)
-    half = (count - coded - camera) // 2
-    kinds = [file[:coded], camera_noise(clean[coded : coded + camera], seed), eight_bit(white[:half]), white[half:]]
+    coded = count * CODED // 16
+    camera = coded + count * CAMERA // 16
+    untouched = camera + count * CLEAN // 16
+    rounded = untouched + (count - untouched) // 2
+    white = gaussian_noise(clean[untouched:], seed)
+    kinds = [
+        file[:coded],
+        camera_noise(clean[coded:camera], seed),
+        clean[camera:untouched],
+        eight_bit(white[: rounded - untouched]),
+        white[rounded - untouched :],
+    ]
     return ops.concatenate(kinds, axis=0), clean
 
 
 def loss(network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
-    """Mean absolute error; one sample in sixteen is clean with level 0, so that a clean picture comes back clean."""
+    """Mean absolute error; clean samples have level 0, so that a clean picture comes back clean."""
     degraded, clean = degrade(batch, seed)
-    untouched = ops.cast(ops.arange(ops.shape(clean)[0]) == ops.shape(clean)[0] - 1, "float32")[:, None, None, None]
-    degraded = untouched * clean + (1 - untouched) * degraded
     restored = network({"image": degraded, "level": level_of(degraded, clean)})["image"]
     return ops.mean(ops.abs(restored - clean))
 
@@ -82,9 +89,10 @@ def estimate_network() -> keras.Model:
 
 
 def estimate_loss(network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
-    """Mean absolute error of the level, in units of 75/255."""
+    """Mean error of the level over level + 3/75: a clean picture must not be taken for noisy."""
     degraded, clean = degrade(batch, seed)
-    return ops.mean(ops.abs(network({"image": degraded})["level"] - level_of(degraded, clean)))
+    level = level_of(degraded, clean)
+    return ops.mean(ops.abs(network({"image": degraded})["level"] - level) / (level + 0.04))
 
 
 def _held_out(packs: Packs, size: int = 192) -> np.ndarray:
