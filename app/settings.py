@@ -75,7 +75,8 @@ class Settings(BaseSettings):
         gt=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds that the body of a request may take to arrive, and one second more for each 16 KiB of it.",
+        description="Seconds that the body of a request may take to arrive, and its answer to be taken, and one second "
+        "more for each 16 KiB.",
     )
     request_timeout_s: float = Field(
         120.0,
@@ -95,7 +96,8 @@ class Settings(BaseSettings):
         256,
         ge=1,
         le=100_000,
-        description="Pictures that may be here at once, on their way in, waiting or worked on; more are `overloaded`. "
+        description="Pictures that may be here at once, on their way in or out, waiting or worked on; more are "
+        "`overloaded`. "
         "Times `MAX_UPLOAD_MB`, it bounds the room for temporary files.",
     )
     queue_megapixels: float = Field(

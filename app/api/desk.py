@@ -15,10 +15,12 @@ from starlette.responses import Response
 from app.api import forms, limits, responses
 from app.api.forms import PictureForm, Upload
 from app.api.metrics import Metrics
+from app.api.responses import Parcel
 from app.engine.local import LocalEngine
 from app.engine.protocol import Caller
 from app.errors import DeadlineExceeded, Overloaded, ShuttingDown
 from app.imaging import codec
+from app.imaging.codec import Output
 from app.imaging.picture import Picture
 from app.settings import Settings
 from app.tasks.answer import Answer
@@ -39,7 +41,7 @@ class Desk:
         self.closing = False
         self._here = 0
         self._numbers = itertools.count(1)
-        self._work: set[asyncio.Task[Response]] = set()
+        self._work: set[asyncio.Task[Parcel]] = set()
 
     async def serve(
         self,
@@ -52,7 +54,7 @@ class Desk:
         """Return the answer to `request`: form, picture, `work`, bytes. `enlarged` is how many times wider it gets.
 
         Raises whatever ServiceError is met on the way, and ClientDisconnect; the work of a caller that went away
-        or whose time is up is cancelled.
+        or whose time is up is cancelled. A request is here until its answer was sent.
         """
         if self.closing:
             raise ShuttingDown("The service is stopping.", retry_after=5)
@@ -62,9 +64,15 @@ class Desk:
             raise Overloaded(text, limit=limit, retry_after=self.budget.seconds_ahead())
         self._here += 1
         try:
-            return await self._serve(request, task, kind, work, enlarged)
-        finally:
-            self._here -= 1
+            parcel = await self._serve(request, task, kind, work, enlarged)
+        except BaseException:
+            self._left()
+            raise
+        parcel.timeout_s, parcel.sent = self.settings.body_timeout_s, self._left
+        return parcel
+
+    def _left(self) -> None:
+        self._here -= 1
 
     async def _serve(
         self,
@@ -73,7 +81,7 @@ class Desk:
         kind: type[F],
         work: Callable[[F, Picture, Caller], Awaitable[Answer]],
         enlarged: Callable[[F], int],
-    ) -> Response:
+    ) -> Parcel:
         arrived = time.monotonic()
         patience = limits.cancel_after(request.headers.get("cancel-after"))
         body = limits.read_body(
@@ -104,7 +112,7 @@ class Desk:
         caller: Caller,
         work: Callable[[F, Picture, Caller], Awaitable[Answer]],
         enlarged: int,
-    ) -> Response:
+    ) -> Parcel:
         clock = _Stages()
         accept = request.headers.get("accept")
         enveloped = responses.wants_envelope(accept)
@@ -124,8 +132,8 @@ class Desk:
             answer = await work(form, picture, caller)
             clock.lap("task")
             output = replace(form.output, format=codec.choose_format(answer.picture, form.format, accept))
-            body, content_type = await _on_thread(codec.encode, answer.picture, output)
-            notes = (*answer.picture.notes, *codec.losses(answer.picture, output))
+            body, content_type, lost = await _on_thread(_encoded, answer.picture, output)
+            notes = (*answer.picture.notes, *lost)
             clock.lap("encode")
             timing = {
                 "decode": clock.seconds["decode"],
@@ -141,8 +149,8 @@ class Desk:
             return responses.picture(body, content_type, told)
 
     async def _watched(
-        self, request: Request, going: Coroutine[Any, Any, Response], allowed: float, deadline: float
-    ) -> Response:
+        self, request: Request, going: Coroutine[Any, Any, Parcel], allowed: float, deadline: float
+    ) -> Parcel:
         """Return what `going` returns, unless its time is up or its caller goes away first: then it is cancelled.
 
         It is not awaited then: a thread cannot be stopped, and what it holds is given back when it is done.
@@ -165,7 +173,7 @@ class Desk:
             work.cancel()
             gone.cancel()
 
-    def _forget(self, work: asyncio.Task[Response]) -> None:
+    def _forget(self, work: asyncio.Task[Parcel]) -> None:
         self._work.discard(work)
         if not work.cancelled():
             work.exception()  # seen: whoever waited for it may be gone
@@ -191,6 +199,10 @@ def _decoded(upload: Upload, max_pixels: int) -> Picture:
 
 def _measured(upload: Upload, max_pixels: int) -> tuple[int, int]:
     return codec.measure(upload.read(), max_pixels=max_pixels)
+
+
+def _encoded(picture: Picture, output: Output) -> tuple[bytes, str, tuple[str, ...]]:
+    return *codec.encode(picture, output), codec.losses(picture, output)
 
 
 async def _disconnected(request: Request) -> None:

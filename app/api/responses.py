@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from app.api.limits import SLOWEST_BODY
 from app.tasks.answer import Answer
 
+PIECE = 3 * 2**16  # bytes; a multiple of three, so that pieces in base64 make one text
 _SUFFIXES = {
     "image/png": "png",
     "image/jpeg": "jpg",
@@ -50,9 +57,37 @@ def headers(answer: Answer, notes: Sequence[str], timing: Mapping[str, float], n
     return {key: value for key, value in told.items() if value}
 
 
-def picture(body: bytes, content_type: str, told: Mapping[str, str]) -> Response:
+class Parcel(Response):
+    """A body that is sent in pieces, no faster than it is taken: one large write would hold up the event loop.
+
+    A caller that takes it more slowly than `timeout_s` seconds and one more for each 16 KiB is cut off. `sent` is
+    called at the end, however it came.
+    """
+
+    timeout_s = math.inf
+    sent: Callable[[], None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send the answer. Raises ClientDisconnect."""
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            started = time.monotonic()
+            for begin in range(0, len(self.body), PIECE):
+                piece = bytes(self.body[begin : begin + PIECE])
+                left = started + self.timeout_s + begin / SLOWEST_BODY - time.monotonic()
+                async with asyncio.timeout(max(left, 0) if math.isfinite(left) else None):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:
+            raise ClientDisconnect from None
+        finally:
+            if self.sent:
+                self.sent()
+
+
+def picture(body: bytes, content_type: str, told: Mapping[str, str]) -> Parcel:
     """Return the picture as the body."""
-    return Response(body, 200, dict(told), content_type)
+    return Parcel(body, 200, dict(told), content_type)
 
 
 def envelope(
@@ -62,10 +97,9 @@ def envelope(
     content_type: str,
     timing: Mapping[str, float],
     told: Mapping[str, str],
-) -> Response:
+) -> Parcel:
     """Return the picture in base64 inside a JSON object. Takes a while for a large one: call it on a thread."""
     content = {
-        "image": base64.b64encode(body).decode("ascii"),
         "content_type": content_type,
         "width": answer.picture.width,
         "height": answer.picture.height,
@@ -74,7 +108,10 @@ def envelope(
         "timing": {stage: round(seconds * 1000, 1) for stage, seconds in timing.items()},
     }
     kept = {key: value for key, value in told.items() if key != "Content-Disposition"}
-    return Response(json.dumps(content), 200, kept, "application/json")
+    # In pieces, because the interpreter's lock is held while one is made: even on a thread, all others would wait.
+    encoded = [base64.b64encode(body[begin : begin + PIECE]) for begin in range(0, len(body), PIECE)]
+    whole = b"".join([b'{"image": "', *encoded, b'", ', json.dumps(content).encode()[1:]])
+    return Parcel(whole, 200, kept, "application/json")
 
 
 def result_name(filename: str, task: str, content_type: str) -> str:

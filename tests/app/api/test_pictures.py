@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.api.desk import _measured
-from app.api.forms import Upload
-from app.errors import TooManyPixels
 from tests.app.api.service import Service, file, gradient, opened, png
 
 
@@ -124,12 +121,3 @@ def test_models_and_cards(service: Service) -> None:
     link = service.denoise().headers["link"]
     assert service.client.get(link.partition(">")[0][1:]).json()["state"] == "loaded"
     assert service.client.get("/models/denoise/photo@1").json()["id"] == "denoise/photo@1"
-
-
-@pytest.mark.parametrize("form", ["png", "jpeg", "webp", "tiff", "bmp", "avif"])
-def test_a_picture_is_measured_by_its_header_alone(form: str) -> None:
-    whole = file(gradient(48, 64), form)
-    assert _measured(Upload(io.BytesIO(whole), len(whole), ""), 10**6) == 48 * 64
-    with pytest.raises(TooManyPixels) as refused:
-        _measured(Upload(io.BytesIO(whole), len(whole), ""), 1000)
-    assert (refused.value.value, refused.value.limit) == (48 * 64, 1000)

@@ -325,6 +325,22 @@ def test_overloaded_when_too_many_are_here() -> None:
         assert service.denoise().status_code == 200
 
 
+def test_an_answer_that_is_not_taken_counts_as_a_picture_that_is_here() -> None:
+    noise = file(np.random.default_rng(1).integers(0, 256, (1600, 1600, 3), np.uint8))  # more than a socket holds
+    with serving(max_requests=1) as service, socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.settimeout(60)
+        raw.connect(("127.0.0.1", service.port))
+        body = multipart(part("model", b"identity"), part("image", noise, "a.png"))
+        head = f"POST /denoise HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+        raw.sendall(f"{head}Content-Type: multipart/form-data; boundary=xyz\r\n\r\n".encode() + body)
+        assert raw.recv(12) == b"HTTP/1.1 200"
+        refused(service.denoise(), "overloaded", limit=1)
+        raw.close()
+        statuses = {service.denoise().status_code for _ in range(50)}
+        assert 200 in statuses
+
+
 def test_overloaded_when_the_disk_is_full(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

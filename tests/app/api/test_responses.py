@@ -1,8 +1,17 @@
 from __future__ import annotations
 
-import pytest
+import asyncio
+import base64
+import json
+from typing import Any
 
-from app.api.responses import result_name, wants_envelope
+import numpy as np
+import pytest
+from starlette.requests import ClientDisconnect
+
+from app.api.responses import PIECE, Parcel, envelope, picture, result_name, wants_envelope
+from app.imaging.picture import Picture
+from app.tasks.answer import Answer
 
 
 @pytest.mark.parametrize(
@@ -40,3 +49,57 @@ def test_wants_envelope(accept: str | None, expected: bool) -> None:
 )
 def test_result_name(given: str, expected: str) -> None:
     assert result_name(given, "denoise", "image/jpeg") == expected
+
+
+async def nothing() -> dict[str, Any]:
+    raise AssertionError("an answer reads nothing")
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, 3 * PIECE + 7])
+def test_a_large_answer_goes_in_pieces(size: int) -> None:
+    body = np.random.default_rng(1).bytes(size)
+    parcel = picture(body, "image/png", {"X-Model": "a"})
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    asyncio.run(parcel({"type": "http"}, nothing, send))
+    start, *pieces = messages
+    assert start["status"] == 200
+    assert (b"content-length", str(size).encode()) in start["headers"]
+    assert b"".join(piece["body"] for piece in pieces) == body
+    assert max(len(piece["body"]) for piece in pieces) <= PIECE
+    assert [bool(piece.get("more_body")) for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+
+
+def test_who_does_not_take_its_answer_is_cut_off() -> None:
+    parcel = Parcel(bytes(3 * PIECE))
+    parcel.timeout_s = 0.01
+    told: list[str] = []
+    parcel.sent = lambda: told.append("sent")
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(parcel({"type": "http"}, nothing, send))
+    assert told == ["sent"]
+
+
+@pytest.mark.parametrize("size", [1, PIECE - 1, 2 * PIECE, 2 * PIECE + 2])
+def test_base64_made_in_pieces_is_one_text(size: int) -> None:
+    body = np.random.default_rng(2).bytes(size)
+    answer = Answer(Picture(np.zeros((2, 3, 3), np.uint8)), "denoise/photo@1", {"strength": "0.10"})
+    parcel = envelope(answer, ["depth=8", "odd"], body, "image/png", {"model": 0.5}, {"Vary": "Accept"})
+    content = json.loads(bytes(parcel.body))
+    assert base64.b64decode(content.pop("image")) == body
+    assert content == {
+        "content_type": "image/png",
+        "width": 3,
+        "height": 2,
+        "model": "denoise/photo@1",
+        "applied": {"strength": "0.10", "depth": "8", "odd": "yes"},
+        "timing": {"model": 500.0},
+    }
