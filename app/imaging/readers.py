@@ -31,6 +31,7 @@ Image.MAX_IMAGE_PIXELS = None
 _MANY_SCANS = 20
 _MAX_SCANNED = 2 * 10**9
 _MAX_PARTS = 1 << 17
+_PIECE = 1 << 20
 MAX_BLOCK = 1 << 24
 _SMALL_GAP = 8
 Size = tuple[int, int]  # width, height
@@ -158,7 +159,8 @@ def _read_jpeg(data: bytes, max_pixels: int) -> Decoded:
             "This JPEG is of a rare kind (lossless, arithmetic or more than 8 bit); save it as a common JPEG or PNG.",
             field="image",
         )
-    scans = data.count(b"\xff\xda")
+    # In pieces: the interpreter's lock is held while one is searched.
+    scans = sum(data.count(b"\xff\xda", at, at + _PIECE + 1) for at in range(0, len(data), _PIECE))
     if scans > _MANY_SCANS and scans * width * height > _MAX_SCANNED:
         raise UnsupportedImage(f"This JPEG draws its picture in {scans} scans; save it anew.", field="image")
     notes: tuple[str, ...] = ("mpo=first",) if jpeg.first(0xE2, b"MPF\0") else ()

@@ -194,8 +194,7 @@ def tiff(samples: NDArray[Any], metadata: Metadata) -> bytes:
     directory.tagtype[0x0117] = directory.tagtype[0x0111] = 4
     out = BytesIO()
     directory.save(out)  # moves the strips' offsets behind the directory
-    out.write(b"".join(strips))
-    return out.getvalue()
+    return b"".join([out.getvalue(), *strips])
 
 
 def _differences(samples: NDArray[Any], rows: int) -> Iterator[bytes]:
