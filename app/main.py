@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -223,11 +224,18 @@ def _watch(metrics: Metrics, desk: Desk, engine: LocalEngine) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Tells the desk of a signal at once, so that kept connections are refused new work while the rest ends."""
+    """Says when it listens, and tells the desk of a signal at once: kept connections are refused new work then."""
 
-    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+    def __init__(self, config: uvicorn.Config, desk: Desk, begun: float) -> None:
         super().__init__(config)
         self._desk = desk
+        self._begun = begun
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            where = f"http://{self.config.host}:{self.config.port}"
+            _say(f"serving on {where} after {time.perf_counter() - self._begun:.1f} s, docs at /docs")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._desk.closing = True
@@ -275,7 +283,6 @@ def main() -> int:
     _start_logging(settings.log_format)
     app = create_app(settings)
     desk: Desk = app.state.desk
-    _say(f"serving on http://{settings.host}:{settings.port} after {time.perf_counter() - begun:.1f} s, docs at /docs")
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -290,7 +297,7 @@ def main() -> int:
     # uvicorn raises the signal again when it is done; an asked-for end is a clean one.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
-    server = _Server(config, desk)
+    server = _Server(config, desk, begun)
     server.run()
     _say("stopped")
     return 0 if server.started else 1

@@ -331,6 +331,8 @@ def response(error: errors.ServiceError, request_id: str) -> JSONResponse:
     if error.retry_after is not None and math.isfinite(error.retry_after):
         body["retry_after"] = max(1, math.ceil(error.retry_after))
         headers["Retry-After"] = str(body["retry_after"])
+    if isinstance(error, RequestTimeout):
+        headers["Connection"] = "close"  # or the rest of the body could trickle in for ever
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="restore"'
     return JSONResponse(body, problem.status, headers, MEDIA_TYPE)

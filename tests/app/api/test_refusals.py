@@ -263,6 +263,7 @@ def test_request_timeout_for_a_body_that_stops() -> None:
         connection.endheaders(b"--xyz\r\n")
         told = connection.getresponse()
         refused(httpx.Response(told.status, headers=told.getheaders(), content=told.read()), "request-timeout")
+        assert told.getheader("Connection") == "close"
         connection.close()
         assert service.denoise().status_code == 200
 
