@@ -88,8 +88,9 @@ def test_camera_noise_is_eight_bit_rises_with_brightness_and_is_smeared_and_colo
     assert bright.std() > 1.2 * dark.std()
     # Files differ: most are quiet, some are loud, as with a camera.
     deviations = dark.std(axis=(1, 2, 3)) * 255
-    assert np.median(deviations) < 8
-    assert deviations.max() > 12
+    assert np.median(deviations) < 12
+    assert np.quantile(deviations, 0.1) < 4
+    assert deviations.max() > 18
     assert neighbours(bright) > 0.1
     between = np.corrcoef(bright[..., 0].ravel(), bright[..., 1].ravel())[0, 1]
     assert 0.2 < between < 0.9

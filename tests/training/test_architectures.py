@@ -1,0 +1,208 @@
+"""What every network of the workshop keeps: shapes, finite answers, a gradient for every weight, its weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    import keras
+
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network that `build` makes small, the sizes (height, width) it is asked for, and its output over its input."""
+
+    build: Callable[[], keras.Model]
+    sizes: tuple[tuple[int, int], ...]
+    scale: int = 1
+
+
+def residual_unet() -> keras.Model:
+    from training.architectures import residual_unet
+
+    return residual_unet.build(channels=3, widths=(8, 16, 24), blocks=1)
+
+
+def grey_residual_unet() -> keras.Model:
+    from training.architectures import residual_unet
+
+    return residual_unet.build(channels=1, widths=(8, 16), blocks=2)
+
+
+def residual_upscaler(scale: int) -> keras.Model:
+    from training.architectures import residual_upscaler
+
+    return residual_upscaler.build(scale, width=8, blocks=2)
+
+
+def unet(**options: object) -> keras.Model:
+    from training.architectures import unet
+
+    return finished(lambda x: unet.build(x, filters=4, **options))
+
+
+def skip_autoencoder() -> keras.Model:
+    from training.architectures import skip_autoencoder
+
+    return finished(lambda x: skip_autoencoder.build(x, widths=(4, 8, 12)))
+
+
+def digits_denoiser() -> keras.Model:
+    from training.architectures import digits_denoiser
+
+    return digits_denoiser.build()
+
+
+def digits_autoencoder() -> keras.Model:
+    from training.architectures import digits_autoencoder
+
+    return digits_autoencoder.build()
+
+
+def finished(features: Callable[[keras.KerasTensor], keras.KerasTensor]) -> keras.Model:
+    """Return a network of what only makes features, with an exit of three channels."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((None, None, 3), name="image")
+    return keras.Model({"image": image}, {"image": layers.Conv2D(3, 1, name="exit")(features(image))})
+
+
+DIGIT = ((28, 28),)
+CASES = {
+    "residual_unet": Case(residual_unet, ((8, 8), (16, 40))),
+    "residual_unet grey": Case(grey_residual_unet, ((4, 4), (12, 8))),
+    "residual_upscaler x2": Case(lambda: residual_upscaler(2), ((1, 1), (7, 12)), 2),
+    "residual_upscaler x3": Case(lambda: residual_upscaler(3), ((1, 1), (7, 12)), 3),
+    "residual_upscaler x4": Case(lambda: residual_upscaler(4), ((1, 1), (7, 12)), 4),
+    "unet": Case(unet, ((16, 16), (32, 48))),
+    "unet dropout": Case(lambda: unet(dropout=0.2), ((16, 32),)),
+    "unet batch_norm": Case(lambda: unet(batch_norm=True), ((32, 32),)),
+    "skip_autoencoder": Case(skip_autoencoder, ((4, 4), (12, 20))),
+    "digits_denoiser": Case(digits_denoiser, DIGIT),
+    "digits_autoencoder": Case(digits_autoencoder, DIGIT),
+}
+
+
+def inputs(network: keras.Model, count: int, size: tuple[int, int], seed: int = 0) -> dict[str, np.ndarray]:
+    """Return random inputs in [0, 1] for `network`."""
+    random = np.random.default_rng(seed)
+    return {
+        name: random.random((count, *(size if name == "image" else (1, 1)), tensor.shape[-1]), np.float32)
+        for name, tensor in network.input.items()
+    }
+
+
+def answer(network: keras.Model, given: dict[str, np.ndarray]) -> np.ndarray:
+    import keras
+
+    return keras.ops.convert_to_numpy(network(given, training=False)["image"])
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return CASES[request.param]
+
+
+def test_sizes_and_finite_answers_and_no_picture_minds_its_neighbours(case: Case) -> None:
+    network = case.build()
+    for height, width in case.sizes:
+        given = inputs(network, 3, (height, width))
+        found = answer(network, given)
+        channels = given["image"].shape[-1]
+        assert found.shape == (3, case.scale * height, case.scale * width, channels)
+        assert found.dtype == np.float32
+        assert np.isfinite(found).all()
+        alone = answer(network, {name: array[1:2] for name, array in given.items()})
+        np.testing.assert_allclose(found[1:2], alone, atol=1e-5)
+
+
+def test_every_weight_has_a_gradient(case: Case) -> None:
+    import tensorflow as tf
+    from keras import ops
+
+    network = case.build()
+    given = inputs(network, 4, case.sizes[-1])
+    truth = np.random.default_rng(1).random(answer(network, given).shape, np.float32)
+    with tf.GradientTape() as tape:
+        loss = ops.mean(ops.square(network(given, training=True)["image"] - truth))
+    gradients = tape.gradient(loss, [variable.value for variable in network.trainable_variables])
+    for variable, gradient in zip(network.trainable_variables, gradients, strict=True):
+        assert gradient is not None, variable.path
+        assert np.isfinite(gradient.numpy()).all(), variable.path
+        # A normalisation takes out what a bias before it adds.
+        if "batch_norm" not in variable.path and not (has_norm(network) and variable.path.endswith("/bias")):
+            assert np.abs(gradient.numpy()).max() > 0, variable.path
+
+
+def has_norm(network: keras.Model) -> bool:
+    return any("norm" in layer.name for layer in network.layers)
+
+
+def test_weights_saved_and_taken_by_name_give_the_same_answer(case: Case, tmp_path: Path) -> None:
+    from training.loop import start_from
+
+    network = case.build()
+    for variable in network.trainable_variables:
+        variable.assign(np.random.default_rng(2).normal(0, 0.1, variable.shape))
+    given = inputs(network, 2, case.sizes[-1])
+    network.save_weights(tmp_path / "network.weights.h5")
+    fresh = case.build()
+    assert np.abs(answer(fresh, given) - answer(network, given)).max() > 1e-4
+    assert start_from(fresh, tmp_path / "network.weights.h5", "denoise") == sum(len(x.weights) for x in fresh.layers)
+    np.testing.assert_array_equal(answer(fresh, given), answer(network, given))
+
+
+def test_layers_have_names_of_their_own(case: Case) -> None:
+    """Weights are found by the names of their layers: two networks built in one process must agree on them."""
+    first, second = case.build(), case.build()
+    names = [[layer.name for layer in network.layers if layer.weights] for network in (first, second)]
+    assert names[0] == names[1]
+    assert len(set(names[0])) == len(names[0])
+
+
+def test_every_architecture_is_here() -> None:
+    files = {path.stem for path in (ROOT / "training/architectures").glob("[a-z]*.py")}
+    assert files == {name.split()[0] for name in CASES}
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_an_untrained_upscaler_gives_its_pixels_copies_without_a_checkerboard(scale: int) -> None:
+    network = residual_upscaler(scale)
+    given = inputs(network, 1, (9, 8))
+    copies = given["image"].repeat(scale, axis=1).repeat(scale, axis=2)
+    assert np.abs(answer(network, given) - copies).mean() < 0.1
+
+
+def test_an_untrained_denoiser_is_nearly_the_identity() -> None:
+    network = residual_unet()
+    given = inputs(network, 1, (16, 24))
+    assert np.abs(answer(network, given) - given["image"]).mean() < 0.1
+
+
+def test_the_level_is_told() -> None:
+    network = residual_unet()
+    given = inputs(network, 1, (16, 16))
+    louder = given | {"level": given["level"] + 0.5}
+    assert np.abs(answer(network, louder) - answer(network, given)).max() > 1e-5
+
+
+def test_the_code_of_the_digits_has_128_numbers() -> None:
+    network = digits_autoencoder()
+    assert network.get_layer("shrink_2").output.shape == (None, 4, 4, 8)
