@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -127,7 +128,8 @@ class Desk:
             clock.lap("queue")
             picture = await _on_thread(_decoded, upload, most)
             self.metrics.pixels.labels(task).inc(picture.width * picture.height)
-            codec.choose_format(picture, form.format, accept)  # what cannot be is refused before the work
+            # What cannot be is refused before the work.
+            codec.choose_format(_as_large(picture, enlarged), form.format, accept)
             clock.lap("decode")
             answer = await work(form, picture, caller)
             clock.lap("task")
@@ -199,6 +201,13 @@ def _decoded(upload: Upload, max_pixels: int) -> Picture:
 
 def _measured(upload: Upload, max_pixels: int) -> tuple[int, int]:
     return codec.measure(upload.read(), max_pixels=max_pixels)
+
+
+def _as_large(picture: Picture, times: int) -> Picture:
+    """Return a picture of one pixel repeated, without its memory: as large as what becomes of `picture`."""
+    height, width = picture.height * times, picture.width * times
+    alpha = None if picture.alpha is None else np.broadcast_to(picture.alpha[:1, :1], (height, width))
+    return picture.with_pixels(np.broadcast_to(picture.pixels[:1, :1], (height, width, picture.channels)), alpha)
 
 
 def _encoded(picture: Picture, output: Output) -> tuple[bytes, str, tuple[str, ...]]:

@@ -124,6 +124,18 @@ def test_result_in_a_format_that_cannot_carry_it(service: Service) -> None:
     refused(service.denoise(see_through, format="jpeg"), "invalid-field", field="format")
 
 
+def test_result_that_grows_out_of_its_format_is_refused_before_the_work() -> None:
+    slow = Slow()
+    with serving({"nearest": slow}) as service:
+        assert slow.entered.wait(20)  # its warm-up: the device is taken until the end
+        try:
+            long = file(np.zeros((2, 9000, 3), np.uint8))
+            refused(service.send("/superres", long, scale=2, format="webp"), "invalid-field", field="format")
+            refused(service.send("/superres", long, scale=2, headers={"Accept": "image/webp"}), "not-acceptable")
+        finally:
+            slow.gate.set()
+
+
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
