@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.engine.protocol import Arrays, Caller, Engine
-from app.errors import InvalidField
+from app.errors import InvalidField, ModelUnavailable
 from app.imaging.picture import Picture
 from app.imaging.tiles import Plan
 from app.tasks.answer import Answer
@@ -76,4 +77,7 @@ async def _estimate(picture: Picture, plan: Plan, manifest: Manifest, engine: En
     outputs = await sample(picture, plan, manifest, "estimate", engine, caller, tiles=_ESTIMATE_TILES)
     levels = np.array([float(output["level"].mean()) for output in outputs])
     low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
-    return float(np.clip(np.nan_to_num(np.median(levels)), low, high))
+    level = float(np.median(levels))
+    if not math.isfinite(level):
+        raise ModelUnavailable(f"The model {manifest.id} gave values that are no numbers.", value=manifest.id)
+    return min(max(level, low), high)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.engine.protocol import Arrays, Caller, Ticket
-from app.errors import InvalidField, UnknownModel, WrongSize
+from app.errors import InvalidField, ModelUnavailable, UnknownModel, WrongSize
 from app.imaging.picture import Metadata, Picture
 from app.tasks.answer import Answer
 from app.tasks.denoise import DenoiseWish, denoise
@@ -74,10 +74,15 @@ def test_auto_of_one_tile() -> None:
     assert [ticket.signature for ticket in engine.tickets] == ["estimate", "denoise"]
 
 
-@pytest.mark.parametrize(("estimate", "used"), [(-3.0, "0.00"), (7.0, "1.00"), (float("nan"), "0.00")])
+@pytest.mark.parametrize(("estimate", "used"), [(-3.0, "0.00"), (7.0, "1.00")])
 def test_estimate_is_kept_in_the_models_range(estimate: float, used: str) -> None:
     answer, _ = run(picture(5, 5), DenoiseWish(), answering(estimate))
     assert answer.applied["strength"] == used
+
+
+def test_an_estimate_that_is_no_number_is_no_level() -> None:
+    with pytest.raises(ModelUnavailable, match="no numbers"):
+        run(picture(5, 5), DenoiseWish(), answering(float("nan")))
 
 
 def test_range_of_levels_is_the_manifests() -> None:
