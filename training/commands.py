@@ -133,10 +133,10 @@ def pack(options: argparse.Namespace, started: float) -> None:
 
     recipes = list(dict.fromkeys(name.partition(":")[0] for name in options.recipes))
     try:
-        size = write([load(name) for name in recipes], Packs(options.data), options.out, options.start)
+        for line in write([load(name) for name in recipes], Packs(options.data), options.out, options.start):
+            print(line)
     except TooMuch as error:
         raise Refused(str(error)) from None
-    print(f"{options.out}: {size:.1f} MiB")
 
 
 def sheet(options: argparse.Namespace, started: float) -> None:

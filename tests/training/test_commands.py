@@ -1,0 +1,57 @@
+"""The door of the workshop: what is foreseeable is one line on standard error, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+
+pytestmark = pytest.mark.tf
+
+
+def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    from training.recipe import names
+
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()] == names()
+    assert "denoise/digits-autoencoder" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", "denoise_foto"], "did you mean 'denoise_photo'?"),
+        (["train", "denoise_photo:estimat"], "there are ['denoise', 'estimate']"),
+        (["evaluate", "denoise_photo:denoise"], "takes whole recipes"),
+        (["evaluate", "denoise_digits"], "python -m training train denoise_digits:denoise"),
+        (["evaluate", "denoise_digits", "--shelf", "."], "holds no denoise/digits"),
+        (["evaluate", "denoise_digits", "--url", "http://localhost:1"], "has no table for a service"),
+        (["publish", "denoise_digits"], "is not there"),
+        (["sheet", "denoise_digits"], "is not there"),
+        (["pack", "denoise_digits"], "data pack 'digits' is not in"),
+    ],
+)
+def test_says_what_to_do(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("training: ")
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_pack_ends_a_run_with_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", "train", "denoise_digits", "--data", str(tmp_path), "--out", "runs"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "data pack 'digits' is not in" in done.stderr

@@ -1,0 +1,78 @@
+"""The evaluation's client against a real server on the loopback."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from email import message_from_bytes
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from training.service import Service, ServiceProblem
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """Answers with the picture turned over, or with a problem for a strength of 1; keeps the fields it got."""
+
+    seen: list[tuple[str, dict[str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        message = message_from_bytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + body)
+        parts: Any = message.get_payload()
+        fields = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
+        self.seen.append((self.path, fields))
+        if fields.get("strength") == b"1.0":
+            self._answer(400, b'{"detail": "Too strong."}')
+            return
+        file = io.BytesIO()
+        ImageOps.mirror(Image.open(io.BytesIO(fields.pop("image")))).save(file, "png")
+        self._answer(200, file.getvalue())
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield Service(f"http://127.0.0.1:{server.server_port}/")
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_pictures_travel_exactly(service: Service) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    assert np.array_equal(service.denoise(picture, "photo", 0.25), picture[:, ::-1])
+    path, fields = Mirror.seen[-1]
+    assert path == "/denoise"
+    assert fields == {"model": b"photo", "strength": b"0.25", "format": b"png"}
+    service.denoise(picture, "photo", None)
+    assert Mirror.seen[-1][1]["strength"] == b"auto"
+    service.superres(picture, "photo", 3)
+    assert Mirror.seen[-1][0] == "/superres"
+    assert Mirror.seen[-1][1]["scale"] == b"3"
+
+
+def test_a_problem_is_told_in_the_services_words(service: Service) -> None:
+    with pytest.raises(ServiceProblem, match=r"answers 400: Too strong\."):
+        service.denoise(np.zeros((2, 2, 3), np.uint8), "photo", 1.0)
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(ServiceProblem, match="cannot be reached"):
+        Service("http://127.0.0.1:1").superres(np.zeros((2, 2, 3), np.uint8), "photo", 2)
