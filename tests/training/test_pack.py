@@ -1,0 +1,147 @@
+"""A kit holds what training needs, no test picture, and gives the same batches as the packs themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training import pack as module
+from training.__main__ import main
+from training.data.packs import MissingPack, Packs
+from training.pack import MOST_MEBIBYTES, TooMuch, pack
+from training.recipe import Recipe, load
+
+if TYPE_CHECKING:
+    import keras
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+def recipe(*packs: str, name: str = "tiny") -> Recipe:
+    """Return a recipe that only names its packs."""
+    return Recipe(
+        task="denoise", name=name, title="", description="", architecture="", packs=packs, parts={}, geometry={},
+        evaluate=lambda networks, packs: [],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two packs: photographs in `train` and `test`, digits in files."""
+    for folder, count in (("photos/train", 3), ("photos/test/Set5", 2), ("faces/train", 1), ("faces/test", 1)):
+        (tmp_path / "packs" / folder).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 256, (20, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "packs" / folder / f"{index}.webp", lossless=True)
+    (tmp_path / "packs/photos/SOURCES.tsv").write_text("file\n")
+    (tmp_path / "packs/digits").mkdir()
+    for name in ("train10k-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
+        (tmp_path / "packs/digits" / name).write_bytes(b"digits")
+    return tmp_path / "packs"
+
+
+def inside(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_kit_holds_the_packs_but_nothing_to_test_on(root: Path, tmp_path: Path) -> None:
+    lines = list(pack([recipe("photos"), recipe("digits", name="digits")], Packs(root), tmp_path / "kit"))
+    assert len(lines) == 2
+    assert lines[0].startswith("denoise_tiny: 0.0 MiB")
+    assert inside(tmp_path / "kit") == {
+        "photos/SOURCES.tsv", "photos/train/0.webp", "photos/train/1.webp", "photos/train/2.webp",
+        "digits/train10k-images-idx3-ubyte.gz",
+    }  # fmt: skip
+
+
+def test_a_kit_is_taken_as_the_packs_are(root: Path, tmp_path: Path) -> None:
+    list(pack([recipe("photos")], Packs(root), tmp_path / "kit"))
+    ours, theirs = (Packs(folder).pictures("photos/train") for folder in (tmp_path / "kit", root))
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    with pytest.raises(MissingPack):
+        Packs(tmp_path / "kit").pictures("photos/test/Set5")
+
+
+def test_too_much_is_refused_and_says_how_much(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(path.stat().st_size for path in (root / "photos/train").iterdir()) / 2**20
+    monkeypatch.setattr(module, "MOST_MEBIBYTES", size * 0.9)
+    with pytest.raises(TooMuch, match=r"the kit of denoise_tiny has \d+\.\d MiB"):
+        list(pack([recipe("photos")], Packs(root), tmp_path / "kit"))
+    monkeypatch.setattr(module, "MOST_MEBIBYTES", size * 1.1)
+    assert list(pack([recipe("photos")], Packs(root), tmp_path / "kit"))
+
+
+def test_a_missing_pack_is_named(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingPack, match="'street'"):
+        list(pack([recipe("street")], Packs(root), tmp_path / "kit"))
+
+
+@pytest.mark.tf
+def test_the_newest_weights_go_along_to_start_from(root: Path, tmp_path: Path) -> None:
+    from tests.training import tiny
+    from training.export.savedmodel import save
+    from training.loop import _source, start_from
+
+    whole = tiny.recipe()
+    networks = {version: plain() for version in (2, 9, 10)}
+    for version, network in networks.items():
+        save({"denoise": network}, tmp_path / f"shelf/denoise/tiny/{version}")
+    list(pack([replace(whole, packs=("photos",))], Packs(root), tmp_path / "kit", tmp_path / "shelf"))
+    with np.load(tmp_path / "kit/start/denoise_tiny/denoise.npz") as arrays:
+        assert {array.dtype for array in arrays.values()} == {np.dtype(np.float16)}
+    source = _source(tmp_path / "kit/start", whole, "denoise", tmp_path / "runs")
+    assert source is not None
+    fresh = plain()
+    assert start_from(fresh, source, "denoise") == len(fresh.weights)
+    for ours, theirs in zip(fresh.get_weights(), networks[10].get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert np.abs(fresh.get_weights()[0] - networks[9].get_weights()[0]).max() > 1e-2
+
+
+def plain() -> keras.Model:
+    """Return a network of two convolutions with random weights."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="first")(image)
+    return keras.Model({"image": image}, {"image": layers.Conv2D(3, 3, padding="same", name="last")(x)}, name="plain")
+
+
+def test_without_a_published_model_there_is_no_start(root: Path, tmp_path: Path) -> None:
+    list(pack([recipe("photos")], Packs(root), tmp_path / "kit", tmp_path / "shelf"))
+    assert not (tmp_path / "kit/start").exists()
+
+
+def test_the_command_writes_a_kit(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.commands.load", lambda name: recipe("photos", name=name))
+    command = ["pack", "tiny", "tiny:denoise", "--data", str(root), "--out", str(tmp_path / "kit")]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("MiB") == 1
+    assert "photos/train/0.webp" in inside(tmp_path / "kit")
+    monkeypatch.setattr(module, "MOST_MEBIBYTES", 0)
+    assert main(command) == 2
+    assert "may travel" in capsys.readouterr().err
+
+
+@pytest.mark.tf
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["denoise_photo", "denoise_digits"])
+def test_a_kit_gives_the_batches_of_the_packs(packs: Packs, tmp_path: Path, name: str) -> None:
+    whole = load(name)
+    list(pack([whole], packs, tmp_path))
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= MOST_MEBIBYTES * 2**20
+    assert not [path for path in inside(tmp_path) if "test" in path or "t10k" in path]
+    part = next(iter(whole.parts.values()))
+    ours, theirs = (part.batches(source, 3, 16)(5) for source in (Packs(tmp_path), packs))
+    assert set(ours) == set(theirs)
+    for key, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[key])
