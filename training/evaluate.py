@@ -234,20 +234,26 @@ def _estimate_table(networks: Mapping[str, keras.Model], packs: Packs) -> Table:
 # --- super-resolution ---
 
 
-def superresolution(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
+def superresolution(networks: Mapping[str, keras.Model], packs: Packs, recipe: str = "superres_photo") -> list[Table]:
     """Return the tables of a photo enlarger with some of the parts `x2`, `x3`, `x4`."""
 
     def enlarge(small: np.ndarray, scale: int) -> np.ndarray:
         return eight_bit(run_enlarger(networks[f"x{scale}"], (small / 255).astype(np.float32), scale) * 255)
 
     scales = [scale for scale in SCALES if f"x{scale}" in networks]
-    return _superresolution(enlarge, scales, packs, "ours")
+    command = f"python -m training evaluate {recipe}"
+    return _superresolution(enlarge, scales, packs, recipe.replace("_", "/"), command)
 
 
 def service_superresolution(url: str, packs: Packs) -> list[Table]:
     """Return the tables of `superres/photo` as the service at `url` answers."""
     service = Service(url)
-    return _superresolution(lambda small, scale: service.superres(small, "photo", scale), SCALES, packs, url)
+
+    def enlarge(small: np.ndarray, scale: int) -> np.ndarray:
+        return service.superres(small, "photo", scale)
+
+    command = f"python -m training evaluate superres_photo --url {url}"
+    return _superresolution(enlarge, SCALES, packs, "superres/photo, served", command)
 
 
 def run_enlarger(network: keras.Model, small: np.ndarray, scale: int) -> np.ndarray:
@@ -256,7 +262,7 @@ def run_enlarger(network: keras.Model, small: np.ndarray, scale: int) -> np.ndar
     return large[0, : small.shape[0] * scale, : small.shape[1] * scale]
 
 
-def _superresolution(enlarge: Enlarge, scales: Sequence[int], packs: Packs, name: str) -> list[Table]:
+def _superresolution(enlarge: Enlarge, scales: Sequence[int], packs: Packs, name: str, command: str) -> list[Table]:
     sets = ("Set5", "Set14", "B100")
     plain: list[tuple[float, float]] = []
     ours: list[tuple[float, float]] = []
@@ -273,7 +279,6 @@ def _superresolution(enlarge: Enlarge, scales: Sequence[int], packs: Packs, name
     rows += [[name, *(pair[0] for pair in ours)]]
     likeness: list[list[str | float]] = [["bicubic", *(p[1] for p in plain)], [name, *(p[1] for p in ours)]]
     note = "Y of BT.601 in studio range, rounded; `scale` pixels shaved; small pictures by MATLAB's bicubic, 8 bit."
-    command = "python -m training evaluate RECIPE" + (f" --url {name}" if name != "ours" else "")
     return [
         Table("Y PSNR in dB", command, columns, rows, note),
         Table("Y SSIM", command, columns, likeness),

@@ -53,5 +53,5 @@ def recipe() -> Recipe:
         packs=("photos",),
         parts={"x2": part},
         geometry={"kind": "tiled", "multiple": 8, "tile_sizes": [64, 128, 256], "halo": None},
-        evaluate=superresolution,
+        evaluate=partial(superresolution, recipe="superres_unet"),
     )
