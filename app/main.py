@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import logging
 import signal
 import socket
@@ -82,19 +84,17 @@ def create_app(settings: Settings, *, engine: LocalEngine | None = None) -> Fast
         openapi_url=None,
         redirect_slashes=False,
     )
-    document: list[dict[str, Any]] = []
 
-    def read_document() -> dict[str, Any]:
-        if not document:
-            document.append(openapi.build(app, closed=access.closed))
-        return document[0]
+    @functools.cache
+    def document() -> bytes:
+        return json.dumps(openapi.build(app, closed=access.closed)).encode()
 
     app.state.desk = desk
     app.include_router(denoise.router(desk))
     app.include_router(superres.router(desk))
     app.include_router(models.router(engine, device))
     app.include_router(health.router(desk, golden))
-    app.include_router(pages.router(read_document))
+    app.include_router(pages.router(document))
     for kind in (ServiceError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer_problem)
     # The last added is the first to see a request.

@@ -136,7 +136,7 @@ async def read_form(
     finally:
         for _, item in items:
             if isinstance(item, UploadFile):
-                item.file.close()
+                await item.close()  # on a thread: letting go of a large file takes its time
 
 
 def options(kind: type[F], texts: Mapping[str, str]) -> F:

@@ -6,7 +6,6 @@ import importlib.util
 import mimetypes
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -50,8 +49,8 @@ SwaggerUIBundle({
 """
 
 
-def router(document: Callable[[], dict[str, Any]]) -> APIRouter:
-    """Return the endpoints. `document` gives the OpenAPI document."""
+def router(document: Callable[[], bytes]) -> APIRouter:
+    """Return the endpoints. `document` gives the OpenAPI document as JSON; it takes a while the first time."""
     routes = APIRouter(tags=["service"])
     dist = _assets()
 
@@ -77,8 +76,8 @@ def router(document: Callable[[], dict[str, Any]]) -> APIRouter:
         response_class=JSONResponse,
         responses=openapi.answers({"description": "OpenAPI 3.1."}, ("internal-error",)),
     )
-    async def read_openapi() -> Response:
-        return JSONResponse(document())
+    def read_openapi() -> Response:
+        return Response(document(), media_type="application/json")
 
     @routes.get(
         "/problems/{slug}",
