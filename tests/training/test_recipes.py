@@ -1,0 +1,135 @@
+"""Every recipe: it loads, its parts run at the sizes it promises, and its docstring says how to train it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from models.manifest import Geometry, Task
+from training import recipe as recipes
+from training.recipe import Recipe, UnknownRecipe
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = recipes.names()
+PACKS = {"photos", "street", "person", "road", "voc", "mountain", "styles", "content", "digits", "faces"}
+
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+
+
+@pytest.fixture(params=NAMES)
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    return recipes.load(request.param)
+
+
+def geometry(recipe: Recipe) -> Geometry:
+    """Return the recipe's geometry as the manifest will have it, with no halo where the export measures it."""
+    return Geometry(**(recipe.geometry | {"halo": recipe.geometry.get("halo") or 0}))
+
+
+def test_there_are_recipes() -> None:
+    assert {"denoise_photo", "superres_photo", "denoise_digits"} <= set(NAMES)
+    assert sorted(NAMES) == NAMES
+
+
+def test_it_says_what_it_is(recipe: Recipe) -> None:
+    assert recipe.id in NAMES
+    assert recipe.task in get_args(Task)
+    assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", recipe.name)
+    for text in (recipe.title, recipe.description, recipe.architecture):
+        assert text.strip()
+    assert recipe.packs
+    assert set(recipe.packs) <= PACKS
+    assert f"## {recipe.packs[0]}" in (ROOT / "docs/data.md").read_text("utf-8")
+
+
+def test_it_has_parts_that_can_be_trained(recipe: Recipe) -> None:
+    assert recipe.parts
+    earlier: list[str] = []
+    for name, part in recipe.parts.items():
+        assert part.hours > 0
+        assert part.batch > 0
+        assert part.steps_per_epoch > 0
+        assert 0 < part.learning_rate < 0.1
+        assert 0 <= part.ema < 1
+        assert part.start is None or part.start in earlier, f"{name} starts from a part that is not trained before it"
+        earlier.append(name)
+
+
+def test_its_networks_take_and_give_what_its_geometry_promises(recipe: Recipe) -> None:
+    import keras
+
+    said = geometry(recipe)
+    for name, part in recipe.parts.items():
+        network = part.network()
+        scale = int(name[1:]) if re.fullmatch(r"x\d", name) else 1
+        sizes = said.valid_sizes or [(said.multiple * 5, said.multiple * 4), (said.tile_sizes[0], said.tile_sizes[0])]
+        for height, width in sizes:
+            given: dict[str, Any] = {}
+            for key, tensor in network.input.items():
+                shape = (1, height, width, tensor.shape[-1]) if key == "image" else (1, *tensor.shape[1:])
+                given[key] = np.full(shape, 0.5, np.float32)
+            for key, value in network(given).items():
+                found = keras.ops.convert_to_numpy(value)
+                assert np.isfinite(found).all()
+                if key == "image":
+                    assert found.shape[1:3] == (scale * height, scale * width)
+                else:
+                    assert found.shape == (1, 1, 1, 1)
+
+
+def test_its_docstring_names_its_commands(recipe: Recipe) -> None:
+    from training.__main__ import _parser
+
+    text = importlib.import_module(f"training.recipes.{recipe.id}").__doc__ or ""
+    assert f"`{recipe.task}/{recipe.name}`" in text.partition(":")[0]
+    commands = re.findall(r"^ {4}python -m training (.*)$", text, re.MULTILINE)
+    parsed = [_parser().parse_args(shlex.split(command, comments=True)) for command in commands]
+    assert {"train", "evaluate"} <= {options.command for options in parsed}
+    assert all(options.recipes == [recipe.id] for options in parsed)
+
+
+def test_its_model_has_a_row(recipe: Recipe) -> None:
+    assert f"`{recipe.id}`" in (ROOT / "docs/rows.md").read_text("utf-8")
+
+
+def test_a_wrong_name_is_told_the_nearest() -> None:
+    with pytest.raises(UnknownRecipe, match="did you mean 'denoise_photo'"):
+        recipes.load("denoise_foto")
+    with pytest.raises(UnknownRecipe, match=r"no part 'x7'; there are \['x4', 'x2', 'x3'\]"):
+        list(recipes.parts("superres_photo:x7"))
+    with pytest.raises(UnknownRecipe, match="there are"):
+        recipes.load("zzz")
+
+
+def test_parts_are_named_all_or_one() -> None:
+    assert [part for _, part in recipes.parts("superres_photo")] == ["x4", "x2", "x3"]
+    assert [part for _, part in recipes.parts("superres_photo:x2")] == ["x2"]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_of_real_batches_is_finite_and_its_figures_are_too(name: str, packs: Any) -> None:
+    import keras
+
+    for name_of_part, part in recipes.load(name).parts.items():
+        network = part.network()
+        make = part.batches(packs, 0, 16)
+        batch = make(0)
+        for key, array in make(0).items():
+            np.testing.assert_array_equal(array, batch[key])
+        loss = keras.ops.convert_to_numpy(part.loss(network, batch, keras.random.SeedGenerator(0)))
+        assert loss.shape == ()
+        assert 0 < float(loss) < 20, name_of_part
+        assert all(np.isfinite(value) for value in part.validate(network, packs).values())
+        sheet = part.sheet(network, packs)
+        assert (sheet.dtype, sheet.ndim, sheet.shape[-1]) == (np.uint8, 3, 3)
