@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from training.data.packs import MissingPack, Packs
 from training.pack import TooMuch
 from training.recipe import Recipe, UnknownRecipe, load, names, parts
-from training.results import NotTrained, trained, weights_of
+from training.results import NoStart, NotTrained, trained, weights_of
 
 if TYPE_CHECKING:
     import keras
@@ -172,7 +172,7 @@ def run(options: argparse.Namespace, started: float) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         COMMANDS[options.command](options, started)
-    except (MissingPack, NotTrained, UnknownRecipe, Refused, TooMuch) as error:
+    except (FloatingPointError, MissingPack, NoStart, NotTrained, UnknownRecipe, Refused, TooMuch) as error:
         print(f"training: {error.args[0]}", file=sys.stderr)
         return 2
     return 0

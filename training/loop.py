@@ -20,11 +20,13 @@ from keras import ops
 
 from training.data.packs import Packs
 from training.recipe import Part, Recipe
+from training.results import NoStart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SAVE_SECONDS = 60.0
+SHEET_SECONDS = 600.0
 WARM_UP_STEPS = 100
 
 
@@ -77,7 +79,7 @@ class Run(keras.callbacks.Callback):
         self.seconds_before, self.steps_before = 0.0, 0
         self.peak = self.part.learning_rate
         self.seed, self.started_from = seed, ""
-        self.saved_at = -math.inf
+        self.saved_at = self.drawn_at = -math.inf
         self.good: list[np.ndarray] = []
 
     def progress(self) -> float:
@@ -109,16 +111,15 @@ class Run(keras.callbacks.Callback):
             "loss": round(loss, 6),
             "rate": round(float(self.model.optimizer.learning_rate), 7),
         }
-        if last or now - self.saved_at > SAVE_SECONDS:
+        saving = last or now - self.saved_at > SAVE_SECONDS
+        if saving:
             line |= {name: round(value, 4) for name, value in self.part.validate(averaged, self.packs).items()}
             _replace(self.folder / "weights.weights.h5", averaged.save_weights)
             self.good = [ops.convert_to_numpy(variable) for variable in averaged.variables]
-            if last or epoch % 10 == 0:
+            if last or now - self.drawn_at > SHEET_SECONDS:
                 _write_png(self.folder / "sheet.png", self.part.sheet(averaged, self.packs))
+                self.drawn_at = now
             self.saved_at = time.monotonic()
-            saving = True
-        else:
-            saving = False
         for variable, value in zip(self._variables(), raw, strict=True):
             variable.assign(value)
         if saving:
@@ -213,8 +214,8 @@ def train(
     """Train one part until `hours` after `started` (`time.monotonic`) and return the folder of its results.
 
     The folder `out/<recipe>/<part>` gets `weights.weights.h5` (averaged), `state.npz` (to resume), `log.jsonl` and
-    `sheet.png`, renewed every minute. `weights` is a `.weights.h5` or a published model's folder to start from;
-    variables are matched by name and shape.
+    `sheet.png`, renewed every minute, the sheet every ten. `weights` is a `.weights.h5` or a published model's folder
+    to start from; variables are matched by name and shape.
     """
     part = recipe.parts[part_name]
     folder = out / recipe.id / part_name
@@ -264,8 +265,10 @@ def start_from(network: keras.Model, source: Path, part_name: str) -> int:
     """Copy into `network` what `source` has under the same name and shape; return how many variables that were.
 
     `source` is a `.weights.h5` of this or another part, an `.npz` of a kit, or the folder of a published model.
-    Raises ValueError when nothing matches: a start from nothing is a mistake, not a start.
+    Raises NoStart when it is not there or nothing matches: a start from nothing is a mistake, not a start.
     """
+    if not source.exists():
+        raise NoStart(f"{source} is not there")
     if source.is_dir():
         from training.export.variables import read_variables
 
@@ -283,7 +286,7 @@ def start_from(network: keras.Model, source: Path, part_name: str) -> int:
                 variable.assign(value.astype("float32"))
                 taken += 1
     if not taken:
-        raise ValueError(f"{source} has no variable that {network.name} could start from")
+        raise NoStart(f"{source} has no variable that {network.name} could start from")
     return taken
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from training.results import NoStart
+
 
 def layer_variables(network: keras.Model) -> Iterator[tuple[str, Any]]:
     """Yield (`layer/index`, variable) of each layer's weights, layer by layer."""
@@ -21,18 +23,18 @@ def read_variables(folder: Path, part: str) -> dict[str, np.ndarray]:
     """Return the weights of a published model's part as `layer/index` -> float32 array.
 
     A part that the model does not have gets the first one it has: bodies are alike, and what fits is taken. Raises
-    ValueError when `folder` holds no model of ours.
+    NoStart when `folder` holds no model of ours.
     """
     import tensorflow as tf
 
     try:
         checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
     except (tf.errors.OpError, ValueError):
-        raise ValueError(f"{folder} holds no published model") from None
+        raise NoStart(f"{folder} holds no published model") from None
     keys = [key for key in checkpoint.get_variable_to_shape_map() if key.startswith("weights/")]
     parts = sorted({key.split("/")[1] for key in keys})
     if not parts:
-        raise ValueError(f"{folder} holds no published model")
+        raise NoStart(f"{folder} holds no published model")
     chosen = part if part in parts else parts[0]
     found = {}
     for key in keys:

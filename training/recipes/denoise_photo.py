@@ -41,7 +41,8 @@ def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
         clean = crops(index)
         random = np.random.default_rng([seed, index, 1])
         file = clean.copy()
-        file[:coded] = [jpeg(crop, random) for crop in clean[:coded]]
+        for i in range(coded):
+            file[i] = jpeg(clean[i], random)
         return {"clean": clean, "file": file}
 
     return make
