@@ -1,11 +1,14 @@
-"""The loop learns, ends annealed, resumes, starts from weights, and gets over a loss that is not finite."""
+"""A run's schedule, averages, state and guard against numbers that are none, and what a run may start from."""
 
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,12 +24,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
 ]
 
+STEPS = 5
+RATE = 1e-2
+STILL = 1e-12
+"""A rate at which nothing moves: what is there afterwards was there before."""
+Train = Callable[..., Path]
+Batches = Callable[[Packs, int, int], Callable[[int], Batch]]
+
 
 class Clock:
-    """A second passes with every look: how far a run gets does not depend on the machine."""
+    """Seconds that pass only when somebody looks: a run has the same length everywhere."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now = 1000.0
 
     def monotonic(self) -> float:
         self.now += 1
@@ -34,97 +44,305 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr("training.loop.time", SimpleNamespace(monotonic=made.monotonic))
-    monkeypatch.setattr("training.loop.SAVE_SECONDS", 0.0)
-    return made
-
-
-def train(recipe: Recipe, out: Path, clock: Clock, seconds: float = 100, **options: Any) -> Path:
+def loop() -> ModuleType:
     from training import loop
 
-    return loop.train(recipe, "denoise", Packs(out), out, started=clock.now, hours=seconds / 3600, **options)
+    return loop
 
 
-def lines(folder: Path) -> list[dict[str, float]]:
+@pytest.fixture
+def clock(loop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    ticking = Clock()
+    for module in ("training.loop", "training.commands"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=ticking.monotonic))
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    return ticking
+
+
+@pytest.fixture
+def train(loop: ModuleType, clock: Clock, tmp_path: Path) -> Train:
+    """Train a part for some seconds of the clock: about seven an epoch."""
+
+    def run(recipe: Recipe | None = None, seconds: float = 50, part: str = "denoise", **options: Any) -> Path:
+        given = {"started": clock.now, "hours": seconds / 3600, **options}
+        return loop.train(recipe or small(), part, Packs(tmp_path), tmp_path / "runs", **given)
+
+    return run
+
+
+def small(**changes: Any) -> Recipe:
+    """Return the tiny recipe with short epochs and a short average."""
+    return tiny.recipe(**{"steps_per_epoch": STEPS, "ema": 0.9, "learning_rate": RATE, **changes})
+
+
+def log(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_learns_and_ends_annealed(tmp_path: Path, clock: Clock) -> None:
-    folder = train(tiny.recipe(), tmp_path, clock)
-    log = lines(folder)
-    assert log[-1]["psnr"] > 15  # the noise is at 14 dB
-    assert log[-1]["psnr"] > log[0]["psnr"]
-    assert log[-1]["rate"] < 0.1 * max(line["rate"] for line in log)
-    assert [line["step"] for line in log] == [10 * (i + 1) for i in range(len(log))]
-    assert {path.name for path in folder.iterdir()} == {
-        "weights.weights.h5", "state.npz", "log.jsonl", "run.json", "sheet.png"
-    }  # fmt: skip
+def averages(folder: Path) -> dict[str, np.ndarray]:
+    from training.loop import read_weights
+
+    return read_weights(folder / "weights.weights.h5")
 
 
-def test_the_weights_file_is_what_was_measured(tmp_path: Path, clock: Clock) -> None:
-    from training.results import trained
-
-    recipe = tiny.recipe()
-    folder = train(recipe, tmp_path, clock)
-    measured = tiny.validate(trained(recipe, tmp_path)["denoise"], Packs(tmp_path))
-    assert round(measured["psnr"], 4) == lines(folder)[-1]["psnr"]
+def state(folder: Path) -> list[np.ndarray]:
+    """Return the saved variables, the network's before the optimizer's."""
+    with np.load(folder / "state.npz") as saved:
+        return [saved[f"v{i}"] for i in range(len(saved.files) - 2)]
 
 
-def test_resumes_where_it_stopped(tmp_path: Path, clock: Clock) -> None:
-    first = lines(train(tiny.recipe(), tmp_path, clock))
-    second = lines(train(tiny.recipe(), tmp_path, clock, resume=True))
-    assert second[: len(first)] == first
-    assert second[len(first)]["step"] == first[-1]["step"] + 10
-    assert second[len(first)]["seconds"] > first[-1]["seconds"]
-    assert second[len(first)]["psnr"] > first[0]["psnr"]
-    told = json.loads((tmp_path / "denoise_tiny/denoise/run.json").read_text())
-    assert told["steps"] == second[-1]["step"]
-
-
-def test_starts_from_weights(tmp_path: Path, clock: Clock) -> None:
-    recipe = tiny.recipe()
-    weights = train(recipe, tmp_path / "first", clock) / "weights.weights.h5"
-    begun = lines(train(recipe, tmp_path / "second", clock, weights=weights))
-    assert begun[0]["psnr"] > lines(weights.parent)[0]["psnr"]
-
-
-def test_refuses_weights_of_another_network(tmp_path: Path) -> None:
-    import keras
-
-    from training.loop import start_from
-
-    image = keras.Input((4,), name="image")
-    other = keras.Model({"image": image}, {"image": keras.layers.Dense(3, name="dense")(image)})
-    other.save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(ValueError, match="no variable"):
-        start_from(tiny.network(), tmp_path / "other.weights.h5", "denoise")
-
-
-def poisoned(first: int, last: int) -> Callable[..., Callable[[int], Batch]]:
-    """Return `batches` whose batches from `first` to `last` are not finite."""
+def poisoned(wrong: Callable[[int], bool]) -> Batches:
+    """Return batches whose pictures are no numbers where `wrong(index)`."""
 
     def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-        def make(index: int) -> Batch:
-            clean = tiny.scenes(index, batch)
-            return {"clean": clean * np.float32(np.nan) if first <= index <= last else clean}
-
-        return make
+        make = tiny.batches(packs, seed, batch)
+        return lambda index: {"clean": make(index)["clean"] * np.float32(np.nan if wrong(index) else 1)}
 
     return batches
 
 
-def test_gets_over_a_loss_that_is_not_finite(tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = train(tiny.recipe(batches=poisoned(33, 34)), tmp_path, clock)
-    assert "not finite" in capsys.readouterr().err
-    log = lines(folder)
-    assert all(np.isfinite(line["loss"]) for line in log)
-    assert 40 not in [line["step"] for line in log]
-    assert log[-1]["step"] > 40
-    assert log[-1]["psnr"] > 15
+# --- schedule ---
 
 
-def test_gives_up_where_nothing_was_ever_finite(tmp_path: Path, clock: Clock) -> None:
-    with pytest.raises(FloatingPointError, match="from the start"):
-        train(tiny.recipe(batches=poisoned(0, 10**6)), tmp_path, clock)
+def test_the_rate_rises_and_then_falls_to_nearly_nothing_whatever_the_time(train: Train) -> None:
+    rates = [line["rate"] for line in log(train(seconds=250))]
+    assert rates[0] == pytest.approx(RATE * STEPS / 100, rel=0.02)
+    assert rates[-1] < 0.05 * RATE
+    peak = rates.index(max(rates))
+    assert 0 < peak < len(rates) - 1
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_too_little_time_is_one_epoch_with_everything_saved(train: Train, seconds: int) -> None:
+    folder = train(seconds=seconds)
+    assert [line["step"] for line in log(folder)] == [STEPS]
+    assert "psnr" in log(folder)[0]
+    assert averages(folder)
+    assert state(folder)
+    assert (folder / "sheet.png").is_file()
+
+
+def test_between_savings_a_line_has_the_loss_alone(
+    train: Train, loop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 60.0)
+    measured = ["psnr" in line for line in log(train())]
+    assert measured == [True, *[False] * (len(measured) - 2), True]
+
+
+def test_parts_share_the_time_as_their_own_hours_are(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import commands
+
+    part = small().parts["denoise"]
+    recipe = replace(small(), parts={"long": replace(part, hours=2.0), "short": replace(part, hours=1.0)})
+    monkeypatch.setattr(commands, "parts", lambda name: ((recipe, part) for part in recipe.parts))
+    options = Namespace(
+        recipes=["denoise_tiny"], hours=90 / 3600, data=tmp_path, out=tmp_path,
+        resume=False, weights=None, seed=0, batch=None, bfloat16=False,
+    )  # fmt: skip
+    commands.train(options, clock.now)
+    long, short = (log(tmp_path / "denoise_tiny" / name)[-1]["seconds"] for name in recipe.parts)
+    # To an epoch, of seven looks at the time.
+    assert long == pytest.approx(60, abs=7)
+    assert long + short == pytest.approx(90, abs=7)
+
+
+# --- averages, state, going on ---
+
+
+def test_averages_are_published_and_training_goes_on_from_the_weights(train: Train) -> None:
+    folder = train()
+    saved = state(folder)
+    for average in averages(folder).values():
+        if average.dtype == np.float32:
+            assert any(np.array_equal(average, kept) for kept in saved)
+    assert np.abs(averages(folder)["first/0"] - saved[0]).max() > 1e-4
+
+
+def test_an_average_over_one_step_is_the_weights(train: Train) -> None:
+    folder = train(small(ema=0.0))
+    np.testing.assert_array_equal(averages(folder)["first/0"], state(folder)[0])
+
+
+def test_the_seed_begins_the_run(train: Train) -> None:
+    first, again, other = (log(train(seconds=1, seed=seed))[0]["loss"] for seed in (3, 3, 4))
+    assert first == pytest.approx(again, abs=2e-6)
+    assert first != pytest.approx(other, abs=2e-5)
+
+
+def test_what_was_run_is_written_down(train: Train) -> None:
+    folder = train(seed=5)
+    facts = json.loads((folder / "run.json").read_text())
+    assert (facts["steps"], facts["seed"], facts["started_from"]) == (log(folder)[-1]["step"], 5, "")
+    assert "CPU" in facts["device"]
+    assert 0 < facts["seconds"] <= 60
+
+
+def test_a_batch_may_be_larger(train: Train) -> None:
+    sizes: list[int] = []
+
+    def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+        sizes.append(batch)
+        return tiny.batches(packs, seed, batch)
+
+    train(small(batches=batches, batch=4), seconds=1)
+    train(small(batches=batches, batch=4), seconds=1, batch=7)
+    assert sizes == [4, 7]
+
+
+def test_resuming_restores_every_variable_to_the_bit(
+    train: Train, loop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras import ops
+
+    saved = state(train())
+    loaded: list[np.ndarray] = []
+
+    def look(learner: Any, *arguments: Any, **options: Any) -> None:
+        loaded.extend(ops.convert_to_numpy(variable) for variable in loop._state(learner))
+
+    monkeypatch.setattr(loop.Learner, "fit", look)
+    train(resume=True, seed=9)
+    assert len(loaded) == len(saved) > 12  # weights, averages, two moments
+    for ours, kept in zip(loaded, saved, strict=True):
+        np.testing.assert_array_equal(ours, kept)
+
+
+def test_resuming_goes_on_with_the_next_batch_and_not_resuming_begins_anew(train: Train) -> None:
+    asked: list[int] = []
+
+    def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+        make = tiny.batches(packs, seed, batch)
+        return lambda index: (asked.append(index), make(index))[1]
+
+    recipe = small(batches=batches)
+    steps = log(train(recipe, resume=True))[-1]["step"]
+    assert min(asked) == 0
+    # TensorFlow looks at the first batches for their shapes and then asks for them again.
+    assert set(range(int(steps))) <= set(asked)
+    asked.clear()
+    lines = log(train(recipe, resume=True))
+    assert min(asked) == steps
+    assert [line["step"] for line in lines] == [STEPS * (i + 1) for i in range(len(lines))]
+    assert lines[-1]["step"] > steps
+    asked.clear()
+    assert log(train(recipe))[0]["step"] == STEPS
+    assert min(asked) == 0
+
+
+# --- numbers that are none ---
+
+
+def test_going_back_is_to_the_last_good_averages(train: Train) -> None:
+    start = averages(train(small(learning_rate=STILL), seconds=1))
+    folder = train(small(learning_rate=STILL, batches=poisoned(lambda index: index == 12)))
+    steps = [line["step"] for line in log(folder)]
+    assert 3 * STEPS not in steps
+    assert steps[-1] > 3 * STEPS
+    for key, value in averages(folder).items():
+        if value.dtype == np.float32:
+            np.testing.assert_allclose(value, start[key], atol=1e-7)
+    assert all(np.isfinite(value).all() for value in state(folder))
+
+
+def test_going_back_halves_the_rate(train: Train) -> None:
+    # Two runs of one length; the looks at the time that the spoiled epoch does not take move the second one a little.
+    plain = {line["step"]: line["rate"] for line in log(train(seconds=400))}
+    spoiled = {line["step"]: line["rate"] for line in log(train(small(batches=poisoned(lambda i: i == 12)), 400))}
+    for step in (STEPS, 2 * STEPS):
+        assert spoiled[step] == pytest.approx(plain[step], rel=0.01)
+    for step in range(4 * STEPS, 20 * STEPS, STEPS):
+        assert spoiled[step] == pytest.approx(plain[step] / 2, rel=0.1)
+
+
+def test_numbers_that_stay_away_end_with_the_time_and_the_last_good_weights(train: Train) -> None:
+    folder = train(small(batches=poisoned(lambda index: index >= 12)))
+    assert [line["step"] for line in log(folder)] == [STEPS, 2 * STEPS]
+    assert all(np.isfinite(value).all() for value in [*averages(folder).values(), *state(folder)])
+
+
+def test_a_step_that_spoils_the_weights_after_a_finite_loss_is_not_saved(train: Train, tmp_path: Path) -> None:
+    def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+        make = tiny.batches(packs, seed, batch)
+        return lambda index: {**make(index), "kept": np.full((batch, 1), index != STEPS - 1, np.float32)}
+
+    def loss(network: Any, batch: Any, seed: Any) -> Any:
+        from keras import ops
+
+        # The root has no slope at zero: the loss is a number and its gradient is none.
+        level = ops.zeros_like(batch["clean"][:, :1, :1, :1])
+        answer = ops.mean(network({"image": batch["clean"], "level": level})["image"], axis=(1, 2))
+        root = ops.sqrt(batch["kept"] * (ops.square(answer) + 1))
+        return tiny.loss(network, batch, seed) + 1e-9 * ops.mean(root)
+
+    with pytest.raises(FloatingPointError):
+        train(small(batches=batches, loss=loss))
+    assert not list((tmp_path / "runs").rglob("*.npz"))
+
+
+# --- what a run may start from ---
+
+
+def _other_exit() -> Any:
+    import keras
+    from keras import layers
+
+    network = tiny.network()
+    x = network.get_layer("first").output
+    exit_ = layers.Conv2D(3, 1, name="exit")(x)
+    return keras.Model(network.input, {"image": exit_}, name="other")
+
+
+def test_a_part_starts_from_the_one_it_builds_upon(train: Train) -> None:
+    built_upon = averages(train(small()))
+    part = small(learning_rate=STILL).parts["denoise"]
+    recipe = replace(small(), parts={"again": replace(part, network=_other_exit, start="denoise")})
+    folder = train(recipe, part="again", seconds=1)
+    np.testing.assert_allclose(averages(folder)["first/0"], built_upon["first/0"], atol=1e-7)
+    assert "denoise" in json.loads((folder / "run.json").read_text())["started_from"]
+
+
+def test_names_and_shapes_decide_what_is_taken(loop: ModuleType, tmp_path: Path) -> None:
+    network = tiny.network()
+    before = [np.array(value) for value in network.get_weights()]
+    kernel, bias = np.full(before[0].shape, 0.25, np.float16), np.zeros(9, np.float32)
+    np.savez(tmp_path / "arrays.npz", **{"first/0": kernel, "first/1": bias, "elsewhere/0": kernel})
+    assert loop.start_from(network, tmp_path / "arrays.npz", "denoise") == 1
+    after = network.get_weights()
+    np.testing.assert_array_equal(after[0], kernel.astype(np.float32))
+    for old, new in zip(before[1:], after[1:], strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_nothing_that_fits_is_an_error(loop: ModuleType, tmp_path: Path) -> None:
+    np.savez(tmp_path / "arrays.npz", **{"elsewhere/0": np.zeros(3)})
+    with pytest.raises(ValueError, match="no variable that tiny could start from"):
+        loop.start_from(tiny.network(), tmp_path / "arrays.npz", "denoise")
+
+
+def test_a_published_folder_is_a_start(train: Train, tmp_path: Path) -> None:
+    from training.export.savedmodel import save
+
+    trained = tiny.network()
+    save({"denoise": trained}, tmp_path / "model")
+    folder = train(small(learning_rate=STILL), seconds=1, weights=tmp_path / "model", seed=8)
+    np.testing.assert_allclose(averages(folder)["first/0"], trained.get_weights()[0], atol=1e-7)
+    assert json.loads((folder / "run.json").read_text())["started_from"].endswith("model")
+
+
+def test_a_folder_without_a_model_is_no_start(loop: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no published model"):
+        loop.start_from(tiny.network(), tmp_path, "denoise")
+
+
+def test_a_kit_is_a_start(train: Train, tmp_path: Path) -> None:
+    network = tiny.network()
+    arrays = partial(np.savez, tmp_path / "start/denoise_tiny/denoise.npz")
+    (tmp_path / "start/denoise_tiny").mkdir(parents=True)
+    arrays(**{"first/0": np.full(network.get_weights()[0].shape, 0.125, np.float16)})
+    folder = train(small(learning_rate=STILL), seconds=1, weights=tmp_path / "start")
+    assert averages(folder)["first/0"] == pytest.approx(0.125, abs=1e-6)

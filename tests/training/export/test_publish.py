@@ -29,7 +29,7 @@ def test_trains_publishes_and_starts_again(packs: Packs, tmp_path: Path, monkeyp
     digits = recipe.load("denoise_digits")
     clock = Clock()
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=clock.monotonic))
-    loop.train(digits, "denoise", packs, tmp_path / "runs", started=0, hours=30 / 3600)
+    loop.train(digits, "denoise", packs, tmp_path / "runs", started=clock.now, hours=30 / 3600)
     place = publish(digits, packs, tmp_path / "runs", tmp_path / "shelf", default=True)
 
     assert place == tmp_path / "shelf/denoise/digits/1"
