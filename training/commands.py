@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from training.data.packs import MissingPack, Packs
 from training.pack import TooMuch
-from training.recipe import Recipe, UnknownRecipe, load, names, parts
-from training.results import NoStart, NotTrained, trained, weights_of
+from training.recipe import NoStart, Recipe, UnknownRecipe, load, names, parts
+from training.results import NotTrained, trained, weights_of
 
 if TYPE_CHECKING:
     import keras

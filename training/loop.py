@@ -19,8 +19,7 @@ import numpy as np
 from keras import ops
 
 from training.data.packs import Packs
-from training.recipe import Part, Recipe
-from training.results import NoStart
+from training.recipe import NoStart, Part, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,6 +23,10 @@ class UnknownRecipe(KeyError):
     """A recipe, or a part of one, that is not there; the message names the nearest."""
 
 
+class NoStart(ValueError):
+    """Weights that a training cannot start from: not there, or of another network."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One network of a model, trained and served under one name (`x2`, `denoise`, `estimate`).

@@ -15,10 +15,6 @@ class NotTrained(FileNotFoundError):
     """A part without training results; the message says how to get them."""
 
 
-class NoStart(ValueError):
-    """Weights that a training cannot start from: not there, or of another network."""
-
-
 def weights_of(recipe: Recipe, part: str, out: Path) -> Path:
     """Return the file of a part's averaged weights. Raises NotTrained."""
     weights = out / recipe.id / part / "weights.weights.h5"

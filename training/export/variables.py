@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from training.results import NoStart
+from training.recipe import NoStart
 
 
 def layer_variables(network: keras.Model) -> Iterator[tuple[str, Any]]:
