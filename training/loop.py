@@ -98,12 +98,9 @@ class Run(keras.callbacks.Callback):
         if not (math.isfinite(loss) and all(map(_finite, self.model.network.variables))):
             self._go_back()
             return
-        raw = [ops.convert_to_numpy(variable) for variable in self._variables()]
         now = time.monotonic()
         steps = self.steps_before + (epoch + 1) * self.part.steps_per_epoch
         last = now + (now - self.epoch_started) / 2 > self.started + self.seconds
-        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
-        averaged = self.model.network
         line: dict[str, Any] = {
             "step": steps,
             "seconds": round(self.seconds_before + now - self.started, 1),
@@ -112,17 +109,9 @@ class Run(keras.callbacks.Callback):
         }
         saving = last or now - self.saved_at > SAVE_SECONDS
         if saving:
-            line |= {name: round(value, 4) for name, value in self.part.validate(averaged, self.packs).items()}
-            _replace(self.folder / "weights.weights.h5", averaged.save_weights)
-            self.good = [ops.convert_to_numpy(variable) for variable in averaged.variables]
-            if last or now - self.drawn_at > SHEET_SECONDS:
-                _write_png(self.folder / "sheet.png", self.part.sheet(averaged, self.packs))
-                self.drawn_at = now
-            self.saved_at = time.monotonic()
-        for variable, value in zip(self._variables(), raw, strict=True):
-            variable.assign(value)
-        if saving:
+            line |= self._save_averages(draw=last or now - self.drawn_at > SHEET_SECONDS)
             self._save_state(steps)
+            self.saved_at = time.monotonic()
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         left = max(0.0, self.started + self.seconds - time.monotonic())
@@ -136,8 +125,20 @@ class Run(keras.callbacks.Callback):
         if last:
             self.model.stop_training = True
 
-    def _variables(self) -> list[Any]:
-        return list(self.model.trainable_variables)
+    def _save_averages(self, *, draw: bool) -> dict[str, float]:
+        """Measure and save the averaged weights, draw them if asked, and put the current ones back."""
+        variables, network = self.model.trainable_variables, self.model.network
+        current = [ops.convert_to_numpy(variable) for variable in variables]
+        self.model.optimizer.finalize_variable_values(variables)
+        figures = {name: round(value, 4) for name, value in self.part.validate(network, self.packs).items()}
+        _replace(self.folder / "weights.weights.h5", network.save_weights)
+        self.good = [ops.convert_to_numpy(variable) for variable in network.variables]
+        if draw:
+            _write_png(self.folder / "sheet.png", self.part.sheet(network, self.packs))
+            self.drawn_at = time.monotonic()
+        for variable, value in zip(variables, current, strict=True):
+            variable.assign(value)
+        return figures
 
     def _go_back(self) -> None:
         """Return to the last good averages with half the rate; give up where there are none."""
@@ -240,7 +241,9 @@ def train(
         source = _source(weights, recipe, part_name, out)
         if source is not None:
             taken = start_from(network, source, part_name)
-            run.started_from = source.as_posix() if source.is_dir() else f"{source.parent.name} ({source.name})"
+            run.started_from = (
+                "/".join(source.parts[-3:]) if source.is_dir() else f"{source.parent.name} ({source.name})"
+            )
             print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
         (folder / "log.jsonl").unlink(missing_ok=True)
 

@@ -59,7 +59,7 @@ class Part:
 class Recipe:
     """A model that can be trained, evaluated, exported and published.
 
-    `evaluate(networks, packs)` returns the tables that the manifest carries; `evaluate_service(client, packs)` the
+    `evaluate(networks, packs)` returns the tables that the manifest carries; `evaluate_service(url, packs)` the
     same through a running service, where the model has such a table. `geometry` is the manifest's, with `halo` None
     where the export measures it.
     """
@@ -73,7 +73,7 @@ class Recipe:
     parts: dict[str, Part]
     geometry: dict[str, Any]
     evaluate: Callable[[Mapping[str, keras.Model], Packs], list[Table]]
-    evaluate_service: Callable[[Any, Packs], list[Table]] | None = None
+    evaluate_service: Callable[[str, Packs], list[Table]] | None = None
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     card: str = ""
 

@@ -3,8 +3,8 @@
     python -m training train denoise_photo --hours 1.5      # two cores; 0.2 on an accelerator
     python -m training evaluate denoise_photo
 
-Expected after 1.5 hours on two cores: CBSD68 33.4 / 30.7 / 27.4 dB at σ 15 / 25 / 50 (`docs/rows.md` has what was
-reached). Half of the batches' Gaussian noise is clipped and rounded, half is not: the literature measures one, real
+Reached after 0.8 hours on two busy cores: CBSD68 32.9 / 30.1 / 26.7 dB at σ 15 / 25 / 50 (`docs/rows.md`: floors and
+next steps). Half of the batches' Gaussian noise is clipped and rounded, half is not: the literature measures one, real
 files have the other, and a network that saw one kind only loses 0.1 to 0.3 dB on the other.
 """
 

@@ -3,7 +3,7 @@
     python -m training train superres_face                  # half an hour on two cores
     python -m training evaluate superres_face
 
-Expected: 1.5 dB over bicubic on the pack's test faces at their own size (32 -> 128 pixels).
+Wanted: 1.5 dB over bicubic on the pack's test faces at their own size (32 -> 128 pixels); not trained long enough yet.
 """
 
 from __future__ import annotations

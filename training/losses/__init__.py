@@ -1,1 +1,0 @@
-"""Losses: functions of `keras.ops` tensors that return one number a batch."""
