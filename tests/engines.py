@@ -99,7 +99,7 @@ Function = Callable[[Ticket], Arrays]
 class FunctionEngine:
     """An engine of given models whose every ticket is answered by `function`, on the event loop.
 
-    `most` is how many tickets were here at once.
+    `most` is how many tickets were here at once; nothing is answered before there were `together`.
     """
 
     def __init__(self, function: Function, *manifests: Manifest) -> None:
@@ -107,6 +107,7 @@ class FunctionEngine:
         self.manifests = manifests
         self.tickets: list[Ticket] = []
         self.now = self.most = 0
+        self.together = 1
 
     def find(self, task: str, name: str | None = None) -> Manifest:
         for manifest in self.manifests:
@@ -120,6 +121,8 @@ class FunctionEngine:
         self.most = max(self.most, self.now)
         try:
             await asyncio.sleep(0)
+            while self.most < self.together:
+                await asyncio.sleep(0.001)
             return self.function(ticket)
         finally:
             self.now -= 1

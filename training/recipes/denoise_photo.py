@@ -28,7 +28,7 @@ from training.recipe import Batch, Part, Recipe
 CROP = 64
 # Sixteenths of a batch that a JPEG encoder and a camera's noise spoil and that stay clean; Gaussian noise spoils the
 # rest.
-CODED, CAMERA, CLEAN = 3, 3, 2
+CODED, CAMERA, CLEAN = 2, 2, 1
 
 
 def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
