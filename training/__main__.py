@@ -29,6 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--bfloat16", action="store_true", help="mixed precision, for accelerators")
     train.add_argument("--batch", type=int, help="samples a batch (default: what suits two cores)")
+    train.add_argument(
+        "--rate", type=float, help="highest learning rate (default: the part's; less to go on with --from)"
+    )
     train.add_argument("--seed", type=int, default=0)
     evaluate = command("evaluate", "print the recipe's tables")
     evaluate.add_argument("--url", help="measure through a running service instead")

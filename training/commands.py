@@ -59,6 +59,7 @@ def train(options: argparse.Namespace, started: float) -> None:
             weights=options.weights,
             seed=options.seed,
             batch=options.batch,
+            rate=options.rate,
         )
 
 

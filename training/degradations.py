@@ -57,10 +57,15 @@ def _smear(noise: Any, weights: tuple[int, ...]) -> Any:
 
 
 def jpeg(clean: np.ndarray, random: np.random.Generator, lowest: int = 25, highest: int = 95) -> np.ndarray:
-    """Return `clean` (uint8 HWC RGB) after light noise (half of the time) and a JPEG encoder at a random quality."""
+    """Return `clean` (uint8 HWC RGB) after light noise (half of the time) and a JPEG encoder at a random quality.
+
+    The noise is smeared by up to 1.2 pixels, as demosaicing and in-camera denoising do before a camera encodes.
+    """
     picture = clean.astype(np.float32)
     if random.random() < 0.5:
-        picture += random.normal(0, random.uniform(0, 12), picture.shape).astype(np.float32)
+        noise = random.normal(0, 1, picture.shape).astype(np.float32)
+        noise = cv2.GaussianBlur(noise, (0, 0), random.uniform(0.2, 1.2))
+        picture += noise * (random.uniform(0, 12) / noise.std())
     picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
     quality = int(random.integers(lowest, highest + 1))
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if random.random() < 0.7 else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444

@@ -68,7 +68,15 @@ class Run(keras.callbacks.Callback):
     """Everything that happens beside the steps of a run: schedule, averages, validation, log, state, NaN guard."""
 
     def __init__(
-        self, recipe: Recipe, part_name: str, packs: Packs, folder: Path, started: float, hours: float, seed: int
+        self,
+        recipe: Recipe,
+        part_name: str,
+        packs: Packs,
+        folder: Path,
+        started: float,
+        hours: float,
+        seed: int,
+        peak: float,
     ) -> None:
         super().__init__()
         self.recipe, self.part_name, self.part = recipe, part_name, recipe.parts[part_name]
@@ -76,7 +84,7 @@ class Run(keras.callbacks.Callback):
         # A second part of one process gets its own share of time: `started` is when its time began.
         self.started, self.seconds = started, max(1.0, hours * 3600)
         self.seconds_before, self.steps_before = 0.0, 0
-        self.peak = self.part.learning_rate
+        self.peak = peak
         self.seed, self.started_from = seed, ""
         self.saved_at = self.drawn_at = -math.inf
         self.good: list[np.ndarray] = []
@@ -210,6 +218,7 @@ def train(
     weights: Path | None = None,
     seed: int = 0,
     batch: int | None = None,
+    rate: float | None = None,
 ) -> Path:
     """Train one part until `hours` after `started` (`time.monotonic`) and return the folder of its results.
 
@@ -223,13 +232,14 @@ def train(
     keras.utils.set_random_seed(seed)
     network = part.network()
     learner = Learner(network, part, seed)
+    peak = part.learning_rate if rate is None else rate
     optimizer = keras.optimizers.AdamW(
-        part.learning_rate, weight_decay=part.weight_decay, use_ema=True, ema_momentum=part.ema, global_clipnorm=1.0
+        peak, weight_decay=part.weight_decay, use_ema=True, ema_momentum=part.ema, global_clipnorm=1.0
     )
     learner.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     optimizer.build(learner.trainable_variables)
 
-    run = Run(recipe, part_name, packs, folder, started, hours, seed)
+    run = Run(recipe, part_name, packs, folder, started, hours, seed, peak)
     state = folder / "state.npz"
     if resume and state.is_file():
         with np.load(state) as saved:

@@ -142,7 +142,7 @@ def test_parts_share_the_time_as_their_own_hours_are(
     monkeypatch.setattr(commands, "parts", lambda name: ((recipe, part) for part in recipe.parts))
     options = Namespace(
         recipes=["denoise_tiny"], hours=90 / 3600, data=tmp_path, out=tmp_path,
-        resume=False, weights=None, seed=0, batch=None, bfloat16=False,
+        resume=False, weights=None, seed=0, batch=None, rate=None, bfloat16=False,
     )  # fmt: skip
     commands.train(options, clock.now)
     long, short = (log(tmp_path / "denoise_tiny" / name)[-1]["seconds"] for name in recipe.parts)
@@ -192,6 +192,11 @@ def test_a_batch_may_be_larger(train: Train) -> None:
     train(small(batches=batches, batch=4), seconds=1)
     train(small(batches=batches, batch=4), seconds=1, batch=7)
     assert sizes == [4, 7]
+
+
+def test_a_rate_may_be_lower(train: Train) -> None:
+    full, tenth = (max(line["rate"] for line in log(train(rate=rate))) for rate in (None, RATE / 10))
+    assert tenth == pytest.approx(full / 10, rel=0.01)
 
 
 def test_resuming_restores_every_variable_to_the_bit(

@@ -12,7 +12,7 @@ import keras
 from keras import layers
 
 
-def build(x: keras.KerasTensor, widths: Sequence[int] = (32, 64, 96)) -> keras.KerasTensor:
+def build(x: keras.KerasTensor, widths: Sequence[int] = (48, 96, 128)) -> keras.KerasTensor:
     """Return features [N,H,W,widths[0]] of `x` [N,H,W,C]; height and width are multiples of 2 ** (len(widths) - 1)."""
     skips = []
     for depth, width in enumerate(widths):

@@ -11,7 +11,8 @@ files have the other, and a network that saw one kind only loses 0.1 to 0.3 dB o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -26,16 +27,25 @@ from training.metrics import psnr
 from training.recipe import Batch, Part, Recipe
 
 CROP = 64
-# Sixteenths of a batch that a JPEG encoder and a camera's noise spoil and that stay clean; Gaussian noise spoils the
-# rest.
-CODED, CAMERA, CLEAN = 2, 2, 1
 
 
-def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+class Mix(NamedTuple):
+    """Sixteenths of a batch that a JPEG encoder and a camera spoil and that stay clean; white noise spoils the rest."""
+
+    coded: int
+    camera: int
+    clean: int
+
+
+# White noise is the network's school; the estimator learns it soon and needs to see what is hard to tell from texture.
+DENOISE, ESTIMATE = Mix(2, 2, 1), Mix(5, 4, 2)
+
+
+def batches(packs: Packs, seed: int, batch: int, mix: Mix = DENOISE) -> Callable[[int], Batch]:
     """Return crops `clean`, and `file`: the same, or what a JPEG encoder left of it (uint8, N,H,W,3)."""
     training, _ = validation_split(packs.pictures("photos/train"))
     crops = Crops(training, CROP, batch, seed)
-    coded = batch * CODED // 16
+    coded = batch * mix.coded // 16
 
     def make(index: int) -> Batch:
         clean = crops(index)
@@ -48,14 +58,14 @@ def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
     return make
 
 
-def degrade(batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
+def degrade(batch: Mapping[str, Any], seed: keras.random.SeedGenerator, mix: Mix = DENOISE) -> tuple[Any, Any]:
     """Return (degraded, clean), float32 in about [0, 1]: JPEG, camera noise, nothing, Gaussian noise, in this order."""
     clean = ops.cast(batch["clean"], "float32") / 255.0
     file = ops.cast(batch["file"], "float32") / 255.0
     count = ops.shape(clean)[0]
-    coded = count * CODED // 16
-    camera = coded + count * CAMERA // 16
-    untouched = camera + count * CLEAN // 16
+    coded = count * mix.coded // 16
+    camera = coded + count * mix.camera // 16
+    untouched = camera + count * mix.clean // 16
     rounded = untouched + (count - untouched) // 2
     white = gaussian_noise(clean[untouched:], seed)
     kinds = [
@@ -78,22 +88,33 @@ def loss(network: keras.Model, batch: Mapping[str, Any], seed: keras.random.Seed
 def estimate_network() -> keras.Model:
     """Return image [N,H,W,3] -> level [N,1,1,1]: what the eye of `strength=auto` sees, at half resolution."""
     image = keras.Input((None, None, 3), name="image")
-    x = ops.space_to_depth(image, 2)
+    # What is left of a picture without its local mean is mostly noise, but for edges, which softsign keeps small: on
+    # the picture itself the faint traces of a JPEG encoder would take hours to be learned. Twice, for faint and strong.
+    detail = image[:, 1:-1, 1:-1] - ops.average_pool(image, 3, strides=1, padding="valid")
+    x = ops.space_to_depth(ops.concatenate([ops.softsign(32.0 * detail), ops.softsign(4.0 * detail)], axis=-1), 2)
     for depth, width in enumerate((48, 48, 48, 64, 64)):
         x = layers.Conv2D(width, 3, padding="valid", activation="relu", name=f"estimate_{depth}")(x)
     # Means of a map of local answers: the level is one for the picture, and a local answer may be sure or not.
-    answer = layers.Conv2D(2, 1, name="estimate_exit", dtype="float32")(x)
+    answer = layers.Conv2D(
+        2, 1, bias_initializer=keras.initializers.Constant(-2.0), name="estimate_exit", dtype="float32"
+    )(x)
     trust = ops.exp(ops.clip(answer[..., 1:], -6.0, 6.0))
     value = ops.softplus(answer[..., :1])
     power = ops.sum(trust * ops.square(value), axis=(1, 2), keepdims=True) / ops.sum(trust, axis=(1, 2), keepdims=True)
-    return keras.Model({"image": image}, {"level": ops.sqrt(power)}, name="level_estimator")
+    # The root's slope is infinite at zero: a first large step that lands there would be the last.
+    return keras.Model({"image": image}, {"level": ops.sqrt(power + 1e-8)}, name="level_estimator")
 
 
 def estimate_loss(network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
-    """Mean error of the level over level + 3/75: a clean picture must not be taken for noisy."""
-    degraded, clean = degrade(batch, seed)
+    """Mean squared error of the logarithm of level + 7.5/75.
+
+    The small number beside the level decides which mistakes near zero matter: much less than this, and the estimator
+    calls all JPEG files clean rather than take one clean picture for a JPEG file; much more, and it does the reverse.
+    """
+    degraded, clean = degrade(batch, seed, ESTIMATE)
     level = level_of(degraded, clean)
-    return ops.mean(ops.abs(network({"image": degraded})["level"] - level) / (level + 0.04))
+    found = network({"image": degraded})["level"]
+    return ops.mean(ops.square(ops.log((found + 0.1) / (level + 0.1))))
 
 
 def _held_out(packs: Packs, size: int = 192) -> np.ndarray:
@@ -191,7 +212,7 @@ def recipe() -> Recipe:
             "estimate": Part(
                 network=estimate_network,
                 loss=estimate_loss,
-                batches=batches,
+                batches=partial(batches, mix=ESTIMATE),
                 validate=validate_estimate,
                 sheet=estimate_sheet,
                 learning_rate=1e-3,

@@ -101,6 +101,7 @@ def _part(scale: int, hours: float, start: str | None) -> Part:
         sheet=partial(sheet, scale=scale),
         learning_rate=8e-4 if start is None else 4e-4,
         hours=hours,
+        steps_per_epoch=25,
         start=start,
     )
 
