@@ -190,7 +190,7 @@ def _finite(variable: Any) -> bool:
 
 
 def _state(learner: Learner) -> list[Any]:
-    return [*learner.network.variables, *learner.optimizer.variables]
+    return [*learner.network.variables, *learner.optimizer.variables, learner.seed.state]
 
 
 def _replace(target: Path, save: Any) -> None:

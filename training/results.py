@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class NotTrained(FileNotFoundError):
-    """A part without training results; the message says how to get them."""
+    """A part without training results of its own network; the message says how to get them."""
 
 
 def weights_of(recipe: Recipe, part: str, out: Path) -> Path:
@@ -31,5 +31,6 @@ def trained(recipe: Recipe, out: Path) -> dict[str, keras.Model]:
     for name, part in recipe.parts.items():
         weights = weights_of(recipe, name, out)
         networks[name] = part.network()
-        start_from(networks[name], weights, name)
+        if start_from(networks[name], weights, name) < len(networks[name].weights):
+            raise NotTrained(f"{weights} is of another network than {recipe.id}:{name} has now: train it again")
     return networks
