@@ -3,9 +3,9 @@
     python -m training train denoise_photo --hours 1.5      # two cores; 0.2 on an accelerator
     python -m training evaluate denoise_photo
 
-Reached after 0.8 hours on two busy cores: CBSD68 32.9 / 30.1 / 26.7 dB at σ 15 / 25 / 50 (`docs/rows.md`: floors and
-next steps). Half of the batches' Gaussian noise is clipped and rounded, half is not: the literature measures one, real
-files have the other, and a network that saw one kind only loses 0.1 to 0.3 dB on the other.
+`docs/rows.md` says what it reached and what it should. Half of the batches' Gaussian noise is clipped and rounded,
+half is not: the literature measures one, real files have the other, and a network that saw one kind only loses 0.1 to
+0.3 dB on the other.
 """
 
 from __future__ import annotations

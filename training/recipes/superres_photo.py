@@ -3,9 +3,9 @@
     python -m training train superres_photo --hours 3       # two cores; 0.4 on an accelerator
     python -m training evaluate superres_photo
 
-Reached after 0.7 hours on two busy cores: Set5 30.7 / 32.6 / 36.6 dB at x4 / x3 / x2 (`docs/rows.md`: floors).
-x4 is trained first, x3 and x2 start from its body. The small picture is MATLAB's bicubic reduction rounded to 8 bit,
-as the literature has it; that is not how real pictures are made, so real ones gain less.
+`docs/rows.md` says what it reached and what it should. x4 is trained first, x3 and x2 start from its body. The small
+picture is MATLAB's bicubic reduction rounded to 8 bit, as the literature has it; that is not how real pictures are
+made, so real ones gain less.
 """
 
 from __future__ import annotations

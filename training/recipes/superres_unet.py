@@ -1,6 +1,6 @@
 """`superres/unet` (row 4): the founding article's U-Net, enlarging twice.
 
-    python -m training train superres_unet                  # half an hour on two cores
+    python -m training train superres_unet                  # a quarter of an hour on two cores
     python -m training evaluate superres_unet
 
 The picture is enlarged bicubically inside the graph and the U-Net adds what is missing. It works at the large
@@ -42,7 +42,7 @@ def recipe() -> Recipe:
         sheet=partial(superres_photo.sheet, scale=SCALE),
         batch=8,
         learning_rate=1e-3,
-        hours=0.5,
+        hours=0.2,
     )
     return Recipe(
         task="superres",
