@@ -53,7 +53,7 @@ PAGE_PROBLEMS = ("unauthorized", "too-many-requests", "internal-error")
 
 _HEADERS = {
     "X-Model": ("The model that was used: task/name@version.", "denoise/photo@1"),
-    "X-Applied": ("What was decided for the caller.", "strength=0.31;tiles=12;precision=float32"),
+    "X-Applied": ("What was decided for the caller.", "strength=0.043;tiles=12;precision=float32"),
     "X-Request-Id": ("The caller's own id or a new one; the log has it too.", "0f8fad5bd9cb469fa16570867728950e"),
     "Server-Timing": ("Milliseconds by stage.", "decode;dur=4.1, queue;dur=0.3, model;dur=212.0, encode;dur=11.0"),
     "Link": ("The model's card.", '</models/denoise/photo>; rel="describedby"'),

@@ -50,7 +50,7 @@ async def denoise(picture: Picture, wish: DenoiseWish, engine: Engine, caller: C
         if level is None:
             level = await _estimate(picture, plan, manifest, engine, caller)
         constants["level"] = np.full((1, 1, 1, 1), level, np.float32)
-        applied["strength"] = f"{level:.2f}"
+        applied["strength"] = f"{level:.3f}"
     elif wish.strength is not None:
         text = f"The model {manifest.id} knows no strength: leave the field out, or set it to auto."
         raise InvalidField(text, field="strength", value=wish.strength)

@@ -79,7 +79,7 @@ def test_strip_removes_what_keep_keeps(service: Service) -> None:
 
 def test_preserve_and_strength_reach_the_task(service: Service) -> None:
     answer = service.denoise(strength="0.5", preserve="0.25")
-    assert answer.headers["x-applied"].startswith("strength=0.50;")
+    assert answer.headers["x-applied"].startswith("strength=0.500;")
 
 
 def test_an_empty_text_is_the_default(service: Service) -> None:

@@ -50,7 +50,7 @@ def test_strength_is_the_level() -> None:
     answer, engine = run(picture(), DenoiseWish(strength=0.4), answering())
     assert (answer.picture.pixels == 102).all()
     assert {ticket.signature for ticket in engine.tickets} == {"denoise"}
-    assert answer.applied == {"strength": "0.40", "tiles": str(len(engine.tickets)), "precision": "float32"}
+    assert answer.applied == {"strength": "0.400", "tiles": str(len(engine.tickets)), "precision": "float32"}
     assert answer.model == "denoise/photo@1"
 
 
@@ -64,17 +64,17 @@ def test_auto_is_the_median_of_eight_tiles() -> None:
     estimates = [0.2, 0.2, 0.2, 0.2, 0.2, 0.9, 0.9, 0.0]  # texture and sky
     answer, engine = run(picture(100, 100), DenoiseWish(), answering(*estimates))
     assert (answer.picture.pixels == 51).all()
-    assert answer.applied["strength"] == "0.20"
+    assert answer.applied["strength"] == "0.200"
     assert sum(ticket.signature == "estimate" for ticket in engine.tickets) == 8
 
 
 def test_auto_of_one_tile() -> None:
     answer, engine = run(picture(5, 5), DenoiseWish(), answering(0.6))
-    assert answer.applied["strength"] == "0.60"
+    assert answer.applied["strength"] == "0.600"
     assert [ticket.signature for ticket in engine.tickets] == ["estimate", "denoise"]
 
 
-@pytest.mark.parametrize(("estimate", "used"), [(-3.0, "0.00"), (7.0, "1.00")])
+@pytest.mark.parametrize(("estimate", "used"), [(-3.0, "0.000"), (7.0, "1.000")])
 def test_estimate_is_kept_in_the_models_range(estimate: float, used: str) -> None:
     answer, _ = run(picture(5, 5), DenoiseWish(), answering(estimate))
     assert answer.applied["strength"] == used
@@ -92,7 +92,7 @@ def test_range_of_levels_is_the_manifests() -> None:
     model = manifest(name="narrow", signatures={**signatures, "denoise": told}, geometry=TILED)
     engine = FunctionEngine(answering(0.9), model)
     answer = asyncio.run(denoise(picture(5, 5), DenoiseWish(), engine, Caller("test")))
-    assert answer.applied["strength"] == "0.50"
+    assert answer.applied["strength"] == "0.500"
 
 
 def test_model_without_level_takes_auto_and_no_number() -> None:
