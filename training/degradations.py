@@ -63,9 +63,8 @@ def jpeg(clean: np.ndarray, random: np.random.Generator, lowest: int = 25, highe
     """
     picture = clean.astype(np.float32)
     if random.random() < 0.5:
-        noise = random.normal(0, 1, picture.shape).astype(np.float32)
-        noise = cv2.GaussianBlur(noise, (0, 0), random.uniform(0.2, 1.2))
-        picture += noise * (random.uniform(0, 12) / noise.std())
+        noise = cv2.GaussianBlur(random.normal(0, 1, picture.shape), (0, 0), random.uniform(0.2, 1.2))
+        picture += (noise * (random.uniform(0, 12) / noise.std())).astype(np.float32)
     picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
     quality = int(random.integers(lowest, highest + 1))
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if random.random() < 0.7 else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
