@@ -161,13 +161,13 @@ def _geometry(recipe: Recipe, networks: Mapping[str, keras.Model], packs: Packs)
 
 
 def _halo(networks: Mapping[str, keras.Model], multiple: int, backgrounds: Sequence[np.ndarray]) -> int:
-    """Return the largest halo of those networks that answer with a picture, measured at half the tolerance."""
+    """Return the largest halo of those networks that answer with a picture, measured at a quarter of the tolerance."""
     return max(
         halo.measure(
             network,
             scale=scale_of(network, multiple),
             multiple=multiple,
-            tolerance=TOLERANCE / 2,  # pictures that were not measured may reach further
+            tolerance=TOLERANCE / 4,  # half was too little: pictures that were not measured reach further
             background=background[..., : network.input["image"].shape[-1]],
         )
         for network in networks.values()

@@ -20,7 +20,7 @@ def test_denoise_answers_the_picture_with_its_headers(service: Service) -> None:
     np.testing.assert_array_equal(opened(answer.content), gradient())
     assert answer.headers["x-model"] == "denoise/photo@1"
     assert answer.headers["link"] == '</models/denoise/photo>; rel="describedby"'
-    assert re.fullmatch(r"strength=0\.25;tiles=\d+;precision=float32", answer.headers["x-applied"])
+    assert re.fullmatch(r"strength=0\.250;tiles=\d+;precision=float32", answer.headers["x-applied"])
     assert answer.headers["x-request-id"] == "my.request-1"
     assert answer.headers["content-disposition"] == 'inline; filename="holiday-denoise.png"'
     assert answer.headers["cache-control"] == "private, no-store"
@@ -100,7 +100,7 @@ def test_json_envelope(service: Service) -> None:
     assert content["content_type"] == "image/webp"
     assert (content["width"], content["height"]) == (40, 24)
     assert content["model"] == answer.headers["x-model"] == "denoise/photo@1"
-    assert content["applied"]["strength"] == "0.25"
+    assert content["applied"]["strength"] == "0.250"
     assert list(content["timing"]) == ["decode", "queue", "model", "encode"]
     np.testing.assert_array_equal(opened(base64.b64decode(content["image"])), gradient())
 
