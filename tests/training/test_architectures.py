@@ -192,7 +192,7 @@ def test_an_untrained_upscaler_gives_its_pixels_copies_without_a_checkerboard(sc
     network = residual_upscaler(scale)
     given = inputs(network, 1, (9, 8))
     copies = given["image"].repeat(scale, axis=1).repeat(scale, axis=2)
-    # A last layer of the usual start would be off by ten times this.
+    # At full width 0.1 was found, and 1.0 with a last layer of the usual start.
     assert np.abs(answer(network, given) - copies).mean() < 0.2
 
 
