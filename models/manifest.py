@@ -81,7 +81,8 @@ class Geometry(_Part):
     """How a picture of any size becomes what the network takes.
 
     * `tiled`: overlapping tiles; `halo` is how many pixels of surroundings a result needs (measured at export),
-      `multiple` the grid on which tiles begin and end, `tile_sizes` the few sizes that tiles are padded to.
+      `multiple` the grid on which tiles begin and end; the sides of tiles are multiples of `tile_step` up to
+      `tile_size`, so that sizes repeat.
     * `canonical`: the whole picture reduced to the nearest of `canonical_sizes` (height, width), the result enlarged.
     * `fixed`: `valid_sizes` only, anything else is `wrong-size`.
     * `whole`: any size that meets `size_rule`, never cut.
@@ -90,7 +91,8 @@ class Geometry(_Part):
     kind: Literal["tiled", "canonical", "fixed", "whole"]
     halo: Annotated[int, Field(ge=0)] = 0
     multiple: Positive = 1
-    tile_sizes: list[Positive] = []
+    tile_size: Annotated[int, Field(ge=0)] = 0
+    tile_step: Positive = 1
     canonical_sizes: list[tuple[Positive, Positive]] = []
     valid_sizes: list[tuple[Positive, Positive]] = []
     size_rule: SizeRule | None = None
@@ -98,27 +100,30 @@ class Geometry(_Part):
 
     @property
     def margin(self) -> int:
-        """The surroundings that a tile has on each side: the halo, rounded up to whole multiples."""
+        """What a tile has of its neighbours on each side: the halo, rounded up to whole multiples."""
         return -(-self.halo // self.multiple) * self.multiple
 
     @model_validator(mode="after")
     def _what_its_kind_needs(self) -> Self:
         needs: dict[str, Any] = {
-            "tiled": self.tile_sizes,
+            "tiled": self.tile_size,
             "canonical": self.canonical_sizes,
             "fixed": self.valid_sizes,
             "whole": True,
         }
         if not needs[self.kind]:
-            field = {"tiled": "tile_sizes", "canonical": "canonical_sizes", "fixed": "valid_sizes"}[self.kind]
+            field = {"tiled": "tile_size", "canonical": "canonical_sizes", "fixed": "valid_sizes"}[self.kind]
             raise ValueError(f"geometry of kind {self.kind} needs {field}")
-        for size in self.tile_sizes:
-            if size % self.multiple:
-                raise ValueError(f"tile size {size} is not a multiple of {self.multiple}")
-            if size <= 2 * self.margin:
-                raise ValueError(f"tile size {size} leaves nothing inside a margin of {self.margin} on both sides")
-        if self.tile_sizes != sorted(set(self.tile_sizes)):
-            raise ValueError("tile_sizes rise and do not repeat")
+        if self.kind == "tiled":
+            if self.tile_size % self.tile_step or self.tile_step % self.multiple:
+                raise ValueError(
+                    f"tile_size {self.tile_size} is no multiple of tile_step {self.tile_step}, "
+                    f"or that is none of {self.multiple}"
+                )
+            if self.tile_size <= 2 * self.margin:
+                raise ValueError(
+                    f"tile_size {self.tile_size} leaves nothing inside a margin of {self.margin} on both sides"
+                )
         return self
 
 

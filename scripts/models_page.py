@@ -89,7 +89,7 @@ def section(manifest: Manifest) -> str:
     made = manifest.provenance
     geometry = manifest.geometry
     takes = {
-        "tiled": f"any size, in tiles of {', '.join(map(str, geometry.tile_sizes))} px with {geometry.halo} px around",
+        "tiled": f"any size, in tiles of up to {geometry.tile_size} px with {geometry.halo} px around",
         "canonical": "any size, reduced to " + ", ".join(f"{h}×{w}" for h, w in geometry.canonical_sizes),
         "fixed": "exactly " + ", ".join(f"{h}×{w}" for h, w in geometry.valid_sizes),
         "whole": "any size, never cut",

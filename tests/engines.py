@@ -134,8 +134,10 @@ def identity(ticket: Ticket) -> Arrays:
 
 
 def shift(pixels: int) -> Function:
-    """Return what moves the picture to the right: it needs a halo of `pixels`."""
-    return lambda ticket: {"image": np.roll(ticket.inputs["image"], pixels, axis=2)}
+    """Return what moves the picture to the right, zeros from outside: it needs a halo of `pixels`."""
+    return lambda ticket: {
+        "image": np.pad(ticket.inputs["image"], [(0, 0), (0, 0), (pixels, 0), (0, 0)])[:, :, :-pixels]
+    }
 
 
 def enlarge(scale: int) -> Function:

@@ -23,7 +23,7 @@ import pytest
 from models import store
 from models.manifest import Geometry, Manifest, Provenance, Serving, Signature, Tensor
 
-TILED = Geometry(kind="tiled", halo=1, multiple=4, tile_sizes=[32, 64])
+TILED = Geometry(kind="tiled", halo=1, multiple=4, tile_size=64, tile_step=32)
 DIGIT = Geometry(kind="fixed", valid_sizes=[(28, 28)])
 
 _OPERATIONS = [

@@ -75,7 +75,7 @@ class LocalEngine:
 def warm_sizes(geometry: Geometry) -> list[tuple[int, int]]:
     """Return the sizes (height, width) that a model of this geometry is called with, the usual one first."""
     if geometry.kind == "tiled":
-        return [(size, size) for size in geometry.tile_sizes]
+        return [(side, side) for side in sorted({geometry.tile_step, geometry.tile_size})]
     if geometry.kind == "whole":
         rule = geometry.size_rule
         size = 64 if rule is None else 64 - 64 % rule.modulus + rule.modulus + rule.remainder

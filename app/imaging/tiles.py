@@ -1,14 +1,15 @@
 """Any picture as windows that a network takes, and their results as one picture again.
 
-A picture is thought of as extended without end by reflection. Every tile is a window of that extended picture, so a
-network whose reach is at most `halo` answers the same for a pixel whichever window it is asked in: tiled equals
-untiled, and untiled is a plan of one tile. Windows begin on multiples of `multiple`, so that a network which halves
-and doubles its picture meets the same grid in each. A plan depends on numbers only, never on pixels or load.
+A picture is extended at its right and lower end, by reflection, to whole multiples of `tile_step`. Every window lies
+in that frame and is flush with it where the picture ends, so that a network meets the picture's borders as it does
+when it runs on the whole. A network whose reach is at most `halo` answers the same for a pixel whichever window it is
+asked in: tiled equals untiled, and untiled is a plan of one tile. Windows begin on multiples of `multiple`, so that a
+network which halves and doubles its picture meets the same grid in each. A plan depends on numbers only, never on
+pixels or load.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Rows `top` to `bottom`, columns `left` to `right`, ends excluded, in pixels of the picture; may leave it."""
+    """Rows `top` to `bottom`, columns `left` to `right`, ends excluded, in pixels; the last may lie outside."""
 
     top: int
     left: int
@@ -53,42 +54,54 @@ class Plan:
     tiles: tuple[Tile, ...]
 
 
-def make_plan(height: int, width: int, *, tile_sizes: Sequence[int], halo: int, multiple: int, scale: int = 1) -> Plan:
+def make_plan(
+    height: int, width: int, *, tile_size: int, tile_step: int, halo: int, multiple: int, scale: int = 1
+) -> Plan:
     """Return the plan for a picture of `height` × `width` and results `scale` times as large.
 
-    Each side of a window is one of `tile_sizes`: the largest while more than that is left, then the smallest that
-    holds the rest. Raises ValueError where the numbers make no plan.
+    Each side of a window is a multiple of `tile_step`: `tile_size` while more than that is left, then the least that
+    holds the rest and its surroundings. Raises ValueError where the numbers make no plan.
     """
-    if min(height, width, multiple, scale) < 1 or halo < 0:
-        raise ValueError("height, width, multiple and scale are at least 1, and halo at least 0")
-    margin = -(-halo // multiple) * multiple
-    sizes = sorted({size for size in tile_sizes if size > 2 * margin})
-    if not sizes:
-        raise ValueError(f"no tile size of {list(tile_sizes)} leaves room inside a margin of {margin} on both sides")
-    if any(size % multiple for size in sizes):
-        raise ValueError(f"tile sizes {sizes} are not all multiples of {multiple}")
-    rows = _spans(height, sizes, margin)
-    columns = _spans(width, sizes, margin)
-    boxes = [
-        (
-            Box(top - margin, left - margin, top - margin + tall, left - margin + wide),
-            Box(top, left, bottom, right),
+    if min(height, width, tile_size, tile_step, multiple, scale) < 1 or halo < 0:
+        raise ValueError("sizes, multiple and scale are at least 1, and halo at least 0")
+    if tile_size % tile_step or tile_step % multiple:
+        raise ValueError(
+            f"tile_size {tile_size}, tile_step {tile_step} and multiple {multiple} do not divide each other"
         )
-        for top, bottom, tall in rows
-        for left, right, wide in columns
+    margin = -(-halo // multiple) * multiple
+    if tile_size <= 2 * margin:
+        raise ValueError(f"tile_size {tile_size} leaves no room inside a margin of {margin} on both sides")
+    rows = _spans(height, tile_size, tile_step, margin)
+    columns = _spans(width, tile_size, tile_step, margin)
+    boxes = [
+        (Box(row.first, column.first, row.last, column.last), Box(row.begin, column.begin, row.end, column.end))
+        for row in rows
+        for column in columns
     ]
     return Plan(height, width, scale, tuple(Tile(i, window, inner) for i, (window, inner) in enumerate(boxes)))
 
 
-def _spans(length: int, sizes: Sequence[int], margin: int) -> list[tuple[int, int, int]]:
-    """Return (begin, end, window size) of the parts of one axis."""
-    spans = []
-    begin = 0
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """One axis of a tile: the window is `first` to `last`, its inner part `begin` to `end`, ends excluded."""
+
+    first: int
+    last: int
+    begin: int
+    end: int
+
+
+def _spans(length: int, size: int, step: int, margin: int) -> list[_Span]:
+    frame = -(-length // step) * step
+    spans: list[_Span] = []
+    first = begin = 0
     while begin < length:
-        size = next((size for size in sizes if size - 2 * margin >= length - begin), sizes[-1])
-        end = min(begin + size - 2 * margin, length)
-        spans.append((begin, end, size))
-        begin = end
+        if frame - first <= size:
+            spans.append(_Span(first // step * step, frame, begin, length))
+            break
+        end = min(first + size - margin, length)
+        spans.append(_Span(first, first + size, begin, end))
+        first, begin = end - margin, end
     return spans
 
 
@@ -99,28 +112,26 @@ def _reflected(begin: int, end: int, length: int) -> NDArray[np.intp]:
     return np.minimum(position, period - position) if length > 1 else position
 
 
-def cut(pixels: NDArray[Any], plan: Plan, tile: Tile) -> NDArray[np.float32]:
-    """Return the window of `tile` as float32 [1, height, width, channels].
+def cut(pixels: NDArray[Any], plan: Plan, window: Box) -> NDArray[np.float32]:
+    """Return the pixels in `window`, extended by reflection, as float32 [1, height, width, channels].
 
     `pixels` is (height, width, channels): uint8 and uint16 become [0, 1], floating point stays as it is.
     """
     if pixels.shape[:2] != (plan.height, plan.width):
         raise ValueError(f"the plan is for {plan.height}×{plan.width}, the pixels are {pixels.shape}")
-    box = tile.window
-    inside = box.top >= 0 and box.left >= 0 and box.bottom <= plan.height and box.right <= plan.width
-    if inside:
-        window = pixels[box.top : box.bottom, box.left : box.right]
+    if window.bottom <= plan.height and window.right <= plan.width:
+        part = pixels[window.top : window.bottom, window.left : window.right]
     else:
-        rows = _reflected(box.top, box.bottom, plan.height)
-        columns = _reflected(box.left, box.right, plan.width)
+        rows = _reflected(window.top, window.bottom, plan.height)
+        columns = _reflected(window.left, window.right, plan.width)
         # The rows' copy is kept as narrow as the columns need: a strip of a wide picture is many times a window.
         first, last = int(columns.min()), int(columns.max()) + 1
-        window = pixels[:, first:last][rows][:, columns - first]
-    result = np.empty((1, *window.shape), np.float32)
-    if np.issubdtype(window.dtype, np.floating):
-        result[0] = window
+        part = pixels[:, first:last][rows][:, columns - first]
+    result = np.empty((1, *part.shape), np.float32)
+    if np.issubdtype(part.dtype, np.floating):
+        result[0] = part
     else:
-        np.divide(window, np.float32(np.iinfo(window.dtype).max), out=result[0], dtype=np.float32)
+        np.divide(part, np.float32(np.iinfo(part.dtype).max), out=result[0], dtype=np.float32)
     return result
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from app.engine.protocol import Arrays, Caller, Engine, Ticket
 from app.errors import ModelUnavailable, WrongSize
 from app.imaging.picture import Picture
-from app.imaging.tiles import Canvas, Plan, Tile, cut, make_plan
+from app.imaging.tiles import Box, Canvas, Plan, Tile, cut, make_plan
 from models.manifest import Geometry, Manifest, Signature
 
 IN_FLIGHT = 4
@@ -62,7 +62,8 @@ async def plan_for(picture: Picture, manifest: Manifest, signature: str) -> Plan
         make_plan,
         picture.height,
         picture.width,
-        tile_sizes=geometry.tile_sizes if tiled else [picture.height, picture.width],
+        tile_size=geometry.tile_size if tiled else max(picture.height, picture.width),
+        tile_step=geometry.tile_step if tiled else 1,
         halo=geometry.halo if tiled else 0,
         multiple=geometry.multiple if tiled else 1,
         scale=expected.scale,
@@ -94,7 +95,7 @@ async def through(
         canvas.add(tile, finish(window, result) if finish else result)
 
     async def one(tile: Tile) -> None:
-        window = await asyncio.to_thread(cut, picture.pixels, plan, tile)
+        window = await asyncio.to_thread(cut, picture.pixels, plan, tile.window)
         outputs = await _run(window, manifest, signature, engine, caller, constants or {})
         try:
             await asyncio.to_thread(keep, tile, window, outputs["image"])
@@ -109,16 +110,29 @@ async def through(
 async def sample(
     picture: Picture, plan: Plan, manifest: Manifest, signature: str, engine: Engine, caller: Caller, *, tiles: int
 ) -> list[Arrays]:
-    """Return the outputs of `signature` for at most `tiles` tiles, spread evenly over the plan."""
+    """Return the outputs of `signature` for at most `tiles` tiles, spread evenly over the plan.
+
+    What lies outside the picture is left out of a tile that is larger than `tile_step` without it: a signature that
+    looks at a tile as a whole would take reflections for something that the picture shows.
+    """
+    geometry = manifest.geometry
     places = np.linspace(0, len(plan.tiles) - 1, min(tiles, len(plan.tiles))).round().astype(int)
     outputs: dict[int, Arrays] = {}
 
     async def one(tile: Tile) -> None:
-        window = await asyncio.to_thread(cut, picture.pixels, plan, tile)
+        window = await asyncio.to_thread(cut, picture.pixels, plan, _inside(tile.window, plan, geometry))
         outputs[tile.index] = await _run(window, manifest, signature, engine, caller, {})
 
     await few_at_once([plan.tiles[place] for place in places], one)
     return [outputs[index] for index in sorted(outputs)]
+
+
+def _inside(window: Box, plan: Plan, geometry: Geometry) -> Box:
+    """Return the part of `window` that the picture fills, in whole multiples, and at least one `tile_step` a side."""
+    multiple, least = geometry.multiple, geometry.tile_step
+    tall = (min(window.bottom, plan.height) - window.top) // multiple * multiple
+    wide = (min(window.right, plan.width) - window.left) // multiple * multiple
+    return Box(window.top, window.left, window.top + max(tall, least), window.left + max(wide, least))
 
 
 async def few_at_once(tiles: Iterable[Tile], work: Callable[[Tile], Awaitable[None]]) -> None:

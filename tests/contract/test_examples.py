@@ -55,7 +55,7 @@ def test_all_breaches_are_reported_at_once() -> None:
     data["name"] = "Photo 3"
     data["parameters"] = 0
     data["signatures"]["denoise"]["inputs"]["image"]["shape"] = [1, -1, -1, 3]
-    data["geometry"]["tile_sizes"] = [120, 48]
+    data["geometry"]["tile_size"] = 120
     data["files"]["saved_model.pb"] = "abc"
     del data["licence"]
     del data["provenance"]["seed"]
@@ -81,16 +81,19 @@ def test_unknown_keys_are_refused_everywhere(path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"geometry": {"kind": "tiled"}}, "needs tile_sizes"),
+        ({"geometry": {"kind": "tiled"}}, "needs tile_size"),
         ({"geometry": {"kind": "fixed"}}, "needs valid_sizes"),
         ({"geometry": {"kind": "canonical"}}, "needs canonical_sizes"),
-        ({"geometry": {"kind": "tiled", "halo": 16, "tile_sizes": [32]}}, "leaves nothing inside a margin of 16"),
+        ({"geometry": {"kind": "tiled", "halo": 16, "tile_size": 32}}, "leaves nothing inside a margin of 16"),
         (
-            {"geometry": {"kind": "tiled", "halo": 13, "multiple": 8, "tile_sizes": [32]}},
+            {"geometry": {"kind": "tiled", "halo": 13, "multiple": 8, "tile_size": 32, "tile_step": 8}},
             "leaves nothing inside a margin of 16",
         ),
-        ({"geometry": {"kind": "tiled", "multiple": 8, "tile_sizes": [60]}}, "is not a multiple of 8"),
-        ({"geometry": {"kind": "tiled", "tile_sizes": [64, 32]}}, "rise and do not repeat"),
+        ({"geometry": {"kind": "tiled", "multiple": 8, "tile_size": 64, "tile_step": 4}}, "or that is none of 8"),
+        (
+            {"geometry": {"kind": "tiled", "tile_size": 60, "tile_step": 32}},
+            "tile_size 60 is no multiple of tile_step 32",
+        ),
         ({"files": {"../saved_model.pb": "0" * 64}}, "not a plain path"),
         ({"files": {"/saved_model.pb": "0" * 64}}, "not a plain path"),
         ({"files": {"manifest.json": "0" * 64}}, "cannot hold its own digest"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +54,7 @@ class Network:
         """Those that answer with a picture."""
         return [name for name, signature in self.manifest.signatures.items() if "image" in signature.outputs]
 
-    def run(self, signature: str, pixels: Pixels, tile_sizes: Sequence[int], halo: int | None = None) -> Pixels:
+    def run(self, signature: str, pixels: Pixels, tile_size: int, halo: int | None = None) -> Pixels:
         """Return what the tasks' own path makes of `pixels`, float32, not rounded."""
         described = self.manifest.signatures[signature]
         constants = {
@@ -65,7 +64,8 @@ class Network:
         }
         plan = make_plan(
             *pixels.shape[:2],
-            tile_sizes=tile_sizes,
+            tile_size=tile_size,
+            tile_step=self.geometry.tile_step,
             halo=self.geometry.halo if halo is None else halo,
             multiple=self.geometry.multiple,
             scale=described.scale,
@@ -84,9 +84,14 @@ class Network:
         return asyncio.run(work())
 
     def untiled(self, signature: str, pixels: Pixels) -> Pixels:
-        multiple = self.geometry.multiple
-        sides = [-(-side // multiple) * multiple + 2 * self.geometry.margin for side in pixels.shape[:2]]
-        return self.run(signature, pixels, sides)
+        step = self.geometry.tile_step
+        return self.run(signature, pixels, -(-max(pixels.shape[:2]) // step) * step + self.smallest)
+
+    @property
+    def smallest(self) -> int:
+        """The least size of tiles that leaves room inside the margins: it has the most borders."""
+        step = self.geometry.tile_step
+        return (2 * self.geometry.margin // step + 1) * step
 
     def channels(self, signature: str) -> int:
         return self.manifest.signatures[signature].inputs["image"].shape[-1]
@@ -125,25 +130,24 @@ def picture(height: int, width: int, channels: int) -> Pixels:
     return part if channels == 3 else part.mean(axis=2, keepdims=True)
 
 
-def borders(inner: int) -> list[tuple[int, int]]:
-    """Return thirty sizes: the least, lines, primes, and around the borders of tiles that keep `inner` pixels."""
-    less, more, two = max(1, inner - 1), inner + 1, 2 * inner
+def borders(size: int) -> list[tuple[int, int]]:
+    """Return thirty sizes: the least, lines, primes, and around the borders of tiles of `size`."""
+    less, more, two = max(1, size - 1), size + 1, 2 * size
     return [
         (1, 1), (1, 2), (2, 1), (2, 2), (1, 5), (5, 1), (1, 83), (83, 1), (3, 5), (5, 3), (8, 8),
-        (13, 17), (17, 13), (29, 31), (31, 29), (97, 89), (1, less), (less, 1), (1, inner), (inner, 1), (1, more),
-        (more, 1), (less, less), (inner, inner), (more, more), (less, more), (more, less), (7, two + 1), (two + 1, 7),
-        (two, inner),
+        (13, 17), (17, 13), (29, 31), (31, 29), (97, 89), (1, less), (less, 1), (1, size), (size, 1), (1, more),
+        (more, 1), (less, less), (size, size), (more, more), (less, more), (more, less), (7, two + 1), (two + 1, 7),
+        (two, size),
     ]  # fmt: skip
 
 
 def test_tiled_equals_untiled_at_thirty_sizes(network: Network) -> None:
-    size = network.geometry.tile_sizes[0]
-    sizes = borders(size - 2 * network.geometry.margin)
+    sizes = borders(network.smallest)
     assert len(set(sizes)) >= 25  # some meet where tiles are very small
     for signature in network.signatures:
         for height, width in sizes:
             pixels = picture(height, width, network.channels(signature))
-            tiled = network.run(signature, pixels, [size])
+            tiled = network.run(signature, pixels, network.smallest)
             scale = network.manifest.signatures[signature].scale
             assert tiled.shape == (height * scale, width * scale, pixels.shape[2])
             difference = np.abs(tiled - network.untiled(signature, pixels)).max()
@@ -155,23 +159,21 @@ def test_tiled_equals_untiled_at_thirty_sizes(network: Network) -> None:
 def test_tiled_equals_untiled_for_any_plan(network: Network, data: st.DataObject) -> None:
     geometry = network.geometry
     signature = data.draw(st.sampled_from(network.signatures))
-    height, width = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 120))
-    inner = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3, unique=True))
-    step = max(16, geometry.multiple)
-    sizes = [2 * geometry.margin + count * (step - step % geometry.multiple) for count in inner]
+    height, width = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
+    size = network.smallest + data.draw(st.integers(0, 6)) * geometry.tile_step
     pixels = picture(height, width, network.channels(signature))
-    difference = np.abs(network.run(signature, pixels, sizes) - network.untiled(signature, pixels)).max()
+    difference = np.abs(network.run(signature, pixels, size) - network.untiled(signature, pixels)).max()
     assert difference <= network.tolerance
 
 
 @pytest.mark.slow
 def test_a_large_picture_is_the_same_in_larger_tiles(network: Network) -> None:
     """One tile of 3000 × 2000 would take a large network more than 10 GB: tiles of twice the size take its place."""
-    sizes = network.geometry.tile_sizes
+    size = network.geometry.tile_size
     for signature in network.signatures:
         pixels = picture(2000, 3000, network.channels(signature))
-        usual = network.run(signature, pixels, sizes)
-        larger = network.run(signature, pixels, [2 * sizes[-1]])
+        usual = network.run(signature, pixels, size)
+        larger = network.run(signature, pixels, 2 * size)
         assert np.abs(usual - larger).max() <= network.tolerance, signature
 
 
@@ -179,5 +181,5 @@ def test_a_halo_that_is_too_small_shows(tiny: Registry) -> None:
     """That the tests above can fail."""
     network = Network(tiny, tiny.find("denoise", "blur"), EXACT)
     pixels = picture(60, 60, 3)
-    wrong = network.run("denoise", pixels, [32], halo=0)
+    wrong = network.run("denoise", pixels, 32, halo=0)
     assert np.abs(wrong - network.untiled("denoise", pixels)).max() > 100 * EXACT

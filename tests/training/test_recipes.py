@@ -71,7 +71,7 @@ def test_its_networks_take_and_give_what_its_geometry_promises(recipe: Recipe) -
     for name, part in recipe.parts.items():
         network = part.network()
         scale = int(name[1:]) if re.fullmatch(r"x\d", name) else 1
-        sizes = said.valid_sizes or [(said.multiple * 5, said.multiple * 4), (said.tile_sizes[0], said.tile_sizes[0])]
+        sizes = said.valid_sizes or [(said.multiple * 5, said.multiple * 4), (said.tile_step, said.tile_step)]
         for height, width in sizes:
             given: dict[str, Any] = {}
             for key, tensor in network.input.items():

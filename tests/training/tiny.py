@@ -94,6 +94,6 @@ def recipe(**changes: Any) -> Recipe:
         architecture="Two convolutions",
         packs=(),
         parts={"denoise": Part(**(fields | changes))},
-        geometry={"kind": "tiled", "multiple": 1, "tile_sizes": [32, 64], "halo": None},
+        geometry={"kind": "tiled", "multiple": 1, "tile_size": 64, "tile_step": 16, "halo": None},
         evaluate=evaluate,
     )

@@ -45,7 +45,7 @@ def describe(
     """Return the manifest of the SavedModel in `folder`; `networks` are what it was made from."""
     geometry = _geometry(recipe, networks, packs)
     fixed = geometry.valid_sizes[0] if geometry.kind == "fixed" else None
-    side = max(geometry.tile_sizes, default=256)
+    side = geometry.tile_size or 256
     pixels = fixed or (side, side)
     return Manifest(
         task=recipe.task,
@@ -149,14 +149,13 @@ def _operations(graph: Any) -> Iterator[Any]:
 
 
 def _geometry(recipe: Recipe, networks: Mapping[str, keras.Model], packs: Packs) -> Geometry:
-    """Return the recipe's geometry with the halo measured where it is None; tiles that are all halo are left out."""
+    """Return the recipe's geometry with the halo measured where it is None, and tiles large enough for it."""
     fields = dict(recipe.geometry)
     if fields["kind"] == "tiled" and fields.get("halo") is None:
         fields["halo"] = _halo(networks, fields["multiple"], _backgrounds(recipe, packs))
-        sizes = [size for size in fields["tile_sizes"] if size >= 2 * fields["halo"] + fields["multiple"]]
-        if sizes != fields["tile_sizes"]:
-            print(f"{recipe.id}: a halo of {fields['halo']} px leaves tiles of {sizes}", file=sys.stderr)
-        fields["tile_sizes"] = sizes or [4 * fields["halo"]]
+        if fields["tile_size"] <= 2 * fields["halo"]:
+            fields["tile_size"] = -(-4 * fields["halo"] // fields["tile_step"]) * fields["tile_step"]
+            print(f"{recipe.id}: a halo of {fields['halo']} px needs tiles of {fields['tile_size']}", file=sys.stderr)
     return Geometry(**fields, tolerance=TOLERANCE)
 
 

@@ -122,7 +122,7 @@ def recipe() -> Recipe:
         architecture="Convolutional autoencoder with additive skip connections on the bicubically enlarged picture",
         packs=("faces",),
         parts={"x4": part},
-        geometry={"kind": "tiled", "multiple": 2, "tile_sizes": [64, 128, 256], "halo": None},
+        geometry={"kind": "tiled", "multiple": 2, "tile_size": 256, "tile_step": 32, "halo": None},
         evaluate=evaluate,
         card="It has learned what faces look like and may draw what was not there: not for identifying anybody.",
     )

@@ -52,6 +52,6 @@ def recipe() -> Recipe:
         architecture="U-Net (16 filters, four levels) on the bicubically enlarged picture",
         packs=("photos",),
         parts={"x2": part},
-        geometry={"kind": "tiled", "multiple": 8, "tile_sizes": [64, 128, 256], "halo": None},
+        geometry={"kind": "tiled", "multiple": 8, "tile_size": 256, "tile_step": 32, "halo": None},
         evaluate=partial(superresolution, recipe="superres_unet"),
     )

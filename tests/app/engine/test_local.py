@@ -138,7 +138,7 @@ def test_warm_runs_every_signature_at_the_usual_size_or_at_all(shelf: Path) -> N
 @pytest.mark.parametrize(
     ("geometry", "sizes"),
     [
-        (Geometry(kind="tiled", tile_sizes=[64, 128]), [(64, 64), (128, 128)]),
+        (Geometry(kind="tiled", tile_size=128, tile_step=64), [(64, 64), (128, 128)]),
         (Geometry(kind="fixed", valid_sizes=[(28, 30)]), [(28, 30)]),
         (Geometry(kind="canonical", canonical_sizes=[(384, 640), (512, 512)]), [(384, 640), (512, 512)]),
         (Geometry(kind="whole"), [(64, 64)]),

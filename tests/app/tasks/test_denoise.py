@@ -15,7 +15,7 @@ from models.manifest import Geometry, Tensor
 from tests.engines import Function, FunctionEngine, identity
 from tests.shelf import DIGIT, digit_signatures, manifest, photo_signatures
 
-TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_sizes=[16, 32])
+TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 PHOTO = manifest(name="photo", signatures=photo_signatures(), geometry=TILED)
 PLAIN = manifest(name="plain", geometry=TILED)
 DIGITS = manifest(name="digits", signatures=digit_signatures(), geometry=DIGIT)

@@ -41,9 +41,10 @@ def picture(height: int, width: int, seed: int = 1, channels: int = 3) -> Pictur
 
 
 def blurred(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the 3x3 mean of a picture that is reflected at its edges, rounded."""
-    padded = np.pad(pixels.astype(np.float64), [(1, 1), (1, 1), (0, 0)], mode="reflect")
+    """Return the 3x3 mean of a picture in its frame: reflected up to whole steps of 32, zeros around that."""
     height, width = pixels.shape[:2]
+    frame = [(0, -side % 32) for side in (height, width)]
+    padded = np.pad(np.pad(pixels.astype(np.float64), [*frame, (0, 0)], mode="reflect"), [(1, 1), (1, 1), (0, 0)])
     total = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3))
     return np.asarray(total / 9)
 

@@ -16,7 +16,7 @@ from models.manifest import Geometry
 from tests.engines import FunctionEngine, enlarge
 from tests.shelf import manifest, superres_signatures
 
-TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_sizes=[16, 32])
+TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 NEAREST = manifest("superres", "nearest", signatures=superres_signatures(2, 3), geometry=TILED)
 
 

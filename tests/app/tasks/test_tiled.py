@@ -20,7 +20,7 @@ from tests.engines import Function, FunctionEngine, enlarge, identity, shift
 from tests.shelf import digit_signatures, manifest, superres_signatures
 
 CALLER = Caller("test")
-TILED = Geometry(kind="tiled", halo=3, multiple=4, tile_sizes=[16, 32])
+TILED = Geometry(kind="tiled", halo=3, multiple=4, tile_size=32, tile_step=16)
 
 
 def picture(height: int, width: int, channels: int = 3, dtype: Any = np.uint8) -> Picture:
@@ -49,7 +49,7 @@ def test_identity_gives_the_picture_back(height: int, width: int, channels: int,
 def test_what_needs_no_more_than_the_halo_is_the_same_in_tiles_as_in_one(size: tuple[int, int]) -> None:
     image = picture(*size)
     many = run(image, shift(3), manifest(geometry=TILED))
-    one = run(image, shift(3), manifest(geometry=TILED.model_copy(update={"tile_sizes": [128]})))
+    one = run(image, shift(3), manifest(geometry=TILED.model_copy(update={"tile_size": 128})))
     np.testing.assert_array_equal(many, one)
     np.testing.assert_array_equal(many[:, 3:], image.pixels[:, :-3])
 
@@ -233,11 +233,11 @@ def test_a_model_of_reduced_pictures_is_refused_rather_than_run_whole() -> None:
 @given(st.integers(0, 40), st.sampled_from([1, 2, 3, 4, 8, 16]), st.integers(1, 12))
 def test_what_the_manifest_lets_pass_makes_a_plan(halo: int, multiple: int, blocks: int) -> None:
     try:
-        geometry = Geometry(kind="tiled", halo=halo, multiple=multiple, tile_sizes=[blocks * multiple])
+        geometry = Geometry(kind="tiled", halo=halo, multiple=multiple, tile_size=blocks * multiple, tile_step=multiple)
     except ValidationError:
         return
-    plan = make_plan(50, 3, tile_sizes=geometry.tile_sizes, halo=halo, multiple=multiple)
-    assert all(tile.inner.top - tile.window.top == geometry.margin for tile in plan.tiles)
+    plan = make_plan(50, 3, tile_size=blocks * multiple, tile_step=multiple, halo=halo, multiple=multiple)
+    assert all(tile.inner.top - tile.window.top >= geometry.margin for tile in plan.tiles if tile.window.top)
 
 
 def test_sample_is_spread_and_bounded() -> None:
@@ -261,4 +261,19 @@ def test_sample_is_spread_and_bounded() -> None:
     async def few() -> list[Arrays]:
         return await sample(small, await plan_for(small, model, "denoise"), model, "denoise", engine, CALLER, tiles=8)
 
-    assert len(asyncio.run(few())) == 4
+    assert len(asyncio.run(few())) == 1
+
+
+def test_sample_shows_the_picture_without_its_reflection() -> None:
+    """But for a picture smaller than a step, which is extended to one."""
+    model = manifest(geometry=TILED)
+
+    async def work(image: Picture) -> list[Arrays]:
+        engine = FunctionEngine(identity, model)
+        return await sample(image, await plan_for(image, model, "denoise"), model, "denoise", engine, CALLER, tiles=8)
+
+    image = picture(30, 19)
+    (output,) = asyncio.run(work(image))
+    np.testing.assert_array_equal(output["image"][0] * 255, image.pixels[:28, :16])
+    (output,) = asyncio.run(work(picture(5, 30)))
+    assert output["image"].shape == (1, 16, 28, 3)
