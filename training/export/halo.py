@@ -15,8 +15,8 @@ def measure(network: keras.Model, *, scale: int, multiple: int, tolerance: float
     """Return the halo in input pixels, a multiple of `multiple`.
 
     `background` is float32 (1, H, W, C) in [0, 1]. The network runs on it whole and on its right and lower parts,
-    which begin at a cut: how far from the cut answers differ by more than `tolerance`, and SPARE more, is the halo, with
-    every other input at the middle and at both ends of its range.
+    which begin at a cut: how far from the cut answers differ by more than `tolerance`, and SPARE more, is the halo,
+    with every other input at the middle and at both ends of its range.
     """
     height, width = background.shape[1:3]
     cut = height // 2 // multiple * multiple
