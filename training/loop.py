@@ -276,7 +276,8 @@ def _source(given: Path | None, recipe: Recipe, part_name: str, out: Path) -> Pa
 def start_from(network: keras.Model, source: Path, part_name: str) -> int:
     """Copy into `network` what `source` has under the same name and shape; return how many variables that were.
 
-    `source` is a `.weights.h5` of this or another part, an `.npz` of a kit, or the folder of a published model.
+    `source` is a `.weights.h5` of this or another part, the folder of a published model, or an `.npz`: a kit's, or one
+    whose arrays are called `layer/variable` as Keras calls them (`block_1_expand/kernel`).
     Raises NoStart when it is not there or nothing matches: a start from nothing is a mistake, not a start.
     """
     if not source.exists():
@@ -293,7 +294,7 @@ def start_from(network: keras.Model, source: Path, part_name: str) -> int:
     taken = 0
     for layer in network.layers:
         for index, variable in enumerate(layer.weights):
-            value = stored.get(f"{layer.name}/{index}")
+            value = stored.get(f"{layer.name}/{index}", stored.get(f"{layer.name}/{variable.name}"))
             if value is not None and value.shape == tuple(variable.shape):
                 variable.assign(value.astype("float32"))
                 taken += 1
