@@ -178,6 +178,18 @@ def test_every_weight_has_a_gradient(case: Case) -> None:
             assert np.abs(gradient.numpy()).max() > 0, variable.path
 
 
+def test_a_graph_of_any_height_and_width_gives_the_same_answer(case: Case) -> None:
+    import tensorflow as tf
+
+    network = case.build()
+    free = {name: tf.TensorSpec([None, None, None, tensor.shape[-1]]) for name, tensor in network.input.items()}
+    if case.sizes == DIGIT:
+        free = {name: tf.TensorSpec([None, *DIGIT[0], 1]) for name in free}
+    graph = tf.function(lambda given: network(given, training=False)["image"], input_signature=[free])
+    given = inputs(network, 2, case.sizes[-1])
+    np.testing.assert_allclose(graph(given).numpy(), answer(network, given), atol=1e-5)
+
+
 def has_norm(network: keras.Model) -> bool:
     return any("norm" in layer.name for layer in network.layers)
 
