@@ -23,8 +23,9 @@ def pack(recipes: Iterable[Recipe], packs: Packs, out: Path, start: Path | None 
     """Write the kit into `out`, which `train --data` takes as it takes the packs themselves; yield a line a recipe.
 
     It holds the packs' files but their `test` folders, as they are: their JPEG and WebP are smaller than anything
-    decoded. `start` is a shelf (`models/published`): the newest version of each recipe's model goes along as
-    `start/<recipe>/<part>.npz` in float16, for `train --from <kit>/start`. Raises TooMuch over 40 MiB a recipe.
+    decoded; and the weights that it reads. `start` is a shelf (`models/published`): the newest version of each
+    recipe's model goes along as `start/<recipe>/<part>.npz` in float16, for `train --from <kit>/start`. Raises TooMuch
+    over 40 MiB a recipe.
     """
     for recipe in recipes:
         size = 0
@@ -33,6 +34,10 @@ def pack(recipes: Iterable[Recipe], packs: Packs, out: Path, start: Path | None 
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             size += source.stat().st_size
+        for name in recipe.weights:
+            target = out / "weights" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            size += Path(shutil.copyfile(packs.weights(name), target)).stat().st_size
         if start is not None:
             size += sum(path.stat().st_size for path in _start(recipe, start, out / "start" / recipe.id))
         if size > MOST_MEBIBYTES * 2**20:

@@ -61,8 +61,9 @@ class Recipe:
 
     `evaluate(networks, packs)` returns the tables that the manifest carries; `evaluate_service(url, packs)` the
     same through a running service, where the model has such a table. `geometry` is the manifest's, with `halo` None
-    where the export measures it. `classes` are (id, name, colour), in the order of the network's answers; for one that
-    answers with the foreground alone, background and foreground.
+    where the export measures it. `weights` are files that training reads beside the packs (`Packs.weights`).
+    `classes` are (id, name, colour), in the order of the network's answers; for one that answers with the foreground
+    alone, background and foreground.
     """
 
     task: str
@@ -76,6 +77,7 @@ class Recipe:
     evaluate: Callable[[Mapping[str, keras.Model], Packs], list[Table]]
     evaluate_service: Callable[[str, Packs], list[Table]] | None = None
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: tuple[str, ...] = ()
     classes: tuple[tuple[int, str, tuple[int, int, int]], ...] = ()
     card: str = ""
 

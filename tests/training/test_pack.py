@@ -59,6 +59,22 @@ def test_a_kit_holds_the_packs_but_nothing_to_test_on(root: Path, tmp_path: Path
     }  # fmt: skip
 
 
+def test_a_kit_holds_the_weights_that_are_read_and_says_where_they_are_looked_for(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RESTORE_WEIGHTS", raising=False)
+    taught = replace(recipe("faces"), weights=("segment/teacher.npz",))
+    with pytest.raises(MissingPack, match=r"'segment/teacher.npz' are not in .*packs/weights: .*RESTORE_WEIGHTS"):
+        list(pack([taught], Packs(root), tmp_path / "kit"))
+    monkeypatch.setenv("RESTORE_WEIGHTS", str(tmp_path / "weights"))
+    (tmp_path / "weights/segment").mkdir(parents=True)
+    (tmp_path / "weights/segment/teacher.npz").write_bytes(b"weights")
+    list(pack([taught], Packs(root), tmp_path / "kit"))
+    assert inside(tmp_path / "kit") == {"faces/train/0.webp", "weights/segment/teacher.npz"}
+    monkeypatch.delenv("RESTORE_WEIGHTS")
+    assert Packs(tmp_path / "kit").weights("segment/teacher.npz").read_bytes() == b"weights"
+
+
 def test_a_kit_is_taken_as_the_packs_are(root: Path, tmp_path: Path) -> None:
     list(pack([recipe("photos")], Packs(root), tmp_path / "kit"))
     ours, theirs = (Packs(folder).pictures("photos/train") for folder in (tmp_path / "kit", root))

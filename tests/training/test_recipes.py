@@ -13,6 +13,7 @@ import pytest
 
 from models.manifest import Geometry, Task
 from training import recipe as recipes
+from training.data.packs import MissingPack
 from training.recipe import Recipe, UnknownRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,7 +129,10 @@ def test_a_loss_of_real_batches_is_finite_and_its_figures_are_too(name: str, pac
 
     for name_of_part, part in recipes.load(name).parts.items():
         network = part.network()
-        make = part.batches(packs, 0, 16)
+        try:
+            make = part.batches(packs, 0, 16)
+        except MissingPack as missing:
+            pytest.skip(str(missing))
         batch = make(0)
         for key, array in make(0).items():
             np.testing.assert_array_equal(array, batch[key])

@@ -110,3 +110,28 @@ def test_pictures_as_they_are_where_no_size_is_canonical(pack: Packs) -> None:
 
     domain = Domain("colours", COLOURS, size=(32, 32), canonical=(), scales=(0.8, 1.2))
     assert domain.probabilities(knowing(), np.zeros((45, 63, 3), np.uint8)).shape == (45, 63, 3)
+
+
+def test_a_picture_is_labelled_once_by_a_teacher_that_is_sure() -> None:
+    from training.recipes.segment_voc import LONG_SIDES, Taught
+
+    seen: list[tuple[int, ...]] = []
+
+    def teacher(image: np.ndarray) -> np.ndarray:
+        """Sure of class 2 where it is red, of class 0 where it is blue, and of nothing where it is green."""
+        seen.append(image.shape)
+        cells = image.reshape(image.shape[0] // 16, 16, image.shape[1] // 16, 16, 3).mean(axis=(1, 3))
+        return np.stack([20 * cells[..., 2], 0 * cells[..., 0], 20 * cells[..., 0]], axis=-1).astype(np.float32)
+
+    picture = np.zeros((40, 120, 3), np.uint8)
+    for third, channel in enumerate((0, 1, 2)):
+        picture[:, 40 * third : 40 * third + 40, channel] = 255
+    taught = Taught([picture], teacher)
+    labels = taught[0].labels
+    assert taught[0].labels is labels
+    assert len(taught) == 1
+    assert [max(shape) for shape in seen] == list(LONG_SIDES)
+    assert all(shape[0] % 16 == shape[1] % 16 == 0 for shape in seen)
+    assert labels.shape == (40, 120)
+    for third, label in enumerate((2, VOID, 0)):
+        assert (labels[5:-5, 40 * third + 8 : 40 * third + 32] == label).all()

@@ -1,7 +1,7 @@
 """A reduced Xception as DeepLab uses it: depthwise separable convolutions, strides instead of pooling.
 
-After Chollet 2017 (arXiv 1610.02357) with the changes of DeepLabV3+ (Chen et al. 2018, arXiv 1802.02611), at half the
-width and half the depth: nothing pretrained is at hand, and a network that starts from nothing on a few hundred
+After Chollet 2017 (arXiv 1610.02357) with the changes of DeepLabV3+ (Chen et al. 2018, arXiv 1802.02611), at a third
+of the width and depth: nothing pretrained is at hand, and a network that starts from nothing on a few hundred
 pictures gains nothing by being larger. Instead of batch normalisation, which needs large batches, each residual branch
 starts small.
 """
@@ -12,13 +12,13 @@ import keras
 from keras import layers
 
 # Of each block of the entry flow: its channels; each halves the picture.
-ENTRY = (64, 128, 364)
-MIDDLE_BLOCKS = 8
-EXIT = (512, 768)
+ENTRY = (64, 128, 256)
+MIDDLE_BLOCKS = 6
+EXIT = (256, 512)
 
 
 def features(image: keras.KerasTensor) -> dict[int, keras.KerasTensor]:
-    """Return features of `image` [N,H,W,3] in [0, 1] by stride: 2 (32 channels), 4 (64) and 16 (768).
+    """Return features of `image` [N,H,W,3] in [0, 1] by stride: 2 (32 channels), 4 (64) and 16 (512).
 
     Height and width are multiples of 16.
     """

@@ -53,6 +53,16 @@ class Packs:
         sizes = np.frombuffer(data, ">i4", count=data[3], offset=4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(sizes)
 
+    def weights(self, path: str) -> Path:
+        """Return the file of weights `path`, below RESTORE_WEIGHTS or `weights` in the root. Raises MissingPack."""
+        folder = Path(os.environ.get("RESTORE_WEIGHTS") or self.root / "weights")
+        if not (folder / path).is_file():
+            raise MissingPack(
+                f"the weights {path!r} are not in {folder}: put them there, or name their parent with RESTORE_WEIGHTS "
+                "(docs/data.md says where they come from)"
+            )
+        return folder / path
+
     def digest(self, pack: str) -> str:
         """Return the SHA-256 over the names and bytes of every file of `pack`, in sorted order."""
         total = hashlib.sha256()

@@ -23,7 +23,7 @@ def network() -> keras.Model:
     """Return image [N,H,W,3] -> probabilities [N,H,W,1]; height and width are multiples of 16."""
     image = keras.Input((None, None, 3), name="image")
     last = layers.Conv2D(1, 1, name="logits", dtype="float32")
-    found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(last(unet.build(image, filters=24)))
+    found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(last(unet.build(image, filters=16)))
     return keras.Model({"image": image}, {"probabilities": found}, name="unet_road")
 
 
@@ -44,7 +44,7 @@ def recipe() -> Recipe:
         name="road",
         title="Roads",
         description="Roads, in pictures from above at about a metre a pixel.",
-        architecture="U-Net, 24 filters, four levels",
+        architecture="U-Net, 16 filters, four levels",
         packs=("road",),
         parts={"segment": part},
         geometry={"kind": "tiled", "multiple": 16, "tile_size": 512, "tile_step": 64, "halo": None},

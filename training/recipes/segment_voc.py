@@ -1,0 +1,155 @@
+"""`segment/voc`: the 21 classes of PASCAL VOC, by DeepLabV3+ with MobileNetV2, taught by the DeepLabV3 it starts from.
+
+    python -m training train segment_voc --from WEIGHTS --hours 1    # WEIGHTS: docs/data.md
+    python -m training evaluate segment_voc
+
+Only 80 pictures have labels. The rest are labelled by a teacher, each when it is first drawn: the DeepLabV3 of WEIGHTS,
+its answers at two sizes averaged, as in Naive-Student (Chen et al. 2020, arXiv 2005.10266). `docs/rows.md` says
+what it reached and what it should.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import keras
+import numpy as np
+from keras import layers, ops
+
+from training.architectures import deeplab, mobilenet_v2
+from training.data.packs import Packs
+from training.data.scenes import VOID, Scene, Views
+from training.loop import start_from
+from training.recipe import Batch, Part, Recipe
+from training.segmentation import Domain, cross_entropy
+
+CLASSES = (
+    (0, "background", (0, 0, 0)),
+    (1, "aeroplane", (128, 0, 0)),
+    (2, "bicycle", (0, 128, 0)),
+    (3, "bird", (128, 128, 0)),
+    (4, "boat", (0, 0, 128)),
+    (5, "bottle", (128, 0, 128)),
+    (6, "bus", (0, 128, 128)),
+    (7, "car", (128, 128, 128)),
+    (8, "cat", (64, 0, 0)),
+    (9, "chair", (192, 0, 0)),
+    (10, "cow", (64, 128, 0)),
+    (11, "diningtable", (192, 128, 0)),
+    (12, "dog", (64, 0, 128)),
+    (13, "horse", (192, 0, 128)),
+    (14, "motorbike", (64, 128, 128)),
+    (15, "person", (192, 128, 128)),
+    (16, "pottedplant", (0, 64, 0)),
+    (17, "sheep", (128, 64, 0)),
+    (18, "sofa", (0, 192, 0)),
+    (19, "train", (128, 192, 0)),
+    (20, "tvmonitor", (0, 64, 128)),
+)
+SIZES = ((384, 512), (512, 384), (448, 448), (352, 528), (528, 352))
+DOMAIN = Domain("voc", CLASSES, size=(320, 320), canonical=SIZES, scales=(0.9, 2.0))
+TEACHER = "segment/deeplabv3_mnv2_1.0_voc_dequant.npz"
+UNLABELLED = (("voc/unlabeled", 3), ("person/train/images", 2), ("photos/train", 1), ("content/train", 1))
+"""Folders of pictures without labels, and how many pictures of a view of eight come from each; one is labelled."""
+LONG_SIDES = (448, 576)
+"""The sizes at which the teacher looks at a picture; the second mirrored."""
+UNSURE = 0.5
+"""Pixels to which the teacher gives less than this have no label."""
+
+
+def network() -> keras.Model:
+    """Return image [N,H,W,3] -> probabilities [N,H,W,21]; height and width are multiples of 16."""
+    image = keras.Input((None, None, 3), name="image")
+    logits = deeplab.build(mobilenet_v2.features(image), len(CLASSES))
+    found = layers.Softmax(dtype="float32", name="probabilities")(logits)
+    return keras.Model({"image": image}, {"probabilities": found}, name="deeplab_voc")
+
+
+class Taught(Sequence[Scene]):
+    """Pictures uint8 (height, width, 3) as scenes, labelled by `teacher` when first asked for.
+
+    `teacher(image)` gives float32 logits (h/16, w/16, classes) for a float32 image (h, w, 3) in [0, 1].
+    """
+
+    def __init__(self, pictures: Sequence[np.ndarray], teacher: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.pictures, self.teacher = pictures, teacher
+        self.labels: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
+        if index not in self.labels:
+            self.labels[index] = self._label(self.pictures[index])
+        return Scene(self.pictures[index], self.labels[index])
+
+    def _label(self, picture: np.ndarray) -> np.ndarray:
+        height, width = picture.shape[:2]
+        total = np.float32(0)
+        for number, long_side in enumerate(LONG_SIDES):
+            factor = long_side / max(height, width)
+            tall, wide = (max(1, round(side * factor / 16)) * 16 for side in (height, width))
+            image = cv2.resize(picture, (wide, tall), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
+            turn = -1 if number == 1 else 1
+            found = np.ascontiguousarray(self.teacher(image[:, ::turn])[:, ::turn])
+            found = np.exp(found - found.max(axis=-1, keepdims=True))
+            found /= found.sum(axis=-1, keepdims=True)
+            total = total + cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
+        labels = total.argmax(axis=-1).astype(np.uint8)
+        labels[total.max(axis=-1) < UNSURE * len(LONG_SIDES)] = VOID
+        return labels
+
+
+def teacher(packs: Packs) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the DeepLabV3 of `TEACHER` as a function for `Taught`. Raises MissingPack."""
+    whole = network()
+    start_from(whole, packs.weights(TEACHER), "segment")
+    # It has no atrous branches, and its decoder is what the student learns.
+    kernel = whole.get_layer("atrous_projection").kernel
+    kernel.assign(ops.zeros_like(kernel))
+    coarse = keras.Model(whole.input, whole.get_layer("logits").output)
+    return lambda image: ops.convert_to_numpy(coarse({"image": image[None]}))[0]
+
+
+def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+    """Return views of labelled and taught scenes, `image` uint8 (N,h,w,3) with their `labels` uint8 (N,h,w)."""
+    taught = teacher(packs)
+    sources: list[Sequence[Scene]] = [DOMAIN.scenes(packs, "train")]
+    for folder, share in UNLABELLED:
+        sources += [Taught(packs.pictures(folder), taught)] * share
+    kinds = [Views(source, DOMAIN.size, 1, seed, scales=DOMAIN.scales) for source in sources]
+
+    def make(index: int) -> Batch:
+        views = [kinds[number % len(kinds)](number) for number in range(index * batch, (index + 1) * batch)]
+        return {"image": np.concatenate([view[0] for view in views]), "labels": np.concatenate([v[1] for v in views])}
+
+    return make
+
+
+def recipe() -> Recipe:
+    part = Part(
+        network=network,
+        loss=cross_entropy,
+        batches=batches,
+        validate=DOMAIN.validate,
+        sheet=DOMAIN.sheet,
+        batch=8,
+        learning_rate=3e-4,
+        weight_decay=1e-4,
+        steps_per_epoch=25,
+        hours=1.0,
+    )
+    return Recipe(
+        task="segment",
+        name="voc",
+        title="PASCAL VOC",
+        description="People, animals, vehicles and furniture: the 21 classes of PASCAL VOC.",
+        architecture="DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2",
+        packs=("voc", "person", "photos", "content"),
+        weights=(TEACHER,),
+        parts={"segment": part},
+        geometry={"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)},
+        classes=CLASSES,
+        evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_voc"),
+    )
