@@ -293,7 +293,7 @@ def start_from(network: keras.Model, source: Path, part_name: str) -> int:
     taken = 0
     for layer in network.layers:
         for index, variable in enumerate(layer.weights):
-            value = stored.get(f"{layer.name}/{index}")
+            value = stored.get(f"{layer.name}/{index}", stored.get(f"{layer.name}/{variable.name}"))
             if value is not None and value.shape == tuple(variable.shape):
                 variable.assign(value.astype("float32"))
                 taken += 1

@@ -107,7 +107,8 @@ def form_body(kind: type[PictureForm]) -> Schema:
         "format": "binary",
         "description": "The picture: JPEG, PNG, WebP, TIFF, BMP or AVIF, told by its bytes, never by its name.",
     }
-    properties = {"image": image, **schema["properties"]}
+    others = {name: {"type": "string", "format": "binary", "description": text} for name, text in kind.files.items()}
+    properties = {"image": image, **others, **schema["properties"]}
     form = {"type": "object", "properties": properties, "required": ["image"], "additionalProperties": False}
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 

@@ -1,0 +1,58 @@
+"""`segment/street`: what a street picture shows, eleven classes, by DeepLabV3+ with MobileNetV2.
+
+    python -m training train segment_street --from WEIGHTS --hours 1.5    # WEIGHTS: docs/data.md
+    python -m training evaluate segment_street
+
+`docs/rows.md` says what it reached and what it should.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import keras
+import numpy as np
+from keras import layers
+
+from training.architectures import deeplab, mobilenet_v2
+from training.recipe import Part, Recipe
+from training.segmentation import Domain, cross_entropy
+
+DOMAIN = Domain("street", size=(288, 384), canonical=(368, 480), scales=(0.7, 1.6))
+CLASSES = 11
+# 1 / ln(1.1 + share) of the classes' pixels in the training set, mean 1 (training.segmentation.class_weights).
+WEIGHTS = (0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387, 1.434)
+
+
+def network() -> keras.Model:
+    """Return image [N,H,W,3] -> probabilities [N,H,W,11]; height and width are multiples of 16."""
+    image = keras.Input((None, None, 3), name="image")
+    logits = deeplab.build(mobilenet_v2.features(image), CLASSES)
+    found = layers.Softmax(dtype="float32", name="probabilities")(logits)
+    return keras.Model({"image": image}, {"probabilities": found}, name="deeplab_street")
+
+
+def recipe() -> Recipe:
+    part = Part(
+        network=network,
+        loss=partial(cross_entropy, weights=np.array(WEIGHTS, np.float32)),
+        batches=DOMAIN.batches,
+        validate=DOMAIN.validate,
+        sheet=DOMAIN.sheet,
+        batch=4,
+        learning_rate=5e-4,
+        weight_decay=1e-4,
+        steps_per_epoch=25,
+        hours=1.5,
+    )
+    return Recipe(
+        task="segment",
+        name="street",
+        title="Streets",
+        description="What a street picture shows, pixel by pixel: eleven classes.",
+        architecture="DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2",
+        packs=("street",),
+        parts={"segment": part},
+        geometry={"kind": "canonical", "multiple": 16, "canonical_sizes": [DOMAIN.canonical]},
+        evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_street"),
+    )

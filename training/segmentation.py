@@ -1,0 +1,172 @@
+"""What every segmentation recipe shares: batches, loss, validation, contact sheet and tables.
+
+A network answers `probabilities` [N,H,W,classes] for `image` [N,H,W,3] in [0, 1]; with one class it is that of being
+foreground.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+from keras import ops
+
+from training import sheets
+from training.data.packs import Packs
+from training.data.scenes import VOID, Scene, Views, scenes
+from training.metrics import boundary_f, confusion, intersection_over_union
+from training.recipe import Batch
+from training.tables import Table
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A pack of labelled scenes and how it is shown to a network.
+
+    `size` is (height, width) of training views and `canonical` that of what is served, multiples of 16. `labels` names
+    the folder of labels; in `masks` there is one class, the foreground.
+    """
+
+    pack: str
+    size: tuple[int, int]
+    canonical: tuple[int, int]
+    scales: tuple[float, float]
+    labels: str = "labels"
+    turn: bool = False
+
+    def classes(self, packs: Packs) -> list[tuple[str, tuple[int, int, int]]]:
+        """Return (name, colour) of each class by id, from the pack's `classes.txt`."""
+        lines = (packs.folder(self.pack) / "classes.txt").read_text(encoding="utf-8").splitlines()
+        rows = [line.split() for line in lines if line.strip()]
+        return [(row[1], (int(row[2]), int(row[3]), int(row[4]))) for row in rows if int(row[0]) != VOID]
+
+    def scenes(self, packs: Packs, split: str, keep: slice = slice(None)) -> list[Scene]:
+        return scenes(packs, f"{self.pack}/{split}", labels=self.labels, keep=keep)
+
+    def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+        """Return views `image` uint8 (N,h,w,3) with their `labels` uint8 (N,h,w)."""
+        views = Views(self.scenes(packs, "train"), self.size, batch, seed, scales=self.scales, turn=self.turn)
+
+        def make(index: int) -> Batch:
+            pictures, labels = views(index)
+            return {"image": pictures, "labels": labels}
+
+        return make
+
+    def probabilities(self, network: keras.Model, picture: np.ndarray) -> np.ndarray:
+        """Return float32 (height, width, classes) for a picture of any size, as the service makes them."""
+        height, width = picture.shape[:2]
+        tall, wide = (
+            self.canonical if (height <= width) == (self.canonical[0] <= self.canonical[1]) else self.canonical[::-1]
+        )
+        reduced = height > tall or width > wide
+        image = cv2.resize(picture, (wide, tall), interpolation=cv2.INTER_AREA if reduced else cv2.INTER_LINEAR)
+        found = network({"image": (image[None] / 255).astype(np.float32)})["probabilities"]
+        found = ops.convert_to_numpy(found)[0]
+        return cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, -1)
+
+    def labels_of(self, network: keras.Model, picture: np.ndarray) -> np.ndarray:
+        """Return the found ids, uint8 (height, width)."""
+        found = self.probabilities(network, picture)
+        return (found.argmax(axis=-1) if found.shape[-1] > 1 else found[..., 0] > 0.5).astype(np.uint8)
+
+    def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
+        """Return the mean IoU in per cent on 24 pictures of `val` spread evenly; binary: of the foreground."""
+        chosen = self._some(packs)
+        classes = max(2, network.output["probabilities"].shape[-1])
+        counts = sum(confusion(self.labels_of(network, scene.picture), scene.labels, classes) for scene in chosen)
+        ious = intersection_over_union(np.asarray(counts))
+        return {"iou": 100 * float(ious[1] if classes == 2 else np.nanmean(ious))}
+
+    def sheet(self, network: keras.Model, packs: Packs) -> np.ndarray:
+        """Return rows of picture | truth | found, in the classes' colours, six scenes."""
+        colours = np.array(
+            [colour for _, colour in self.classes(packs)] if self.labels == "labels" else [(0, 0, 0), (255, 255, 255)]
+        )
+        table = np.full((256, 3), 255, np.uint8)
+        table[: len(colours)] = colours
+        rows = []
+        for scene in self._some(packs)[::4]:
+            drawn = [scene.picture, table[scene.labels], table[self.labels_of(network, scene.picture)]]
+            rows.append([picture.astype(np.float32) / 255 for picture in drawn])
+        return sheets.grid(rows)
+
+    def _some(self, packs: Packs) -> list[Scene]:
+        key = (str(packs.root), self.pack)
+        if key not in _CACHE:
+            count = len(packs.files(f"{self.pack}/val/images"))
+            _CACHE[key] = self.scenes(packs, "val", slice(None, None, max(1, count // 24)))[:24]
+        return _CACHE[key]
+
+    def tables(self, network: keras.Model, packs: Packs, recipe: str) -> list[Table]:
+        """Return what `test` gives, in per cent, each picture at its own size."""
+
+        _tell(f"{recipe} on {self.pack}/test")
+        command = f"python -m training evaluate {recipe}"
+        return self.measure(partial(self.labels_of, network), packs, command)
+
+    def measure(self, found: Callable[[np.ndarray], np.ndarray], packs: Packs, command: str) -> list[Table]:
+        """Return IoU, its mean, accuracy and boundary F of `found`(uint8 RGB) -> ids, uint8 (height, width)."""
+        names = [name for name, _ in self.classes(packs)] if self.labels == "labels" else ["background", "foreground"]
+        counts = np.zeros((len(names), len(names)), np.int64)
+        edges = []
+        for scene in self.scenes(packs, "test"):
+            ids = found(scene.picture)
+            counts += confusion(ids, scene.labels, len(names))
+            edges.append(boundary_f(ids == 1, scene.labels == 1) if self.labels == "masks" else 0.0)
+        ious = 100 * intersection_over_union(counts)
+        accuracy = 100 * float(np.diag(counts).sum() / counts.sum())
+        if self.labels == "masks":
+            row: list[str | float] = ["ours", float(ious[1]), 100 * float(np.mean(edges)), accuracy]
+            columns = ["", "IoU of the foreground", "boundary F at 3 px", "pixel accuracy"]
+            return [Table(f"{self.pack}/test, per cent", command, columns, [row], "Boundary F: mean over pictures.")]
+        mean: list[str | float] = ["ours", float(np.nanmean(ious)), accuracy]
+        by_class: list[list[str | float]] = [
+            [name, float(iou)] for name, iou in zip(names, ious, strict=True) if not np.isnan(iou)
+        ]
+        return [
+            Table(f"{self.pack}/test, per cent", command, ["", "mean IoU", "pixel accuracy"], [mean]),
+            Table(f"{self.pack}/test, IoU by class, per cent", command, ["class", "IoU"], by_class),
+        ]
+
+
+_CACHE: dict[tuple[str, str], list[Scene]] = {}
+
+
+def _tell(what: str) -> None:
+    print(f"measuring: {what}", file=sys.stderr, flush=True)
+
+
+def class_weights(labels: Sequence[np.ndarray], classes: int) -> np.ndarray:
+    """Return float32 (classes,) weights 1 / ln(1.1 + share of pixels), after ENet (Paszke et al. 2016), mean 1."""
+    counts = sum(np.bincount(ids[ids != VOID].ravel(), minlength=classes) for ids in labels)
+    weights = 1 / np.log(1.1 + counts / np.sum(counts))
+    return (weights / weights.mean()).astype(np.float32)
+
+
+def cross_entropy(
+    network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator, weights: np.ndarray | None = None
+) -> Any:
+    """Mean cross entropy over labelled pixels, each weighted by its class."""
+    image = ops.cast(batch["image"], "float32") / 255.0
+    labels = ops.cast(batch["labels"], "int32")
+    found = network({"image": image})["probabilities"]
+    known = ops.cast(labels != VOID, "float32")
+    labels = ops.where(labels == VOID, 0, labels)
+    classes = found.shape[-1]
+    if classes == 1:
+        truth = ops.cast(labels[..., None], "float32")
+        right = found * truth + (1 - found) * (1 - truth)
+        cost = -ops.log(ops.clip(right[..., 0], 1e-6, 1.0))
+    else:
+        right = ops.sum(found * ops.one_hot(labels, classes), axis=-1)
+        cost = -ops.log(ops.clip(right, 1e-6, 1.0))
+        if weights is not None:
+            known = known * ops.take(ops.convert_to_tensor(weights), labels)
+    return ops.sum(cost * known) / (ops.sum(known) + 1.0)
