@@ -61,7 +61,8 @@ class Recipe:
 
     `evaluate(networks, packs)` returns the tables that the manifest carries; `evaluate_service(url, packs)` the
     same through a running service, where the model has such a table. `geometry` is the manifest's, with `halo` None
-    where the export measures it.
+    where the export measures it. `classes` are (id, name, colour), in the order of the network's answers; for one that
+    answers with the foreground alone, background and foreground.
     """
 
     task: str
@@ -75,6 +76,7 @@ class Recipe:
     evaluate: Callable[[Mapping[str, keras.Model], Packs], list[Table]]
     evaluate_service: Callable[[str, Packs], list[Table]] | None = None
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classes: tuple[tuple[int, str, tuple[int, int, int]], ...] = ()
     card: str = ""
 
     @property

@@ -6,6 +6,7 @@ foreground.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,22 +30,18 @@ from training.tables import Table
 class Domain:
     """A pack of labelled scenes and how it is shown to a network.
 
-    `size` is (height, width) of training views and `canonical` that of what is served, multiples of 16. `labels` names
-    the folder of labels; in `masks` there is one class, the foreground.
+    `size` is (height, width) of training views, `canonical` those of what is served, multiples of 16; the one of the
+    nearest shape is taken, as in the service. Without any, pictures are shown as they are. `labels` names the folder of
+    labels; in `masks` there is one class, the foreground.
     """
 
     pack: str
+    classes: tuple[tuple[int, str, tuple[int, int, int]], ...]
     size: tuple[int, int]
-    canonical: tuple[int, int]
+    canonical: tuple[tuple[int, int], ...]
     scales: tuple[float, float]
     labels: str = "labels"
     turn: bool = False
-
-    def classes(self, packs: Packs) -> list[tuple[str, tuple[int, int, int]]]:
-        """Return (name, colour) of each class by id, from the pack's `classes.txt`."""
-        lines = (packs.folder(self.pack) / "classes.txt").read_text(encoding="utf-8").splitlines()
-        rows = [line.split() for line in lines if line.strip()]
-        return [(row[1], (int(row[2]), int(row[3]), int(row[4]))) for row in rows if int(row[0]) != VOID]
 
     def scenes(self, packs: Packs, split: str, keep: slice = slice(None)) -> list[Scene]:
         return scenes(packs, f"{self.pack}/{split}", labels=self.labels, keep=keep)
@@ -60,13 +57,14 @@ class Domain:
         return make
 
     def probabilities(self, network: keras.Model, picture: np.ndarray) -> np.ndarray:
-        """Return float32 (height, width, classes) for a picture of any size, as the service makes them."""
+        """Return float32 (height, width, classes) for a picture of any size: as the service, but for its fine edges."""
         height, width = picture.shape[:2]
-        tall, wide = (
-            self.canonical if (height <= width) == (self.canonical[0] <= self.canonical[1]) else self.canonical[::-1]
-        )
-        reduced = height > tall or width > wide
-        image = cv2.resize(picture, (wide, tall), interpolation=cv2.INTER_AREA if reduced else cv2.INTER_LINEAR)
+        if self.canonical:
+            tall, wide = min(self.canonical, key=lambda one: abs(math.log(one[0] / one[1] * width / height)))
+        else:
+            tall, wide = -(-height // 16) * 16, -(-width // 16) * 16
+        how = cv2.INTER_AREA if tall * wide < height * width else cv2.INTER_LINEAR
+        image = picture if (tall, wide) == (height, width) else cv2.resize(picture, (wide, tall), interpolation=how)
         found = network({"image": (image[None] / 255).astype(np.float32)})["probabilities"]
         found = ops.convert_to_numpy(found)[0]
         return cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, -1)
@@ -78,19 +76,16 @@ class Domain:
 
     def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
         """Return the mean IoU in per cent on 24 pictures of `val` spread evenly; binary: of the foreground."""
-        chosen = self._some(packs)
-        classes = max(2, network.output["probabilities"].shape[-1])
-        counts = sum(confusion(self.labels_of(network, scene.picture), scene.labels, classes) for scene in chosen)
-        ious = intersection_over_union(np.asarray(counts))
-        return {"iou": 100 * float(ious[1] if classes == 2 else np.nanmean(ious))}
+        count = len(self.classes)
+        found = [confusion(self.labels_of(network, one.picture), one.labels, count) for one in self._some(packs)]
+        ious = intersection_over_union(np.sum(found, axis=0))
+        return {"iou": 100 * float(ious[1] if self.labels == "masks" else np.nanmean(ious))}
 
     def sheet(self, network: keras.Model, packs: Packs) -> np.ndarray:
         """Return rows of picture | truth | found, in the classes' colours, six scenes."""
-        colours = np.array(
-            [colour for _, colour in self.classes(packs)] if self.labels == "labels" else [(0, 0, 0), (255, 255, 255)]
-        )
         table = np.full((256, 3), 255, np.uint8)
-        table[: len(colours)] = colours
+        for number, _, colour in self.classes:
+            table[number] = colour
         rows = []
         for scene in self._some(packs)[::4]:
             drawn = [scene.picture, table[scene.labels], table[self.labels_of(network, scene.picture)]]
@@ -113,7 +108,7 @@ class Domain:
 
     def measure(self, found: Callable[[np.ndarray], np.ndarray], packs: Packs, command: str) -> list[Table]:
         """Return IoU, its mean, accuracy and boundary F of `found`(uint8 RGB) -> ids, uint8 (height, width)."""
-        names = [name for name, _ in self.classes(packs)] if self.labels == "labels" else ["background", "foreground"]
+        names = [name for _, name, _ in self.classes]
         counts = np.zeros((len(names), len(names)), np.int64)
         edges = []
         for scene in self.scenes(packs, "test"):

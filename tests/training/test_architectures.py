@@ -60,6 +60,24 @@ def skip_autoencoder() -> keras.Model:
     return finished(lambda x: skip_autoencoder.build(x, widths=(4, 8, 12)))
 
 
+def plain_autoencoder() -> keras.Model:
+    from training.architectures import plain_autoencoder
+
+    return finished(lambda x: plain_autoencoder.build(x, widths=(4, 8, 12)))
+
+
+def deeplab(stride: int) -> keras.Model:
+    from training.architectures import deeplab, mobilenet_v2
+
+    return finished(lambda x: deeplab.build(mobilenet_v2.features(x, stride=stride), 5, width=16))
+
+
+def xception() -> keras.Model:
+    from training.architectures import deeplab, xception
+
+    return finished(lambda x: deeplab.build(xception.features(x), 5, width=16))
+
+
 def digits_denoiser() -> keras.Model:
     from training.architectures import digits_denoiser
 
@@ -92,6 +110,10 @@ CASES = {
     "unet dropout": Case(lambda: unet(dropout=0.2), ((16, 32),)),
     "unet batch_norm": Case(lambda: unet(batch_norm=True), ((32, 32),)),
     "skip_autoencoder": Case(skip_autoencoder, ((4, 4), (12, 20))),
+    "plain_autoencoder": Case(plain_autoencoder, ((8, 8), (16, 40))),
+    "mobilenet_v2": Case(lambda: deeplab(16), ((32, 32), (48, 64))),
+    "deeplab stride 8": Case(lambda: deeplab(8), ((32, 48),)),
+    "xception": Case(xception, ((32, 32), (48, 64))),
     "digits_denoiser": Case(digits_denoiser, DIGIT),
     "digits_autoencoder": Case(digits_autoencoder, DIGIT),
 }

@@ -71,7 +71,8 @@ def test_its_networks_take_and_give_what_its_geometry_promises(recipe: Recipe) -
     for name, part in recipe.parts.items():
         network = part.network()
         scale = int(name[1:]) if re.fullmatch(r"x\d", name) else 1
-        sizes = said.valid_sizes or [(said.multiple * 5, said.multiple * 4), (said.tile_step, said.tile_step)]
+        sizes = [*said.valid_sizes, *said.canonical_sizes]
+        sizes = sizes or [(said.multiple * 5, said.multiple * 4), (said.tile_step, said.tile_step)]
         for height, width in sizes:
             given: dict[str, Any] = {}
             for key, tensor in network.input.items():
@@ -82,6 +83,10 @@ def test_its_networks_take_and_give_what_its_geometry_promises(recipe: Recipe) -
                 assert np.isfinite(found).all()
                 if key == "image":
                     assert found.shape[1:3] == (scale * height, scale * width)
+                elif key == "probabilities":
+                    assert found.shape == (1, height, width, max(1, len(recipe.classes)) if found.shape[-1] > 1 else 1)
+                    assert found.min() >= 0
+                    assert found.max() <= 1
                 else:
                     assert found.shape == (1, 1, 1, 1)
 

@@ -42,4 +42,5 @@ def _constants(network: keras.Model) -> list[dict[str, np.ndarray]]:
 
 
 def _run(network: keras.Model, image: np.ndarray, constants: Mapping[str, np.ndarray]) -> np.ndarray:
-    return keras.ops.convert_to_numpy(network({"image": image, **constants}, training=False)["image"])
+    found = network({"image": image, **constants}, training=False)
+    return keras.ops.convert_to_numpy(found["image"] if "image" in found else found["probabilities"])

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from models.manifest import Geometry, Manifest, Provenance, Serving, Signature, Table, Tensor
+from models.manifest import Class, Geometry, Manifest, Provenance, Serving, Signature, Table, Tensor
 from training.data.packs import Packs, read_rgb
 from training.export import halo
 from training.export.variables import layer_variables
@@ -28,6 +28,7 @@ LICENCE = "Apache-2.0 for our files; the data's terms are in the card"
 TOLERANCE = 5e-4
 MEANINGS = {
     "image": "a picture in [0, 1], not clipped where it comes out",
+    "probabilities": "how probable each class is; of one class, the foreground",
     "level": "the root mean square of noise and artefacts, 1 = 75/255 of the range",
 }
 
@@ -44,9 +45,10 @@ def describe(
 ) -> Manifest:
     """Return the manifest of the SavedModel in `folder`; `networks` are what it was made from."""
     geometry = _geometry(recipe, networks, packs)
-    fixed = geometry.valid_sizes[0] if geometry.kind == "fixed" else None
+    own = next(iter([*geometry.valid_sizes, *geometry.canonical_sizes]), None)
+    fixed = own if geometry.kind == "fixed" else None
     side = geometry.tile_size or 256
-    pixels = fixed or (side, side)
+    pixels = own or (side, side)
     return Manifest(
         task=recipe.task,
         name=recipe.name,
@@ -56,10 +58,11 @@ def describe(
         created=datetime.datetime.now(datetime.UTC).date(),
         architecture=recipe.architecture,
         parameters=sum(int(np.prod(v.shape)) for network in networks.values() for _, v in layer_variables(network)),
-        flops_per_pixel=max(flops_per_pixel(network, fixed or (64, 64)) for network in networks.values()),
+        flops_per_pixel=max(flops_per_pixel(network, own or (64, 64)) for network in networks.values()),
         licence=LICENCE,
         signatures={name: _signature(recipe, network, geometry.multiple) for name, network in networks.items()},
         geometry=geometry,
+        classes=[Class(id=number, name=name, color=colour) for number, name, colour in recipe.classes],
         quality=[Table(title=t.title, command=t.command, columns=t.columns, rows=t.rows, note=t.note) for t in quality],
         provenance=_provenance(recipe, packs, out),
         files={},
@@ -170,7 +173,7 @@ def _halo(networks: Mapping[str, keras.Model], multiple: int, backgrounds: Seque
             background=background[..., : network.input["image"].shape[-1]],
         )
         for network in networks.values()
-        if "image" in network.output
+        if {"image", "probabilities"} & network.output.keys()
         for background in backgrounds
     )
 

@@ -18,8 +18,21 @@ from training.architectures import deeplab, mobilenet_v2
 from training.recipe import Part, Recipe
 from training.segmentation import Domain, cross_entropy
 
-DOMAIN = Domain("street", size=(288, 384), canonical=(368, 480), scales=(0.7, 1.6))
-CLASSES = 11
+CLASSES = (
+    (0, "sky", (128, 128, 128)),
+    (1, "building", (128, 0, 0)),
+    (2, "pole", (192, 192, 128)),
+    (3, "road", (128, 64, 128)),
+    (4, "pavement", (60, 40, 222)),
+    (5, "tree", (128, 128, 0)),
+    (6, "sign", (192, 128, 128)),
+    (7, "fence", (64, 64, 128)),
+    (8, "car", (64, 0, 128)),
+    (9, "pedestrian", (64, 64, 0)),
+    (10, "bicyclist", (0, 128, 192)),
+)
+SIZES = ((368, 480), (480, 368), (416, 416), (272, 480))
+DOMAIN = Domain("street", CLASSES, size=(288, 384), canonical=SIZES, scales=(0.7, 1.6))
 # 1 / ln(1.1 + share) of the classes' pixels in the training set, mean 1 (training.segmentation.class_weights).
 WEIGHTS = (0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387, 1.434)
 
@@ -27,7 +40,7 @@ WEIGHTS = (0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387,
 def network() -> keras.Model:
     """Return image [N,H,W,3] -> probabilities [N,H,W,11]; height and width are multiples of 16."""
     image = keras.Input((None, None, 3), name="image")
-    logits = deeplab.build(mobilenet_v2.features(image), CLASSES)
+    logits = deeplab.build(mobilenet_v2.features(image), len(CLASSES))
     found = layers.Softmax(dtype="float32", name="probabilities")(logits)
     return keras.Model({"image": image}, {"probabilities": found}, name="deeplab_street")
 
@@ -53,6 +66,7 @@ def recipe() -> Recipe:
         architecture="DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2",
         packs=("street",),
         parts={"segment": part},
-        geometry={"kind": "canonical", "multiple": 16, "canonical_sizes": [DOMAIN.canonical]},
+        geometry={"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)},
+        classes=CLASSES,
         evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_street"),
     )

@@ -39,7 +39,9 @@ def router(desk: Desk) -> APIRouter:
         "/segment",
         summary="Find what a photograph shows: a mask, a cut-out, an overlay or a table",
         response_class=Response,
-        responses=openapi.picture_answers((*openapi.PICTURE_PROBLEMS, "unknown-class", "conflicting-fields")),
+        responses=openapi.picture_answers(
+            (*openapi.PICTURE_PROBLEMS, "unknown-class", "conflicting-fields"), table="ClassTable"
+        ),
         openapi_extra={"requestBody": openapi.form_body(SegmentForm), "parameters": [openapi.CANCEL_AFTER]},
     )
     async def segment(request: Request) -> Response:

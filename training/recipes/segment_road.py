@@ -1,0 +1,53 @@
+"""`segment/road`: roads from aerial pictures, by the founding article's U-Net.
+
+    python -m training train segment_road --hours 0.5
+    python -m training evaluate segment_road
+
+`docs/rows.md` says what it reached and what it should. An aerial picture has no up, so views are turned, too.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from training.architectures import unet
+from training.recipe import Part, Recipe
+from training.segmentation import Domain, cross_entropy
+
+CLASSES = ((0, "background", (0, 0, 0)), (1, "road", (250, 200, 40)))
+DOMAIN = Domain("road", CLASSES, size=(256, 256), canonical=(), scales=(0.8, 1.25), labels="masks", turn=True)
+
+
+def network() -> keras.Model:
+    """Return image [N,H,W,3] -> probabilities [N,H,W,1]; height and width are multiples of 16."""
+    image = keras.Input((None, None, 3), name="image")
+    last = layers.Conv2D(1, 1, name="logits", dtype="float32")
+    found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(last(unet.build(image, filters=24)))
+    return keras.Model({"image": image}, {"probabilities": found}, name="unet_road")
+
+
+def recipe() -> Recipe:
+    part = Part(
+        network=network,
+        loss=cross_entropy,
+        batches=DOMAIN.batches,
+        validate=DOMAIN.validate,
+        sheet=DOMAIN.sheet,
+        batch=4,
+        learning_rate=1e-3,
+        steps_per_epoch=25,
+        hours=0.5,
+    )
+    return Recipe(
+        task="segment",
+        name="road",
+        title="Roads",
+        description="Roads, in pictures from above at about a metre a pixel.",
+        architecture="U-Net, 24 filters, four levels",
+        packs=("road",),
+        parts={"segment": part},
+        geometry={"kind": "tiled", "multiple": 16, "tile_size": 512, "tile_step": 64, "halo": None},
+        classes=CLASSES,
+        evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_road"),
+    )
