@@ -72,22 +72,23 @@ def open_model(folder: Path) -> Manifest:
 
 def next_version(task: str, name: str, shelf: Path) -> int:
     """Return the version that the next model of this name gets: 1 on an empty shelf."""
-    versions = [int(folder.name) for folder in _below(shelf / task / name) if folder.name.isdecimal()]
-    return max(versions, default=0) + 1
+    return max((int(folder.name) for folder in _versions(shelf / task / name)), default=0) + 1
 
 
 def publish(manifest: Manifest, source: Path, shelf: Path, *, default: bool | None = None) -> Path:
     """Copy the model in `source` to its place on `shelf` and return that folder.
 
     `files` of the manifest is filled in from what is copied. With `default` the model becomes its task's default,
-    and the others of the task on this shelf cease to be; None leaves what the manifest says. Readers see the whole
-    model or none: it is written beside its place, manifest last, and renamed. Raises ShelfError if that version is
-    there already.
+    and the others of the task on this shelf cease to be; None leaves what the manifest says, and a version of a
+    default is one, too. Readers see the whole model or none: it is written beside its place, manifest last, and
+    renamed. Raises ShelfError if that version is there already.
     """
     parent = shelf / manifest.task / manifest.name
     place = parent / str(manifest.version)
     if place.exists():
         raise ShelfError([f"{manifest.id} is on the shelf already; the next is {_next(manifest, shelf)}"])
+    if default is None and any(is_default(contract.read(folder)) for folder in _versions(parent)):
+        default = True
     if default is not None:
         manifest = _marked(manifest, default)
     parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +132,10 @@ def _unmark_others(chosen: Manifest, shelf: Path) -> None:
             with tempfile.TemporaryDirectory(prefix=".publishing-", dir=folder.parent) as scratch:
                 contract.write(_marked(other, False), Path(scratch))
                 (Path(scratch) / MANIFEST_NAME).replace(folder / MANIFEST_NAME)
+
+
+def _versions(folder: Path) -> list[Path]:
+    return [version for version in _below(folder) if version.name.isdecimal()]
 
 
 def _below(folder: Path) -> list[Path]:

@@ -150,6 +150,8 @@ def test_default_is_one_a_task(source: Path, shelf: Path) -> None:
 
 def test_default_false_takes_the_mark_and_none_keeps_it(source: Path, shelf: Path) -> None:
     kept = store.publish(manifest(default=True), source, shelf)
+    inherited = store.publish(manifest(version=3), source, shelf)
     taken = store.publish(manifest(version=2, default=True), source, shelf, default=False)
     assert store.is_default(contract.read(kept))
+    assert store.is_default(contract.read(inherited))  # or the task had none when the older version is removed
     assert not store.is_default(contract.read(taken))

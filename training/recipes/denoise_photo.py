@@ -26,8 +26,7 @@ from training.degradations import LEVEL_UNIT, camera_noise, eight_bit, gaussian_
 from training.metrics import psnr
 from training.recipe import Batch, Part, Recipe
 
-# In smaller crops every pixel is near a border, where the network sees zeros that pictures hardly have.
-CROP = 96
+CROP = 64
 
 
 class Mix(NamedTuple):
@@ -39,7 +38,7 @@ class Mix(NamedTuple):
 
 
 # White noise is the network's school; the estimator learns it soon and needs to see what is hard to tell from texture.
-DENOISE, ESTIMATE = Mix(3, 2, 1), Mix(5, 4, 2)
+DENOISE, ESTIMATE = Mix(2, 2, 1), Mix(5, 4, 2)
 
 
 def batches(packs: Packs, seed: int, batch: int, mix: Mix = DENOISE) -> Callable[[int], Batch]:
