@@ -1,0 +1,112 @@
+"""What segmentation recipes share: a loss that ignores void, and figures that are those of known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.data.packs import Packs
+from training.data.scenes import VOID
+
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+
+COLOURS = ((0, "dark", (0, 0, 0)), (1, "red", (255, 0, 0)), (2, "green", (0, 255, 0)))
+
+
+def knowing(certainty: float = 1.0) -> Any:
+    """Return a network that sees the classes of `pictures`, with `certainty`."""
+    import keras
+    from keras import ops
+
+    image = keras.Input((None, None, 3), name="image")
+    red, green = image[..., :1], image[..., 1:2]
+    exact = ops.concatenate([1 - red - green, red, green], axis=-1)
+    found = certainty * exact + (1 - certainty) / 3
+    return keras.Model({"image": image}, {"probabilities": found})
+
+
+def batch(labels: np.ndarray) -> dict[str, np.ndarray]:
+    table = np.zeros((256, 3), np.uint8)
+    table[1], table[2] = (255, 0, 0), (0, 255, 0)
+    return {"image": table[labels], "labels": labels}
+
+
+def loss(network: Any, given: dict[str, np.ndarray], **options: Any) -> float:
+    import keras
+
+    from training.segmentation import cross_entropy
+
+    return float(cross_entropy(network, given, keras.random.SeedGenerator(0), **options))
+
+
+def test_loss_is_the_cross_entropy_of_what_is_labelled() -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (2, 8, 8)).astype(np.uint8)
+    assert loss(knowing(), batch(labels)) == pytest.approx(0, abs=1e-5)
+    expected = -np.log(0.7 + 0.1) * 128 / 129
+    assert loss(knowing(0.7), batch(labels)) == pytest.approx(expected, rel=1e-4)
+    wrong = batch(labels)
+    wrong["labels"] = np.full_like(labels, VOID)
+    assert loss(knowing(0.7), wrong) == 0
+
+
+def test_weights_count_classes_more_or_less() -> None:
+    labels = np.array([[[0, 0, 0, 1]]], np.uint8)
+    given = batch(labels)
+    given["image"][0, 0, 3] = 0  # the one red pixel is taken for dark
+    weights = np.array([0.5, 2.0, 1.0], np.float32)
+    heavy, light = (loss(knowing(0.7), given, weights=w) for w in (weights, weights[::-1].copy()))
+    assert heavy > light
+
+
+def test_class_weights_are_larger_for_what_is_rare() -> None:
+    from training.segmentation import class_weights
+
+    labels = np.array([[0] * 90 + [1] * 9 + [2] + [VOID] * 50], np.uint8)
+    weights = class_weights([labels], 3)
+    assert weights.mean() == pytest.approx(1)
+    assert weights[0] < weights[1] < weights[2]
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Packs:
+    """A pack of three pictures a split, of sizes that no network takes as they are."""
+    for split in ("train", "val", "test"):
+        for name in ("images", "labels"):
+            (tmp_path / "colours" / split / name).mkdir(parents=True)
+        for number in range(3):
+            labels = np.random.default_rng(number).integers(0, 3, (5, 7)).astype(np.uint8).repeat(9, 0).repeat(9, 1)
+            pixels = batch(labels)["image"]
+            if number == 0:
+                labels[:9] = VOID
+            Image.fromarray(pixels).save(tmp_path / "colours" / split / "images" / f"{number}.png")
+            Image.fromarray(labels).save(tmp_path / "colours" / split / "labels" / f"{number}.png")
+    return Packs(tmp_path)
+
+
+def test_figures_of_a_network_that_knows(pack: Packs) -> None:
+    from training.segmentation import Domain
+
+    domain = Domain("colours", COLOURS, size=(32, 32), canonical=((48, 64), (64, 48)), scales=(0.8, 1.2))
+    assert domain.validate(knowing(), pack)["iou"] > 85  # edges move by a pixel where a picture is resized
+    mean, by_class = domain.tables(knowing(), pack, "segment_colours")
+    assert mean.rows[0][1] == pytest.approx(np.mean([row[1] for row in by_class.rows]))
+    assert [row[0] for row in by_class.rows] == ["dark", "red", "green"]
+    drawn = domain.sheet(knowing(), pack)
+    assert drawn.dtype == np.uint8
+    made = domain.batches(pack, 0, 2)(0)
+    assert made["image"].shape == (2, 32, 32, 3)
+    assert made["labels"].shape == (2, 32, 32)
+
+
+def test_pictures_as_they_are_where_no_size_is_canonical(pack: Packs) -> None:
+    from training.segmentation import Domain
+
+    domain = Domain("colours", COLOURS, size=(32, 32), canonical=(), scales=(0.8, 1.2))
+    assert domain.probabilities(knowing(), np.zeros((45, 63, 3), np.uint8)).shape == (45, 63, 3)
