@@ -7,13 +7,16 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+SPARE = 2
+"""Pixels more than measured: elsewhere an answer may reach further. Two make a difference a hundred times smaller."""
+
 
 def measure(network: keras.Model, *, scale: int, multiple: int, tolerance: float, background: np.ndarray) -> int:
     """Return the halo in input pixels, a multiple of `multiple`.
 
     `background` is float32 (1, H, W, C) in [0, 1]. The network runs on it whole and on its right and lower parts,
-    which begin at a cut: how far from the cut answers differ by more than `tolerance` is the halo, with every other
-    input at the middle and at both ends of its range.
+    which begin at a cut: how far from the cut answers differ by more than `tolerance`, and SPARE more, is the halo,
+    with every other input at the middle and at both ends of its range.
     """
     height, width = background.shape[1:3]
     cut = height // 2 // multiple * multiple
@@ -28,7 +31,7 @@ def measure(network: keras.Model, *, scale: int, multiple: int, tolerance: float
                 reach = max(reach, (int(far[-1]) + scale) // scale)
     if reach > min(height, width) - cut - multiple:
         raise ValueError(f"{network.name} reaches over the whole background of {height}×{width} pixels")
-    return -(-reach // multiple) * multiple
+    return -(-(reach + SPARE) // multiple) * multiple if reach else 0
 
 
 def _constants(network: keras.Model) -> list[dict[str, np.ndarray]]:

@@ -29,8 +29,12 @@ def stack(depth: int, scale: int = 1) -> Any:
     return keras.Model({"image": image}, {"image": x})
 
 
-@pytest.mark.parametrize(("depth", "scale", "multiple", "expected"), [(3, 1, 1, 3), (3, 1, 2, 4), (5, 3, 1, 5)])
-def test_halo_of_plain_convolutions_is_their_radius(depth: int, scale: int, multiple: int, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("depth", "scale", "multiple", "expected"), [(3, 1, 1, 5), (3, 1, 2, 6), (5, 3, 1, 7), (0, 3, 1, 0)]
+)
+def test_halo_of_plain_convolutions_is_their_radius_and_two_to_spare(
+    depth: int, scale: int, multiple: int, expected: int
+) -> None:
     from training.export import halo
 
     background = np.random.default_rng(0).random((1, 64, 64, 3), dtype=np.float32)
