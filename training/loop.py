@@ -276,7 +276,8 @@ def _source(given: Path | None, recipe: Recipe, part_name: str, out: Path) -> Pa
 def start_from(network: keras.Model, source: Path, part_name: str) -> int:
     """Copy into `network` what `source` has under the same name and shape; return how many variables that were.
 
-    `source` is a `.weights.h5` of this or another part, an `.npz` of a kit, or the folder of a published model.
+    `source` is a `.weights.h5` of this or another part, the folder of a published model, or an `.npz`: a kit's, or one
+    whose arrays are called `layer/variable` as Keras calls them (`block_1_expand/kernel`).
     Raises NoStart when it is not there or nothing matches: a start from nothing is a mistake, not a start.
     """
     if not source.exists():

@@ -196,6 +196,21 @@ def test_weights_saved_and_taken_by_name_give_the_same_answer(case: Case, tmp_pa
     np.testing.assert_array_equal(answer(fresh, given), answer(network, given))
 
 
+def test_weights_are_taken_by_the_names_of_their_variables(tmp_path: Path) -> None:
+    from training.loop import start_from
+
+    network, fresh = deeplab(16), deeplab(16)
+    for variable in network.weights:
+        variable.assign(np.random.default_rng(3).uniform(0.5, 1.5, variable.shape))
+    named = {
+        f"{layer.name}/{variable.name}": np.asarray(variable) for layer in network.layers for variable in layer.weights
+    }
+    np.savez(tmp_path / "named.npz", **named)
+    assert start_from(fresh, tmp_path / "named.npz", "segment") == len(network.weights)
+    for mine, theirs in zip(fresh.weights, network.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
+
+
 def test_layers_have_names_of_their_own(case: Case) -> None:
     """Weights are found by the names of their layers: two networks built in one process must agree on them."""
     first, second = case.build(), case.build()
