@@ -311,7 +311,7 @@ def test_upload_too_large_when_chunked_without_end(service: Service) -> None:
 
 
 def test_request_timeout_for_a_body_that_stops() -> None:
-    with serving(body_timeout_s=0.2) as service:
+    with serving(body_timeout_s=2.0) as service:
         connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
         connection.putrequest("POST", "/denoise")
         connection.putheader("Content-Type", "multipart/form-data; boundary=xyz")
