@@ -31,7 +31,7 @@ from app.api.golden import Golden
 from app.api.limits import RateLimiter
 from app.api.metrics import Metrics
 from app.api.middleware import Gate, Head, Record
-from app.api.routes import denoise, health, models, pages, superres
+from app.api.routes import denoise, health, models, pages, segment, superres
 from app.engine.local import LocalEngine
 from app.engine.protocol import Caller
 from app.engine.registry import Registry
@@ -41,6 +41,8 @@ from app.settings import Settings, SettingsError
 from app.tasks.answer import Answer
 from app.tasks.denoise import DenoiseWish
 from app.tasks.denoise import denoise as run_denoise
+from app.tasks.segment import SegmentWish
+from app.tasks.segment import segment as run_segment
 from app.tasks.superres import SuperresWish
 from app.tasks.superres import superres as run_superres
 from models.manifest import Manifest
@@ -92,6 +94,7 @@ def create_app(settings: Settings, *, engine: LocalEngine | None = None) -> Fast
     app.state.desk = desk
     app.include_router(denoise.router(desk))
     app.include_router(superres.router(desk))
+    app.include_router(segment.router(desk))
     app.include_router(models.router(engine, device))
     app.include_router(health.router(desk, golden))
     app.include_router(pages.router(document))
@@ -159,7 +162,10 @@ def _golden_tasks(engine: LocalEngine) -> dict[str, Callable[[Manifest, Picture,
         wish = SuperresWish(model=f"{model.name}@{model.version}", scale=scale, max_output_pixels=10**6)
         return await run_superres(picture, wish, engine, caller)
 
-    return {"denoise": through_denoise, "superres": through_superres}
+    async def through_segment(model: Manifest, picture: Picture, caller: Caller) -> Answer:
+        return await run_segment(picture, SegmentWish(model=f"{model.name}@{model.version}"), engine, caller)
+
+    return {"denoise": through_denoise, "superres": through_superres, "segment": through_segment}
 
 
 async def _warm(engine: LocalEngine, wanted: tuple[str, ...], golden: Golden) -> None:

@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 
 from models import store
-from models.manifest import Geometry, Manifest, Provenance, Serving, Signature, Tensor
+from models.manifest import Class, Geometry, Manifest, Provenance, Serving, Signature, Tensor
 
 TILED = Geometry(kind="tiled", halo=1, multiple=4, tile_size=64, tile_step=32)
 DIGIT = Geometry(kind="fixed", valid_sizes=[(28, 28)])
+CANONICAL = Geometry(kind="canonical", multiple=16, canonical_sizes=[(48, 64), (64, 48), (64, 64)])
+LIGHT_CLASSES = [Class(id=0, name="background", color=(0, 0, 0)), Class(id=1, name="light", color=(255, 255, 0))]
 
 _OPERATIONS = [
     "AddV2", "Const", "Conv2D", "DepthwiseConv2dNative", "Identity", "Max", "Mean", "Mul", "NoOp", "PartitionedCall",
@@ -99,6 +101,12 @@ def superres_signatures(*scales: int) -> dict[str, Signature]:
         f"x{scale}": Signature(inputs={"image": picture()}, outputs={"image": picture()}, scale=scale)
         for scale in scales
     }
+
+
+def segment_signatures(classes: int) -> dict[str, Signature]:
+    """Return the signature of a segmentation into `classes`."""
+    found = Tensor(shape=[-1, -1, -1, classes], range=(0.0, 1.0))
+    return {"segment": Signature(inputs={"image": picture()}, outputs={"probabilities": found})}
 
 
 def save(module: Any, functions: dict[str, tuple[Any, dict[str, Tensor]]], folder: Path) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,7 +20,7 @@ from app.api.metrics import Metrics
 from app.api.responses import Parcel
 from app.engine.local import LocalEngine
 from app.engine.protocol import Caller
-from app.errors import DeadlineExceeded, Overloaded, ShuttingDown
+from app.errors import DeadlineExceeded, Overloaded, ServiceError, ShuttingDown
 from app.imaging import codec
 from app.imaging.codec import Output
 from app.imaging.picture import Picture
@@ -29,6 +30,9 @@ from app.tasks.answer import Answer
 F = TypeVar("F", bound=PictureForm)
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Work = Callable[[F, dict[str, Picture], Caller], Awaitable[Answer]]
+"""What an endpoint does with its form and its pictures, by field."""
 
 
 class Desk:
@@ -49,10 +53,13 @@ class Desk:
         request: Request,
         task: str,
         kind: type[F],
-        work: Callable[[F, Picture, Caller], Awaitable[Answer]],
+        work: Work[F],
         enlarged: Callable[[F], int] = lambda _: 1,
+        outline: Callable[[F, dict[str, Picture]], Picture] = lambda _, pictures: pictures["image"],
     ) -> Response:
-        """Return the answer to `request`: form, picture, `work`, bytes. `enlarged` is how many times wider it gets.
+        """Return the answer to `request`: form, pictures, `work`, bytes. `enlarged` is how many times wider it gets.
+
+        `outline` shows the kind of picture that will be answered: a format that cannot hold it is refused at once.
 
         Raises whatever ServiceError is met on the way, and ClientDisconnect; the work of a caller that went away
         or whose time is up is cancelled. A request is here until its answer was sent.
@@ -65,7 +72,7 @@ class Desk:
             raise Overloaded(text, limit=limit, retry_after=self.budget.seconds_ahead())
         self._here += 1
         try:
-            parcel = await self._serve(request, task, kind, work, enlarged)
+            parcel = await self._serve(request, task, kind, work, enlarged, outline)
         except BaseException:
             self._left()
             raise
@@ -80,8 +87,9 @@ class Desk:
         request: Request,
         task: str,
         kind: type[F],
-        work: Callable[[F, Picture, Caller], Awaitable[Answer]],
+        work: Work[F],
         enlarged: Callable[[F], int],
+        outline: Callable[[F, dict[str, Picture]], Picture],
     ) -> Parcel:
         arrived = time.monotonic()
         patience = limits.cancel_after(request.headers.get("cancel-after"))
@@ -91,12 +99,12 @@ class Desk:
             max_bytes=self.settings.max_upload_mb * 2**20,
             timeout_s=self.settings.body_timeout_s,
         )
-        async with forms.read_form(request.headers, body, kind) as (form, upload):
+        async with forms.read_form(request.headers, body, kind) as (form, uploads):
             deadline = min(arrived + patience, time.monotonic() + self.settings.request_timeout_s)
             # The engine tells requests apart by this id: it must not be one that a caller can choose.
             unique = f"{request.state.request_id}#{next(self._numbers)}"
             caller = Caller(unique, request.state.client, deadline)
-            going = self._go(request, task, form, upload, caller, work, enlarged(form))
+            going = self._go(request, task, form, uploads, caller, work, enlarged(form), outline)
             return await self._watched(request, going, deadline - arrived, deadline)
 
     async def drain(self) -> None:
@@ -109,46 +117,61 @@ class Desk:
         request: Request,
         task: str,
         form: F,
-        upload: Upload,
+        uploads: dict[str, Upload],
         caller: Caller,
-        work: Callable[[F, Picture, Caller], Awaitable[Answer]],
+        work: Work[F],
         enlarged: int,
+        outline: Callable[[F, dict[str, Picture]], Picture],
     ) -> Parcel:
         clock = _Stages()
         accept = request.headers.get("accept")
         enveloped = responses.wants_envelope(accept)
         accept = None if enveloped else accept
+        if form.wants_table:
+            responses.check_table(request.headers.get("accept"), form.format)
         model = self.engine.find(task, form.model.strip() or None)
         request.state.model = model.id
         most = self.settings.max_pixels
         # The file is let go again and stays on disk while its turn has not come.
-        width, height = await _on_thread(_measured, upload, most)
+        sizes = {name: await _on_thread(_measured, upload, most, name) for name, upload in uploads.items()}
         clock.lap("decode")
-        async with self.budget.hold(width * height * (1 + enlarged**2) / 1e6):
+        extra = sizes["image"] * enlarged**2
+        async with self.budget.hold((sum(sizes.values()) + extra) / 1e6):
             clock.lap("queue")
-            picture = await _on_thread(_decoded, upload, most)
+            pictures = {name: await _on_thread(_decoded, upload, most, name) for name, upload in uploads.items()}
+            picture = pictures["image"]
             self.metrics.pixels.labels(task).inc(picture.width * picture.height)
             # What cannot be is refused before the work.
-            codec.choose_format(_as_large(picture, enlarged), form.format, accept)
+            if not form.wants_table:
+                codec.choose_format(_as_large(outline(form, pictures), enlarged), form.format, accept)
             clock.lap("decode")
-            answer = await work(form, picture, caller)
+            answer = await work(form, pictures, caller)
             clock.lap("task")
-            output = replace(form.output, format=codec.choose_format(answer.picture, form.format, accept))
+            if answer.table is not None:
+                timing = self._timing(answer, task, clock)
+                return responses.table(answer, timing, responses.headers(answer, answer.picture.notes, timing, ""))
+            output = replace(form.encoding, format=codec.choose_format(answer.picture, form.format, accept))
             body, content_type, lost = await _on_thread(_encoded, answer.picture, output)
             notes = (*answer.picture.notes, *lost)
             clock.lap("encode")
-            timing = {
-                "decode": clock.seconds["decode"],
-                **answer.seconds,
-                "queue": clock.seconds["queue"] + answer.seconds.get("queue", 0.0),
-                "encode": clock.seconds["encode"],
-            }
-            for stage, seconds in timing.items():
-                self.metrics.stages.labels(task, stage).observe(seconds)
-            told = responses.headers(answer, notes, timing, responses.result_name(upload.filename, task, content_type))
+            timing = self._timing(answer, task, clock)
+            name = responses.result_name(uploads["image"].filename, task, content_type)
+            told = responses.headers(answer, notes, timing, name)
             if enveloped:
                 return await _on_thread(responses.envelope, answer, notes, body, content_type, timing, told)
             return responses.picture(body, content_type, told)
+
+    def _timing(self, answer: Answer, task: str, clock: _Stages) -> dict[str, float]:
+        """Return the seconds by stage, and count them."""
+        timing = {
+            "decode": clock.seconds["decode"],
+            **answer.seconds,
+            "queue": clock.seconds["queue"] + answer.seconds.get("queue", 0.0),
+            "encode": clock.seconds.get("encode", 0.0),
+        }
+        for stage, seconds in timing.items():
+            self.metrics.stages.labels(task, stage).observe(seconds)
+        return timing
 
     async def _watched(
         self, request: Request, going: Coroutine[Any, Any, Parcel], allowed: float, deadline: float
@@ -195,12 +218,26 @@ class _Stages:
         self._then = now
 
 
-def _decoded(upload: Upload, max_pixels: int) -> Picture:
-    return codec.decode(upload.read(), max_pixels=max_pixels)
+def _decoded(upload: Upload, max_pixels: int, field: str) -> Picture:
+    with _about(field):
+        return codec.decode(upload.read(), max_pixels=max_pixels)
 
 
-def _measured(upload: Upload, max_pixels: int) -> tuple[int, int]:
-    return codec.measure(upload.read(), max_pixels=max_pixels)
+def _measured(upload: Upload, max_pixels: int, field: str) -> int:
+    """Return how many pixels the picture has."""
+    with _about(field):
+        width, height = codec.measure(upload.read(), max_pixels=max_pixels)
+    return width * height
+
+
+@contextmanager
+def _about(field: str) -> Iterator[None]:
+    """Let an error of the codec name the form's field that it is about."""
+    try:
+        yield
+    except ServiceError as error:
+        error.field = error.field and field
+        raise
 
 
 def _as_large(picture: Picture, times: int) -> Picture:

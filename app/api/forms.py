@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from python_multipart.multipart import parse_options_header
@@ -22,6 +22,7 @@ from app.imaging.codec import Output
 
 MOST_PARTS = 32
 LONGEST_TEXT = 64 * 1024
+COLOUR = "^#[0-9a-fA-F]{6}$"
 
 F = TypeVar("F", bound="PictureForm")
 
@@ -32,9 +33,13 @@ def _number(value: object) -> object:
 
 
 class PictureForm(BaseModel):
-    """The options that every picture endpoint has. The picture itself is the file field `image`."""
+    """The options that every picture endpoint has. The picture itself is the file field `image`.
+
+    `files` are the form's other pictures, by field, with what they are for; none of them is required.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    files: ClassVar[Mapping[str, str]] = {}
 
     model: str = Field(
         "",
@@ -58,7 +63,12 @@ class PictureForm(BaseModel):
     )
 
     @property
-    def output(self) -> Output:
+    def wants_table(self) -> bool:
+        """Whether the answer is no picture but a table, in JSON."""
+        return False
+
+    @property
+    def encoding(self) -> Output:
         """How the result is to be encoded; its format may still be `auto`."""
         return Output(format=self.format, quality=self.quality, lossless=self.lossless, metadata=self.metadata)
 
@@ -84,6 +94,46 @@ class SuperresForm(PictureForm):
     scale: Annotated[Literal[2, 3, 4], BeforeValidator(_number)] = Field(
         2, description="How many times wider and higher the result is.", examples=[2]
     )
+
+
+class SegmentForm(PictureForm):
+    files = {"background_image": "A picture to put behind a cut-out, instead of `background`; its middle covers."}
+
+    output: Literal["mask", "cutout", "overlay", "json"] = Field(
+        "mask",
+        description="`mask`: a PNG of class ids with names and colours in its palette, 0 and 255 where the model knows "
+        "one class only; `cutout`: the picture, transparent where none of the classes is; `overlay`: the classes' "
+        "colours over the picture; `json`: pixels, fraction and bounding box (left, top, right, bottom) of each class.",
+        examples=["mask"],
+    )
+    threshold: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How probable the foreground must be. Only for models of one class.",
+        examples=[""],
+    )
+    classes: str = Field(
+        "",
+        max_length=1000,
+        description="Names or ids, separated by commas, of the only classes that count. Empty: all.",
+        examples=[""],
+    )
+    background: Literal["transparent"] | Annotated[str, Field(pattern=COLOUR, description="a colour as #rrggbb")] = (
+        Field(
+            "transparent",
+            description="What is behind a cut-out: `transparent`, or a colour as `#rrggbb`.",
+            examples=["transparent"],
+        )
+    )
+    opacity: float = Field(
+        0.5, ge=0, le=1, allow_inf_nan=False, description="How much of the overlay's colours is seen.", examples=[0.5]
+    )
+
+    @property
+    def wants_table(self) -> bool:
+        return self.output == "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +172,16 @@ class _Parser(MultiPartParser):
 @asynccontextmanager
 async def read_form(
     headers: Headers, body: AsyncGenerator[bytes, None], kind: type[F]
-) -> AsyncIterator[tuple[F, Upload]]:
-    """Give the options and the picture of a form; the picture's file is closed at the end of the block.
+) -> AsyncIterator[tuple[F, dict[str, Upload]]]:
+    """Give the options and the pictures of a form by field; their files are closed at the end of the block.
 
     Raises MalformedRequest, MissingField, UnknownField, InvalidField, and what reading `body` raises.
     """
     items = await _parts(headers, body)
     try:
         texts, uploads = _sorted_out(items, kind)
-        upload = uploads["image"]
-        file = upload.file
-        yield options(kind, texts), Upload(file, upload.size or 0, upload.filename or "")
+        files = {name: Upload(one.file, one.size or 0, one.filename or "") for name, one in uploads.items()}
+        yield options(kind, texts), files
     finally:
         for _, item in items:
             if isinstance(item, UploadFile):
@@ -171,6 +220,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         return f"{', '.join(others)} or {last}"
     if schema["type"] == "boolean":
         return "true or false"
+    if "pattern" in schema:
+        return str(schema["description"])
     if schema["type"] == "string":
         return f"a text of at most {schema['maxLength']} characters"
     kind = "a whole number" if schema["type"] == "integer" else "a number"
@@ -213,7 +264,8 @@ def _explained(message: str) -> str:
 def _sorted_out(
     items: list[tuple[str, str | UploadFile]], kind: type[PictureForm]
 ) -> tuple[dict[str, str], dict[str, UploadFile]]:
-    known = ["image", *kind.model_fields]
+    pictures = ["image", *kind.files]
+    known = [*pictures, *kind.model_fields]
     texts: dict[str, str] = {}
     uploads: dict[str, UploadFile] = {}
     for name, item in items:
@@ -224,12 +276,13 @@ def _sorted_out(
         if name in texts or name in uploads:
             raise InvalidField(f"The field {name} came more than once.", field=name)
         if isinstance(item, UploadFile):
-            if name != "image":
+            if name not in pictures:
                 raise InvalidField(f"{name} must be a text, not a file.", field=name)
-            uploads[name] = item
-        elif name == "image":
+            if item.size or name == "image":  # a page's empty file field is no file
+                uploads[name] = item
+        elif name in pictures:
             if item.strip():
-                raise InvalidField("image must be a file, sent with a file name, not a text.", field=name)
+                raise InvalidField(f"{name} must be a file, sent with a file name, not a text.", field=name)
         else:
             texts[name] = item
     if "image" not in uploads or not uploads["image"].size:

@@ -79,6 +79,35 @@ _ENVELOPE: Schema = {
     "required": ["image", "content_type", "width", "height", "model", "applied", "timing"],
 }
 
+_SHARED = ("width", "height", "model", "applied", "timing")
+_CLASS_TABLE: Schema = {
+    "type": "object",
+    "description": "What `/segment` answers for `output=json`.",
+    "properties": {
+        **{name: _ENVELOPE["properties"][name] for name in _SHARED},
+        "classes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "id": {"type": "integer", "minimum": 0, "maximum": 255, "description": "As in the mask."},
+                    "name": {"type": "string", "description": "The class."},
+                    "color": {"type": "string", "pattern": "^#[0-9a-f]{6}$", "description": "As in mask and overlay."},
+                    "pixels": {"type": "integer", "minimum": 0, "description": "How many pixels are of the class."},
+                    "fraction": {"type": "number", "minimum": 0, "maximum": 1, "description": "Their share."},
+                    "box": {
+                        "type": ["array", "null"],
+                        "items": {"type": "integer"},
+                        "description": "Left, top, right and bottom of what holds them all, ends excluded.",
+                    },
+                },
+                "required": ["id", "name", "color", "pixels", "fraction", "box"],
+            },
+        },
+    },
+    "required": [*_SHARED, "classes"],
+}
+
 _PROBLEM: Schema = {
     "type": "object",
     "description": "RFC 9457.",
@@ -107,17 +136,19 @@ def form_body(kind: type[PictureForm]) -> Schema:
         "format": "binary",
         "description": "The picture: JPEG, PNG, WebP, TIFF, BMP or AVIF, told by its bytes, never by its name.",
     }
-    properties = {"image": image, **schema["properties"]}
+    others = {name: {"type": "string", "format": "binary", "description": text} for name, text in kind.files.items()}
+    properties = {"image": image, **others, **schema["properties"]}
     form = {"type": "object", "properties": properties, "required": ["image"], "additionalProperties": False}
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 
-def picture_answers(slugs: Sequence[str] = PICTURE_PROBLEMS) -> Answers:
-    """Return the answers of a picture endpoint: the picture, the JSON envelope, and its problems."""
+def picture_answers(slugs: Sequence[str] = PICTURE_PROBLEMS, *, table: str | None = None) -> Answers:
+    """Return the answers of a picture endpoint: the picture, the JSON envelope (or `table`), and its problems."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     kinds = ("image/*", "image/png", "image/jpeg", "image/webp", "image/tiff", "image/avif")
     content: Schema = dict.fromkeys(kinds, binary)
-    content["application/json"] = {"schema": {"$ref": "#/components/schemas/Envelope"}}
+    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in ("Envelope", table) if name]
+    content["application/json"] = {"schema": {"oneOf": schemas} if table else schemas[0]}
     headers = {
         name: {"description": meaning, "schema": {"type": "string", "examples": [example]}}
         for name, (meaning, example) in _HEADERS.items()
@@ -167,7 +198,7 @@ def build(app: FastAPI, *, closed: bool) -> Schema:
     )
     schema = copy.deepcopy(schema)
     components = schema.setdefault("components", {})
-    components["schemas"] = {"Envelope": _ENVELOPE, "Problem": _PROBLEM}
+    components["schemas"] = {"Envelope": _ENVELOPE, "Problem": _PROBLEM, "ClassTable": _CLASS_TABLE}
     for path in schema["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None) if not _own(operation, "422") else None

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.limits import SLOWEST_BODY
+from app.errors import ConflictingFields, NotAcceptable
 from app.tasks.answer import Answer
 
 PIECE = 3 * 2**16  # bytes; a multiple of three, so that pieces in base64 make one text
@@ -113,6 +114,29 @@ def envelope(
     encoded = [base64.b64encode(body[begin : begin + PIECE]) for begin in range(0, len(body), PIECE)]
     whole = b"".join([b'{"image": "', *encoded, b'", ', json.dumps(content).encode()[1:]])
     return Parcel(whole, 200, kept, "application/json")
+
+
+def check_table(accept: str | None, form: str) -> None:
+    """Raise NotAcceptable or ConflictingFields where a table cannot be the answer."""
+    if form != "auto":
+        text = f"output=json answers a table, which is no picture in {form}: leave format out."
+        raise ConflictingFields(text, field="format", value=form)
+    ranges = [part.partition(";")[0].strip().lower() for part in (accept or "*/*").split(",")]
+    if not {"application/json", "application/*", "*/*"} & set(ranges):
+        text = "output=json answers a table; possible here: application/json."
+        raise NotAcceptable(text, value=(accept or "")[:200])
+
+
+def table(answer: Answer, timing: Mapping[str, float], told: Mapping[str, str]) -> Parcel:
+    """Return the answer's table as JSON, with what the headers say beside it."""
+    content = {
+        **(answer.table or {}),
+        "model": answer.model,
+        "applied": answer.applied,
+        "timing": {stage: round(seconds * 1000, 1) for stage, seconds in timing.items()},
+    }
+    kept = {key: value for key, value in told.items() if key != "Content-Disposition"}
+    return Parcel(json.dumps(content).encode(), 200, kept, "application/json")
 
 
 def result_name(filename: str, task: str, content_type: str) -> str:

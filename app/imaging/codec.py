@@ -94,7 +94,7 @@ def encode(picture: Picture, output: Output) -> tuple[bytes, str]:
     if samples.dtype == np.uint16 and not entry.deep:
         samples = _TO_8_BIT[samples]
     if name == "png":
-        data = writers.png(samples, kept)
+        data = writers.png(samples, kept, picture.palette)
     elif name == "tiff":
         data = writers.tiff(samples, kept)
     elif name == "jpeg":

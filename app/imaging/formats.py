@@ -43,6 +43,7 @@ FORMATS = {
     )
 }
 TIFF_BYTES = 2**32 - 2**20
+EXACT = ("png", "tiff")
 _SUPPORTED = "JPEG, PNG, WebP, TIFF, BMP and AVIF pictures are taken."
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STRANGERS: tuple[tuple[int, bytes, str], ...] = (
@@ -120,6 +121,8 @@ def obstacle(picture: Picture, name: str) -> str | None:
     entry = FORMATS[name]
     if picture.alpha is not None and not entry.alpha:
         return f"{name} cannot carry the picture's transparency; choose png, webp, tiff or avif"
+    if picture.palette is not None and name not in EXACT:
+        return f"a mask holds ids, which {name} may change; choose png or tiff"
     longest = max(picture.width, picture.height)
     if longest > entry.side:
         return f"a side of {longest} px is more than the {entry.side} px of {name}; choose png or tiff"

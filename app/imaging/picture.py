@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +28,8 @@ class Picture:
 
     `pixels`: uint8 or uint16, (height, width, channels) with channels 1 (grey) or 3 (RGB), in the file's own colour
     encoding. `alpha`: same dtype, (height, width), not premultiplied, or None. `format` is the lower-case name of
-    the format it came in. `notes` are decisions taken for the caller, as `X-Applied` shows them.
+    the format it came in. `notes` are decisions taken for the caller, as `X-Applied` shows them. Where there is a
+    `palette`, id to (name, colour), pixels are no shades of grey but its ids: one channel of 8 bit, without alpha.
     """
 
     pixels: NDArray[Any]
@@ -35,6 +37,7 @@ class Picture:
     metadata: Metadata = field(default_factory=Metadata)
     format: str = "png"
     notes: tuple[str, ...] = ()
+    palette: Mapping[int, tuple[str, tuple[int, int, int]]] | None = None
 
     @property
     def height(self) -> int:

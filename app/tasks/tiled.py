@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from app.engine.protocol import Arrays, Caller, Engine, Ticket
 from app.errors import ModelUnavailable, WrongSize
@@ -80,17 +80,22 @@ async def through(
     *,
     constants: Arrays | None = None,
     finish: Finish | None = None,
+    output: str = "image",
+    dtype: DTypeLike | None = None,
 ) -> NDArray[Any]:
     """Return what `signature` makes of the picture: (height × scale, width × scale, channels), the picture's dtype.
 
+    Another `output` than `image` has its own channels, and [0, 1] becomes the whole range of `dtype`.
     `constants` are inputs beside `image`, the same for every tile. `finish(window, result)` may change the result
     of a tile, [1, h, w, channels] in the picture's own channels, before it is rounded. Raises what the engine
     raises; the first error ends the rest.
     """
-    canvas = Canvas(plan, picture.channels, picture.pixels.dtype)
+    described = signature_of(manifest, signature).outputs[output]
+    channels = picture.channels if output == "image" else described.shape[-1]
+    canvas = Canvas(plan, channels, picture.pixels.dtype if dtype is None else dtype)
 
     def keep(tile: Tile, window: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-        if result.shape[-1] != picture.channels:
+        if result.shape[-1] != channels:
             result = result.mean(axis=-1, keepdims=True)
         canvas.add(tile, finish(window, result) if finish else result)
 
@@ -98,7 +103,7 @@ async def through(
         window = await asyncio.to_thread(cut, picture.pixels, plan, tile.window)
         outputs = await _run(window, manifest, signature, engine, caller, constants or {})
         try:
-            await asyncio.to_thread(keep, tile, window, outputs["image"])
+            await asyncio.to_thread(keep, tile, window, outputs[output])
         except FloatingPointError:
             text = f"The model {manifest.id} gave values that are no numbers."
             raise ModelUnavailable(text, value=manifest.id) from None

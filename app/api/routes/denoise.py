@@ -17,10 +17,10 @@ def router(desk: Desk) -> APIRouter:
     """Return the endpoint."""
     routes = APIRouter(tags=["pictures"])
 
-    async def work(form: DenoiseForm, picture: Picture, caller: Caller) -> Answer:
+    async def work(form: DenoiseForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
         strength = None if form.strength == "auto" else form.strength
         wish = task.DenoiseWish(model=form.model.strip() or None, strength=strength, preserve=form.preserve)
-        return await task.denoise(picture, wish, desk.engine, caller)
+        return await task.denoise(pictures["image"], wish, desk.engine, caller)
 
     @routes.post(
         "/denoise",

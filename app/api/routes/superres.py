@@ -17,11 +17,11 @@ def router(desk: Desk) -> APIRouter:
     """Return the endpoint."""
     routes = APIRouter(tags=["pictures"])
 
-    async def work(form: SuperresForm, picture: Picture, caller: Caller) -> Answer:
+    async def work(form: SuperresForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
         wish = task.SuperresWish(
             model=form.model.strip() or None, scale=form.scale, max_output_pixels=desk.settings.max_output_pixels
         )
-        return await task.superres(picture, wish, desk.engine, caller)
+        return await task.superres(pictures["image"], wish, desk.engine, caller)
 
     @routes.post(
         "/superres",

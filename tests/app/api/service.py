@@ -27,16 +27,31 @@ from app.settings import Settings
 from models import store
 from models.manifest import Manifest
 from tests.engines import Loader
-from tests.shelf import DIGIT, digit_signatures, manifest, photo_signatures, superres_signatures
+from tests.shelf import (
+    CANONICAL,
+    DIGIT,
+    LIGHT_CLASSES,
+    digit_signatures,
+    manifest,
+    photo_signatures,
+    segment_signatures,
+    superres_signatures,
+)
 
 
 class Honest:
-    """A model that does what its signature's name says: `denoise` gives back, `estimate` 0.25, `x3` repeats."""
+    """A model that does what its signature's name says: `estimate` gives 0.25, `x3` repeats, `segment` finds light."""
+
+    def __init__(self, classes: int = 1) -> None:
+        self.classes = classes
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         image = inputs["image"]
         if signature == "estimate":
             return {"level": np.full((len(image), 1, 1, 1), 0.25, np.float32)}
+        if signature == "segment":
+            light = (image[..., :1] > 0.5).astype(np.float32)
+            return {"probabilities": light if self.classes == 1 else np.concatenate([1 - light, light], axis=-1)}
         scale = int(signature[1:]) if signature.startswith("x") else 1
         return {"image": image.repeat(scale, axis=1).repeat(scale, axis=2)}
 
@@ -49,6 +64,10 @@ MODELS: tuple[Manifest, ...] = (
     manifest(name="lost"),
     manifest(name="digits", signatures=digit_signatures(), geometry=DIGIT),
     manifest("superres", "nearest", signatures=superres_signatures(2, 3), default=True),
+    manifest(
+        "segment", "light", signatures=segment_signatures(1), geometry=CANONICAL, classes=LIGHT_CLASSES, default=True
+    ),
+    manifest("segment", "lights", signatures=segment_signatures(2), geometry=CANONICAL, classes=LIGHT_CLASSES),
 )
 
 
@@ -98,7 +117,9 @@ def serving(
         empty.mkdir()
         for model in models:
             store.publish(model, empty, shelf)
-        honest: dict[str, Model] = {model.name: Honest() for model in models if model.name != "lost"}
+        honest: dict[str, Model] = {
+            model.name: Honest(2 if model.name == "lights" else 1) for model in models if model.name != "lost"
+        }
         chosen = Settings(models_dir=(shelf,), **settings)
         registry = Registry(chosen.models_dir, Loader(honest | dict(fakes or {})))
         engine = LocalEngine(registry, max_batch=chosen.max_batch, max_megapixels=chosen.queue_megapixels)

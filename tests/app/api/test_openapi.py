@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.api import problems
-from app.api.forms import DenoiseForm, SuperresForm
+from app.api.forms import DenoiseForm, SegmentForm, SuperresForm
 from tests.app.api.service import Service, serving
 
 
@@ -31,6 +31,7 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
     assert set(document["paths"]) == {
         "/denoise",
         "/superres",
+        "/segment",
         "/models",
         "/models/{task}/{name}",
         "/livez",
@@ -41,13 +42,15 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.parametrize(("path", "form"), [("/denoise", DenoiseForm), ("/superres", SuperresForm)])
+@pytest.mark.parametrize(
+    ("path", "form"), [("/denoise", DenoiseForm), ("/superres", SuperresForm), ("/segment", SegmentForm)]
+)
 def test_every_field_says_what_it_is(document: dict[str, Any], path: str, form: Any) -> None:
     listed = fields(document, path)
-    assert list(listed) == ["image", *form.model_fields]
+    assert list(listed) == ["image", *form.files, *form.model_fields]
     for name, field in listed.items():
         assert field["description"].endswith((".", "all.")), name
-        if name == "image":
+        if name == "image" or name in form.files:
             assert (field["type"], field["format"]) == ("string", "binary")
             continue
         assert "default" in field, name
@@ -57,11 +60,11 @@ def test_every_field_says_what_it_is(document: dict[str, Any], path: str, form: 
 
 
 def test_examples_and_defaults_are_accepted(service: Service, document: dict[str, Any]) -> None:
-    for path in ("/denoise", "/superres"):
+    for path in ("/denoise", "/superres", "/segment"):
         for kind in ("default", "examples"):
             values = {}
             for name, field in fields(document, path).items():
-                if name != "image":
+                if field.get("format") != "binary":
                     value = field["examples"][0] if kind == "examples" else field["default"]
                     values[name] = str(value).lower()
             assert service.send(path, **values).status_code == 200

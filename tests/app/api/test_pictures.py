@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 
 import numpy as np
@@ -33,6 +34,49 @@ def test_superres_enlarges(service: Service) -> None:
     assert answer.status_code == 200
     np.testing.assert_array_equal(opened(answer.content), gradient().repeat(3, axis=0).repeat(3, axis=1))
     assert answer.headers["content-disposition"] == 'inline; filename="holiday-superres.png"'
+
+
+def light(height: int = 48, width: int = 64) -> np.ndarray:
+    """Return a picture whose right half is white."""
+    return np.repeat(np.arange(width)[None, :, None] >= width // 2, height, 0).repeat(3, 2).astype(np.uint8) * 255
+
+
+def test_segment_answers_each_output(service: Service) -> None:
+    data = file(light(), "jpeg", quality=95)
+    answer = service.send("/segment", data)
+    assert answer.headers["content-type"] == "image/png"  # a mask is no photograph: it keeps no lossy format
+    assert answer.headers["content-disposition"] == 'inline; filename="holiday-segment.png"'
+    np.testing.assert_array_equal(opened(answer.content)[:, [2, -3]], np.repeat([[0, 255]], 48, 0))
+    cut = opened(service.send("/segment", file(light()), output="cutout").content)
+    assert cut.shape == (48, 64, 4)
+    np.testing.assert_array_equal(cut[:, [2, -3], 3], np.repeat([[0, 255]], 48, 0))
+    overlay = opened(service.send("/segment", file(light()), output="overlay", opacity=1).content)
+    assert (overlay[:, 2] == 0).all()
+    assert (overlay[:, -3] == [255, 255, 0]).all()
+    table = service.send("/segment", file(light()), output="json", headers={"Accept": "application/json"})
+    assert table.headers["content-type"] == "application/json"
+    assert table.json()["model"] == table.headers["x-model"] == "segment/light@1"
+    assert sum(row["pixels"] for row in table.json()["classes"]) == 48 * 64
+
+
+def test_mask_of_classes_names_them_in_its_palette(service: Service) -> None:
+    answer = service.send("/segment", file(light()), model="lights")
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert image.mode == "P"
+        assert image.getpalette()[:6] == [0, 0, 0, 255, 255, 0]
+        assert json.loads(image.info["Classes"]) == {"0": "background", "1": "light"}
+        assert set(np.unique(np.asarray(image))) == {0, 1}
+    tiff = service.send("/segment", file(light()), model="lights", format="tiff")
+    assert set(np.unique(opened(tiff.content))) == {0, 1}
+
+
+def test_background_image_goes_behind_the_cutout(service: Service) -> None:
+    files = {"image": ("a.png", file(light())), "background_image": ("b.png", file(np.full((9, 9, 3), 77, np.uint8)))}
+    answer = service.client.post("/segment", files=files, data={"output": "cutout"})
+    pixels = opened(answer.content)
+    assert pixels.shape == (48, 64, 3)
+    assert (pixels[:, 2] == 77).all()
+    assert (pixels[:, -3] == 255).all()
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "ä", "a\tb"])
@@ -112,7 +156,11 @@ def test_the_same_request_gives_the_same_bytes(service: Service) -> None:
 def test_models_and_cards(service: Service) -> None:
     listed = service.client.get("/models").json()["models"]
     assert "denoise/photo@1" in [model["id"] for model in listed]
-    assert [model["id"] for model in listed if model["default"]] == ["denoise/photo@1", "superres/nearest@1"]
+    assert [model["id"] for model in listed if model["default"]] == [
+        "denoise/photo@1",
+        "segment/light@1",
+        "superres/nearest@1",
+    ]
     for model in listed:
         card = service.client.get(model["card"]).json()
         assert card["id"] == model["id"]

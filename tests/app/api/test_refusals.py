@@ -98,6 +98,10 @@ def test_unknown_field_names_the_nearest(service: Service, given: str, meant: st
         ("/superres", "scale", "two", "2, 3 or 4"),
         ("/superres", "scale", "4", "Scales: 2, 3"),
         ("/superres", "scale", "٣", "2, 3 or 4"),
+        ("/segment", "output", "masks", "mask, cutout, overlay or json"),
+        ("/segment", "background", "red", "transparent or a colour as #rrggbb"),
+        ("/segment", "opacity", "2", "a number from 0 to 1"),
+        ("/segment", "threshold", "half", "a number from 0 to 1"),
     ],
 )
 def test_invalid_values_say_what_is_allowed(service: Service, path: str, field: str, value: str, told: str) -> None:
@@ -122,6 +126,46 @@ def test_files_and_texts_in_each_others_place(service: Service) -> None:
 def test_result_in_a_format_that_cannot_carry_it(service: Service) -> None:
     see_through = file(np.zeros((8, 8, 4), np.uint8))
     refused(service.denoise(see_through, format="jpeg"), "invalid-field", field="format")
+
+
+def test_cutout_in_a_format_without_transparency(service: Service) -> None:
+    refused(service.send("/segment", output="cutout", format="jpeg"), "invalid-field", field="format")
+    assert service.send("/segment", output="cutout", format="jpeg", background="#00ff00").status_code == 200
+
+
+def test_mask_of_classes_in_a_format_that_changes_ids(service: Service) -> None:
+    for form in ("jpeg", "webp", "avif"):
+        body = refused(service.send("/segment", model="lights", format=form), "invalid-field", field="format")
+        assert "holds ids" in body["detail"]
+
+
+def test_unknown_class_names_the_nearest(service: Service) -> None:
+    body = refused(service.send("/segment", classes="lihgt"), "unknown-class", field="classes")
+    assert "Did you mean 'light'?" in body["detail"]
+
+
+def test_fields_that_exclude_each_other(service: Service) -> None:
+    refused(service.send("/segment", background="#000000"), "conflicting-fields", field="background")
+    refused(service.send("/segment", output="json", format="png"), "conflicting-fields", field="format")
+    files = {"image": ("a.png", png()), "background_image": ("b.png", png())}
+    texts = {"output": "cutout", "background": "#000000"}
+    refused(service.client.post("/segment", files=files, data=texts), "conflicting-fields", field="background")
+
+
+def test_the_other_picture_of_a_form_is_named(service: Service) -> None:
+    broken = {"image": ("a.png", png()), "background_image": ("b.png", png()[:60])}
+    answer = service.client.post("/segment", files=broken, data={"output": "cutout"})
+    refused(answer, "broken-image", field="background_image")
+    text = multipart(part("image", png(), "a.png"), part("background_image", b"blue"))
+    answer = service.client.post(
+        "/segment", content=text, headers={"Content-Type": "multipart/form-data; boundary=xyz"}
+    )
+    refused(answer, "invalid-field", field="background_image")
+
+
+def test_table_for_a_caller_that_takes_pictures_only(service: Service) -> None:
+    answer = service.send("/segment", output="json", headers={"Accept": "image/png"})
+    refused(answer, "not-acceptable")
 
 
 def test_result_that_grows_out_of_its_format_is_refused_before_the_work() -> None:

@@ -1,0 +1,64 @@
+"""`POST /segment`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fastapi import APIRouter, Request, Response
+
+from app.api import openapi
+from app.api.desk import Desk
+from app.api.forms import SegmentForm
+from app.engine.protocol import Caller
+from app.errors import ConflictingFields
+from app.imaging.picture import Picture
+from app.tasks import segment as task
+from app.tasks.answer import Answer
+
+
+def router(desk: Desk) -> APIRouter:
+    """Return the endpoint."""
+    routes = APIRouter(tags=["pictures"])
+
+    async def work(form: SegmentForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
+        background = pictures.get("background_image") or _colour(form.background)
+        if form.background != "transparent" and "background_image" in pictures:
+            text = "background and background_image exclude each other: send one of them."
+            raise ConflictingFields(text, field="background", value=form.background)
+        wish = task.SegmentWish(
+            model=form.model.strip() or None,
+            output=form.output,
+            threshold=form.threshold if "threshold" in form.model_fields_set else None,
+            classes=tuple(name.strip() for name in form.classes.split(",") if name.strip()),
+            background=background,
+            opacity=form.opacity,
+        )
+        return await task.segment(pictures["image"], wish, desk.engine, caller)
+
+    @routes.post(
+        "/segment",
+        summary="Find what a photograph shows: a mask, a cut-out, an overlay or a table",
+        response_class=Response,
+        responses=openapi.picture_answers(
+            (*openapi.PICTURE_PROBLEMS, "unknown-class", "conflicting-fields"), table="ClassTable"
+        ),
+        openapi_extra={"requestBody": openapi.form_body(SegmentForm), "parameters": [openapi.CANCEL_AFTER]},
+    )
+    async def segment(request: Request) -> Response:
+        return await desk.serve(request, "segment", SegmentForm, work, outline=_outline)
+
+    return routes
+
+
+def _colour(text: str) -> tuple[int, int, int] | None:
+    return None if text == "transparent" else (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
+
+
+def _outline(form: SegmentForm, pictures: dict[str, Picture]) -> Picture:
+    """Return a picture of the kind that is answered."""
+    picture = pictures["image"]
+    if form.output == "overlay":
+        return picture
+    if form.output == "cutout" and form.background == "transparent" and "background_image" not in pictures:
+        return replace(picture, alpha=picture.pixels[..., 0])
+    return replace(picture, alpha=None)
