@@ -5,7 +5,6 @@ Every picture is run whole, one at a time, reflect-padded to a multiple of eight
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from training.data.packs import Packs
 from training.degradations import LEVEL_UNIT
 from training.metrics import psnr, ssim, y_channel
 from training.service import Service
-from training.tables import Table
+from training.tables import Table, tell
 
 if TYPE_CHECKING:
     import keras
@@ -50,11 +49,6 @@ Denoise = Callable[[np.ndarray, "float | None"], np.ndarray]
 """(noisy uint8 RGB, level or None for auto) -> uint8 RGB."""
 Enlarge = Callable[[np.ndarray, int], np.ndarray]
 """(small uint8 RGB, scale) -> uint8 RGB."""
-
-
-def _tell(what: str) -> None:
-    """Say what is measured now: the whole of it takes many minutes."""
-    print(f"measuring: {what}", file=sys.stderr, flush=True)
 
 
 # --- denoising ---
@@ -127,7 +121,7 @@ def _literature(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table
     figures: dict[str, list[list[float]]] = {"OpenCV, non-local means": [], "denoise/photo": []}
     for name, pictures in (("Kodak24", kodak24(packs)), ("CBSD68", cbsd68(packs))):
         for sigma in SIGMAS:
-            _tell(f"literature protocol, {name}, σ {sigma}")
+            tell(f"literature protocol, {name}, σ {sigma}")
             pairs: dict[str, list[tuple[float, float]]] = {method: [] for method in figures}
             for index, clean in enumerate(pictures):
                 spoiled = noisy(clean, index, sigma)
@@ -163,7 +157,7 @@ def _service_table(restore: Denoise, packs: Packs, where: str, options: str = ""
     rows: list[list[str | float]] = [["noisy"], ["strength = σ/75"], ["strength = auto"]]
     pictures = cbsd68(packs)
     for sigma in SIGMAS:
-        _tell(f"service protocol, σ {sigma}")
+        tell(f"service protocol, σ {sigma}")
         found = []
         for index, clean in enumerate(pictures):
             spoiled = eight_bit(noisy(clean, index, sigma))
@@ -181,7 +175,7 @@ def _service_table(restore: Denoise, packs: Packs, where: str, options: str = ""
 def _real_table(restore: Denoise, packs: Packs, options: str = "") -> Table:
     rows: list[list[str | float]] = []
     for name, pairs in real_damage(packs):
-        _tell(name)
+        tell(name)
         figures = [
             (min(psnr(spoiled, clean), HIGHEST), min(psnr(restore(spoiled, None), clean), HIGHEST))
             for spoiled, clean in pairs
@@ -269,7 +263,7 @@ def _superresolution(enlarge: Enlarge, scales: Sequence[int], packs: Packs, name
     for folder in sets:
         pictures = enlargeable(packs, folder)
         for scale in scales:
-            _tell(f"{folder} ×{scale}")
+            tell(f"{folder} ×{scale}")
             plain.append(_mean([bicubic_figures(picture, scale, grey) for picture, grey in pictures]))
             ours.append(_mean([_figures(enlarge, picture, scale, grey) for picture, grey in pictures]))
     columns = ["", *(f"{folder} ×{scale}" for folder in sets for scale in scales)]

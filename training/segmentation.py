@@ -7,9 +7,8 @@ foreground.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,8 +21,9 @@ from training import sheets
 from training.data.packs import Packs
 from training.data.scenes import VOID, Scene, Views, scenes
 from training.metrics import boundary_f, confusion, intersection_over_union
-from training.recipe import Batch
-from training.tables import Table
+from training.recipe import Batch, Part
+from training.service import Service
+from training.tables import Table, tell
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,21 @@ class Domain:
     labels: str = "labels"
     turn: bool = False
 
+    def part(self, network: Callable[[], keras.Model], **settings: Any) -> Part:
+        """Return the part of a recipe that trains `network` here; `settings` are Part's own."""
+        usual = Part(
+            network=network,
+            loss=cross_entropy,
+            batches=self.batches,
+            validate=self.validate,
+            sheet=self.sheet,
+            weight_decay=1e-4,
+            steps_per_epoch=25,
+        )
+        return replace(usual, **settings)
+
     def scenes(self, packs: Packs, split: str, keep: slice = slice(None)) -> list[Scene]:
+        """Return the labelled pictures of `split`, sorted by name. Raises MissingPack."""
         return scenes(packs, f"{self.pack}/{split}", labels=self.labels, keep=keep)
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
@@ -100,14 +114,18 @@ class Domain:
         return _CACHE[key]
 
     def tables(self, network: keras.Model, packs: Packs, recipe: str) -> list[Table]:
-        """Return what `test` gives, in per cent, each picture at its own size."""
+        """Return what `network` reaches on `test`, in per cent, each picture at its own size."""
+        return self._measure(partial(self.labels_of, network), packs, f"python -m training evaluate {recipe}")
 
-        _tell(f"{recipe} on {self.pack}/test")
-        command = f"python -m training evaluate {recipe}"
-        return self.measure(partial(self.labels_of, network), packs, command)
+    def service_tables(self, url: str, packs: Packs, recipe: str) -> list[Table]:
+        """Return the same of the service at `url`, whose edges follow the picture. Raises ServiceProblem."""
+        model = recipe.partition("_")[2].replace("_", "-")
+        found = partial(Service(url).segment, model=model)
+        return self._measure(found, packs, f"python -m training evaluate {recipe} --url {url}")
 
-    def measure(self, found: Callable[[np.ndarray], np.ndarray], packs: Packs, command: str) -> list[Table]:
+    def _measure(self, found: Callable[[np.ndarray], np.ndarray], packs: Packs, command: str) -> list[Table]:
         """Return IoU, its mean, accuracy and boundary F of `found`(uint8 RGB) -> ids, uint8 (height, width)."""
+        tell(command)
         names = [name for _, name, _ in self.classes]
         counts = np.zeros((len(names), len(names)), np.int64)
         edges = []
@@ -132,10 +150,6 @@ class Domain:
 
 
 _CACHE: dict[tuple[str, str], list[Scene]] = {}
-
-
-def _tell(what: str) -> None:
-    print(f"measuring: {what}", file=sys.stderr, flush=True)
 
 
 def class_weights(labels: Sequence[np.ndarray], classes: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import json
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
@@ -26,19 +27,26 @@ class Service:
 
     def denoise(self, picture: np.ndarray, model: str, strength: float | None) -> np.ndarray:
         """Return uint8 (height, width, 3) restored by `model`; strength 0 to 1, None for `auto`."""
-        return self._post("denoise", picture, {"model": model, "strength": "auto" if strength is None else strength})
+        fields = {"model": model, "strength": "auto" if strength is None else strength}
+        return np.asarray(self._post("denoise", picture, fields).convert("RGB"))
 
     def superres(self, picture: np.ndarray, model: str, scale: int) -> np.ndarray:
         """Return uint8 (height, width, 3) enlarged by `model`."""
-        return self._post("superres", picture, {"model": model, "scale": scale})
+        return np.asarray(self._post("superres", picture, {"model": model, "scale": scale}).convert("RGB"))
 
-    def _post(self, path: str, picture: np.ndarray, fields: dict[str, object]) -> np.ndarray:
+    def segment(self, picture: np.ndarray, model: str) -> np.ndarray:
+        """Return the ids that `model` finds, uint8 (height, width); the foreground is 1."""
+        found = self._post("segment", picture, {"model": model, "output": "mask"})
+        ids = np.asarray(found)
+        return ids if found.mode == "P" else (ids > 127).astype(np.uint8)
+
+    def _post(self, path: str, picture: np.ndarray, fields: Mapping[str, object]) -> Image.Image:
         file = io.BytesIO()
         Image.fromarray(picture).save(file, "png", compress_level=1)
         boundary = uuid.uuid4().hex
         start = f'--{boundary}\r\nContent-Disposition: form-data; name="{{}}"{{}}\r\n\r\n'
         body = b"".join(
-            (start.format(name, "") + f"{value}\r\n").encode() for name, value in (fields | {"format": "png"}).items()
+            (start.format(name, "") + f"{value}\r\n").encode() for name, value in ({**fields, "format": "png"}).items()
         )
         body += start.format("image", '; filename="picture.png"\r\nContent-Type: image/png').encode()
         body += file.getvalue() + f"\r\n--{boundary}--\r\n".encode()
@@ -46,7 +54,7 @@ class Service:
         request = urllib.request.Request(f"{self.url}/{path}", body, {"Content-Type": kind})
         try:
             with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-                return np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB"))
+                return Image.open(io.BytesIO(answer.read()))
         except urllib.error.HTTPError as error:
             raise ServiceProblem(f"{self.url}/{path} answers {error.code}: {_detail(error.read())}") from None
         except urllib.error.URLError as error:

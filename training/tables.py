@@ -1,7 +1,8 @@
-"""Tables of figures, before a manifest or a terminal shows them."""
+"""Tables of figures, before a manifest or a terminal shows them, and what is said while they are measured."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 
@@ -27,3 +28,8 @@ class Table:
         lines.append("|" + "---|" * len(self.columns))
         lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in self.rows]
         return "\n".join([*lines, *(["", self.note] if self.note else [])])
+
+
+def tell(what: str) -> None:
+    """Say what is measured now: the whole of it takes many minutes."""
+    print(f"measuring: {what}", file=sys.stderr, flush=True)

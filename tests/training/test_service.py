@@ -31,7 +31,12 @@ class Mirror(BaseHTTPRequestHandler):
             self._answer(400, b'{"detail": "Too strong."}')
             return
         file = io.BytesIO()
-        ImageOps.mirror(Image.open(io.BytesIO(fields.pop("image")))).save(file, "png")
+        turned = ImageOps.mirror(Image.open(io.BytesIO(fields.pop("image"))))
+        if self.path == "/segment":
+            turned = turned.getchannel("R")
+            if fields["model"] != b"person":
+                turned.putpalette(bytes(range(256)) * 3)
+        turned.save(file, "png")
         self._answer(200, file.getvalue())
 
     def _answer(self, status: int, body: bytes) -> None:
@@ -66,6 +71,16 @@ def test_pictures_travel_exactly(service: Service) -> None:
     service.superres(picture, "photo", 3)
     assert Mirror.seen[-1][0] == "/superres"
     assert Mirror.seen[-1][1]["scale"] == b"3"
+
+
+def test_masks_are_ids(service: Service) -> None:
+    picture = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (5, 7, 3))
+    assert np.array_equal(service.segment(picture, "person"), picture[:, ::-1, 0] // 255)
+    path, fields = Mirror.seen[-1]
+    assert path == "/segment"
+    assert fields == {"model": b"person", "output": b"mask", "format": b"png"}
+    picture = np.random.default_rng(0).integers(0, 12, (5, 7, 3), np.uint8)
+    assert np.array_equal(service.segment(picture, "street"), picture[:, ::-1, 0])
 
 
 def test_a_problem_is_told_in_the_services_words(service: Service) -> None:

@@ -8,12 +8,18 @@
 
 from __future__ import annotations
 
+import cv2
 import keras
+import numpy as np
 from keras import layers
 
 from training.architectures import deeplab, mobilenet_v2
-from training.recipe import Part, Recipe
-from training.segmentation import Domain, cross_entropy
+from training.data.packs import Packs
+from training.metrics import confusion, intersection_over_union
+from training.recipe import Recipe
+from training.segmentation import Domain
+from training.service import Service
+from training.tables import Table
 
 SIZES = ((320, 320), (320, 256), (256, 320), (320, 192), (192, 320), (320, 128), (128, 320))
 CLASSES = ((0, "background", (0, 0, 0)), (1, "person", (220, 60, 60)))
@@ -29,18 +35,7 @@ def network() -> keras.Model:
 
 
 def recipe() -> Recipe:
-    part = Part(
-        network=network,
-        loss=cross_entropy,
-        batches=DOMAIN.batches,
-        validate=DOMAIN.validate,
-        sheet=DOMAIN.sheet,
-        batch=8,
-        learning_rate=5e-4,
-        weight_decay=1e-4,
-        steps_per_epoch=25,
-        hours=1.0,
-    )
+    part = DOMAIN.part(network, batch=8, learning_rate=5e-4, hours=1.0)
     return Recipe(
         task="segment",
         name="person",
@@ -52,4 +47,26 @@ def recipe() -> Recipe:
         geometry={"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)},
         classes=CLASSES,
         evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_person"),
+        evaluate_service=evaluate_service,
     )
+
+
+def evaluate_service(url: str, packs: Packs) -> list[Table]:
+    """Return the tables of the service at `url`, and how little its masks mind the size of a picture."""
+    tables = DOMAIN.service_tables(url, packs, "segment_person")
+    service = Service(url)
+    rows: list[list[str | float]] = []
+    scenes = DOMAIN.scenes(packs, "test", slice(0, 20))
+    own = [service.segment(scene.picture, "person") for scene in scenes]
+    for name, factor, how in (("half", 0.5, cv2.INTER_AREA), ("double", 2.0, cv2.INTER_CUBIC)):
+        found = []
+        for scene, ids in zip(scenes, own, strict=True):
+            height, width = ids.shape
+            size = round(width * factor), round(height * factor)
+            other = service.segment(cv2.resize(scene.picture, size, interpolation=how), "person")
+            back = cv2.resize(other, (width, height), interpolation=cv2.INTER_NEAREST)
+            found.append(100 * float(intersection_over_union(confusion(back, ids, 2))[1]))
+        rows.append([f"at {name} size", float(np.median(found)), float(np.min(found))])
+    columns = ["the same picture", "median IoU with itself", "least"]
+    command = f"python -m training evaluate segment_person --url {url}"
+    return [*tables, Table("20 pictures of person/test, per cent", command, columns, rows)]

@@ -12,8 +12,8 @@ import keras
 from keras import layers
 
 from training.architectures import unet
-from training.recipe import Part, Recipe
-from training.segmentation import Domain, cross_entropy
+from training.recipe import Recipe
+from training.segmentation import Domain
 
 CLASSES = ((0, "background", (0, 0, 0)), (1, "road", (250, 200, 40)))
 DOMAIN = Domain("road", CLASSES, size=(256, 256), canonical=(), scales=(0.8, 1.25), labels="masks", turn=True)
@@ -28,17 +28,7 @@ def network() -> keras.Model:
 
 
 def recipe() -> Recipe:
-    part = Part(
-        network=network,
-        loss=cross_entropy,
-        batches=DOMAIN.batches,
-        validate=DOMAIN.validate,
-        sheet=DOMAIN.sheet,
-        batch=4,
-        learning_rate=1e-3,
-        steps_per_epoch=25,
-        hours=0.5,
-    )
+    part = DOMAIN.part(network, batch=4, learning_rate=1e-3, hours=0.5, weight_decay=0.0)
     return Recipe(
         task="segment",
         name="road",
@@ -50,4 +40,5 @@ def recipe() -> Recipe:
         geometry={"kind": "tiled", "multiple": 16, "tile_size": 512, "tile_step": 64, "halo": None},
         classes=CLASSES,
         evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_road"),
+        evaluate_service=lambda url, packs: DOMAIN.service_tables(url, packs, "segment_road"),
     )

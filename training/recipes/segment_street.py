@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers
 
 from training.architectures import deeplab, mobilenet_v2
-from training.recipe import Part, Recipe
+from training.recipe import Recipe
 from training.segmentation import Domain, cross_entropy
 
 CLASSES = (
@@ -46,16 +46,11 @@ def network() -> keras.Model:
 
 
 def recipe() -> Recipe:
-    part = Part(
-        network=network,
+    part = DOMAIN.part(
+        network,
         loss=partial(cross_entropy, weights=np.array(WEIGHTS, np.float32)),
-        batches=DOMAIN.batches,
-        validate=DOMAIN.validate,
-        sheet=DOMAIN.sheet,
         batch=4,
         learning_rate=5e-4,
-        weight_decay=1e-4,
-        steps_per_epoch=25,
         hours=1.5,
     )
     return Recipe(
@@ -69,4 +64,5 @@ def recipe() -> Recipe:
         geometry={"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)},
         classes=CLASSES,
         evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_street"),
+        evaluate_service=lambda url, packs: DOMAIN.service_tables(url, packs, "segment_street"),
     )

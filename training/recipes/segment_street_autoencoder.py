@@ -39,4 +39,5 @@ def recipe() -> Recipe:
         architecture="Sequential encoder-decoder, 32-64-128, without skip connections",
         parts={"segment": part},
         evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_street_autoencoder"),
+        evaluate_service=lambda url, packs: DOMAIN.service_tables(url, packs, "segment_street_autoencoder"),
     )

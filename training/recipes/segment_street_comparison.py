@@ -55,6 +55,7 @@ def recipe() -> Recipe:
         architecture=", ".join(TITLES.values()),
         parts={name: replace(part, network=network) for name, network in networks.items()},
         evaluate=evaluate,
+        evaluate_service=None,
     )
 
 

@@ -38,4 +38,5 @@ def recipe() -> Recipe:
         architecture="DeepLabV3+ with a reduced Xception, output stride 16, decoder to stride 2",
         parts={"segment": part},
         evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_street_xception"),
+        evaluate_service=lambda url, packs: DOMAIN.service_tables(url, packs, "segment_street_xception"),
     )

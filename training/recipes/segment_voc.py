@@ -21,8 +21,8 @@ from training.architectures import deeplab, mobilenet_v2
 from training.data.packs import Packs
 from training.data.scenes import VOID, Scene, Views
 from training.loop import start_from
-from training.recipe import Batch, Part, Recipe
-from training.segmentation import Domain, cross_entropy
+from training.recipe import Batch, Recipe
+from training.segmentation import Domain
 
 CLASSES = (
     (0, "background", (0, 0, 0)),
@@ -128,18 +128,7 @@ def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
 
 
 def recipe() -> Recipe:
-    part = Part(
-        network=network,
-        loss=cross_entropy,
-        batches=batches,
-        validate=DOMAIN.validate,
-        sheet=DOMAIN.sheet,
-        batch=8,
-        learning_rate=3e-4,
-        weight_decay=1e-4,
-        steps_per_epoch=25,
-        hours=1.0,
-    )
+    part = DOMAIN.part(network, batches=batches, batch=8, learning_rate=3e-4, hours=1.0)
     return Recipe(
         task="segment",
         name="voc",
@@ -152,4 +141,5 @@ def recipe() -> Recipe:
         geometry={"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)},
         classes=CLASSES,
         evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_voc"),
+        evaluate_service=lambda url, packs: DOMAIN.service_tables(url, packs, "segment_voc"),
     )

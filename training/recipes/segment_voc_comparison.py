@@ -44,6 +44,7 @@ def recipe() -> Recipe:
         architecture="DeepLabV3+ with MobileNetV2 or a reduced Xception",
         parts={name: replace(part, network=network) for name, network in networks.items()},
         evaluate=evaluate,
+        evaluate_service=None,
     )
 
 
