@@ -26,15 +26,40 @@ from tests.app.imaging.samples import ADOBE_RGB, DISPLAY_P3, SRGB, XMP, exif, ic
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "fidelity.md"
 HEIGHT, WIDTH = 24, 40
-OPERATIONS = {"denoise": 1, "superres": 2}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A request that gives the picture back: its endpoint and fields, the size of its answer, and what it adds."""
+
+    path: str
+    fields: dict[str, Any]
+    scale: int = 1
+    opacity: bool = False
+    colour: bool = False
+
+    @property
+    def title(self) -> str:
+        said = {key: value for key, value in self.fields.items() if key != "model"}
+        return ", ".join([f"`{self.path}`", *(f"`{key}={value}`" for key, value in said.items())])
+
+
+OPERATIONS = {
+    "denoise": Operation("/denoise", {"model": "identity"}),
+    "superres": Operation("/superres", {"scale": 2}, scale=2),
+    "cutout": Operation("/segment", {"output": "cutout", "threshold": 0}, opacity=True),
+    "overlay": Operation("/segment", {"output": "overlay", "opacity": 0}, colour=True),
+}
 FORMATS = ("auto", "png", "jpeg", "webp", "tiff", "avif")
 LOSSLESS = ("png", "tiff")
 LEGEND = {
     "8 bit": "16 bit rounded to 8, because the format has no more; `X-Applied` says `depth=8`.",
-    "RGB": "grey stored as three equal channels, because the format (or its library) has no such grey.",
+    "RGB": "grey stored as three equal channels, because the format (or its library) has no such grey, or because "
+    "colours are drawn over it.",
     "sRGB": "colours converted to sRGB and the profile dropped, because no network should see such channels: CMYK, "
     "linear light; `X-Applied` says `color=srgb`.",
-    "no profile": "a profile for grey, dropped because the format has no grey; `X-Applied` says `icc=dropped`.",
+    "no profile": "a profile for grey, dropped because the answer is not grey; `X-Applied` says `icc=dropped`.",
+    "alpha": "transparency, which was asked for; here all of it is opaque, and WebP and AVIF do not store that.",
     "refused": "`invalid-field` (422): the format cannot carry transparency, and it is not dropped silently.",
 }
 NOTES = {"8 bit": "depth=8", "sRGB": "color=srgb", "no profile": "icc=dropped"}
@@ -194,25 +219,29 @@ def _containers() -> Iterator[Kind]:
     yield Kind("two pictures in one JPEG (MPO)", saved(array, "MPO", **two), shown, "jpeg", exact=False)
 
 
-def expected(kind: Kind, form: str) -> set[str]:
+def expected(name: str, kind: Kind, form: str) -> set[str]:
     """Return the entries of the legend that this cell must have: all that is not kept, known in advance."""
-    if kind.alpha and form == "jpeg":
+    operation = OPERATIONS[name]
+    alpha = kind.alpha or operation.opacity
+    if alpha and form == "jpeg":
         return {"refused"}
     changes = set()
+    if operation.opacity and not kind.alpha and form in LOSSLESS:
+        changes.add("alpha")
     if kind.bits == 16 and form not in LOSSLESS:
         changes.add("8 bit")
-    if kind.grey and (form == "webp" or (form == "avif" and kind.alpha)):
+    if kind.grey and (operation.colour or form == "webp" or (form == "avif" and alpha)):
         changes.add("RGB")
-    if kind.grey and kind.profile and form == "webp":
+    if kind.grey and kind.profile and "RGB" in changes:
         changes.add("no profile")
     if kind.converted:
         changes.add("sRGB")
     return changes
 
 
-def chosen(kind: Kind) -> str:
+def chosen(name: str, kind: Kind) -> str:
     """Return the format that `auto` must choose."""
-    if kind.form == "bmp":
+    if kind.form == "bmp" or (OPERATIONS[name].opacity and kind.form == "jpeg"):
         return "png"
     return kind.form
 
@@ -229,15 +258,14 @@ class Cell:
 
 def cells(service: Service) -> Iterator[Cell]:
     """Send every kind to every operation in every format and yield what came of it."""
-    for operation, scale in OPERATIONS.items():
+    for name, operation in OPERATIONS.items():
         for kind in kinds():
             for asked in FORMATS:
-                fields = {"model": "identity"} if operation == "denoise" else {"scale": scale}
-                answer = service.send(f"/{operation}", kind.data, format=asked, quality=95, **fields)
-                yield _judged(operation, scale, kind, asked, answer)
+                answer = service.send(operation.path, kind.data, format=asked, quality=95, **operation.fields)
+                yield _judged(name, kind, asked, answer)
 
 
-def _judged(operation: str, scale: int, kind: Kind, asked: str, answer: httpx.Response) -> Cell:
+def _judged(operation: str, kind: Kind, asked: str, answer: httpx.Response) -> Cell:
     if answer.status_code != 200:
         refused = answer.status_code == 422 and answer.json()["type"].endswith("/invalid-field")
         faults = [] if refused else [f"status {answer.status_code}"]
@@ -245,12 +273,12 @@ def _judged(operation: str, scale: int, kind: Kind, asked: str, answer: httpx.Re
     form = answer.headers["content-type"].removeprefix("image/")
     seen = look(answer.content, form)
     changes, faults = _changes(kind, seen)
-    faults += _content_faults(kind, seen, form, scale)
+    faults += _content_faults(kind, seen, form, OPERATIONS[operation].scale)
     told = answer.headers["x-applied"].split(";")
     for change, note in NOTES.items():
         if (change in changes) != (note in told):
             faults.append(f"X-Applied is {told} for {sorted(changes)}")
-    if asked == "auto" and form != chosen(kind):
+    if asked == "auto" and form != chosen(operation, kind):
         faults.append(f"auto chose {form}")
     return Cell(operation, kind, asked, form, changes, faults)
 
@@ -268,8 +296,10 @@ def _changes(kind: Kind, seen: Seen) -> tuple[set[str], list[str]]:
         changes.add("RGB")
     elif grey and not kind.grey:
         faults.append("grey")
-    if alpha != kind.alpha:
-        faults.append("alpha lost" if kind.alpha else "alpha")
+    if alpha and not kind.alpha:
+        changes.add("alpha")
+    elif kind.alpha and not alpha:
+        faults.append("alpha lost")
     if kind.converted:
         changes.add("sRGB")
         if seen.profile:
@@ -287,6 +317,8 @@ def _content_faults(kind: Kind, seen: Seen, form: str, scale: int) -> list[str]:
     shown = kind.shown.repeat(scale, axis=0).repeat(scale, axis=1)
     if kind.grey and seen.samples.shape[2] > 2:
         shown = shown[..., [0, 0, 0, 1][: shown.shape[2] + 2]]
+    if not kind.alpha and seen.samples.shape[2] in (2, 4):
+        shown = np.concatenate([shown, np.ones_like(shown[..., :1])], axis=2)
     if seen.samples.shape != shown.shape:
         faults.append(f"shape {seen.samples.shape}")
     else:
@@ -382,13 +414,12 @@ def document(found: list[Cell]) -> str:
         "`xmp=dropped`, `icc=dropped`. AVIF of more than 8 bit is read as 8 (`depth=8`). Makers' notes stay as",
         "they are. Animations and files of several pages are refused.",
     ]
-    for operation, scale in OPERATIONS.items():
-        name = f"`/{operation}`" + (f", `scale={scale}`" if scale > 1 else "")
-        lines += ["", f"## {name}", "", f"| input | {' | '.join(f'`{form}`' for form in FORMATS)} |"]
+    for name, operation in OPERATIONS.items():
+        lines += ["", f"## {operation.title}", "", f"| input | {' | '.join(f'`{form}`' for form in FORMATS)} |"]
         lines.append("|---" * (len(FORMATS) + 1) + "|")
         rows: dict[str, list[str]] = {}
         for cell in found:
-            if cell.operation == operation:
+            if cell.operation == name:
                 rows.setdefault(cell.kind.name, []).append(_text(cell))
         lines += [f"| {kind} | {' | '.join(texts)} |" for kind, texts in rows.items()]
     return "\n".join(lines) + "\n"

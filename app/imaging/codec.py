@@ -125,7 +125,8 @@ def _metadata_for(picture: Picture, output: Output) -> tuple[Metadata, list[str]
         wanted = Metadata(icc=wanted.icc if output.metadata == "color" else None)
     kept = wanted
     entry = FORMATS[output.format]
-    if kept.icc and picture.channels == 1 and not entry.grey:
+    grey = entry.grey and not (output.format == "avif" and picture.alpha is not None)  # its grey has no transparency
+    if kept.icc and picture.channels == 1 and not grey:
         kept = replace(kept, icc=None)  # a profile for grey says nothing about RGB
     if kept.exif:
         try:

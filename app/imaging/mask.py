@@ -93,8 +93,13 @@ def _enlarged(small: Floats, rows: slice, size: tuple[int, int]) -> Floats:
 
 
 def alpha_of(probability: Floats, threshold: float, softness: float = 0.2) -> Floats:
-    """Return the opacity, 0 to 1, of what is `probability` foreground: a ramp of ± `softness` around `threshold`."""
-    softness = min(softness, threshold, 1 - threshold) or 1e-3
+    """Return the opacity, 0 to 1, of what is `probability` foreground: a ramp of ± `softness` around `threshold`.
+
+    At a threshold of 0 everything is opaque, at 1 what is certain.
+    """
+    softness = min(softness, threshold, 1 - threshold)
+    if softness == 0:
+        return np.asarray(probability >= threshold, np.float32)
     ramp = (probability - (threshold - softness)) / (2 * softness)
     return np.asarray(np.clip(ramp, 0.0, 1.0), np.float32)
 

@@ -73,10 +73,13 @@ async def segment(picture: Picture, wish: SegmentWish, engine: Engine, caller: C
         return Answer(picture, manifest.id, applied, watch.seconds(), table=table)
     if wish.output == "mask":
         result = await asyncio.to_thread(_mask, found)
-    elif wish.output == "overlay":
-        result = await asyncio.to_thread(_overlay, found, wish.opacity)
     else:
-        result = await asyncio.to_thread(_cutout, found, wish.background)
+        if wish.output == "overlay":
+            result = await asyncio.to_thread(_overlay, found, wish.opacity)
+        else:
+            result = await asyncio.to_thread(_cutout, found, wish.background)
+        if picture.metadata.icc and not result.metadata.icc:
+            applied["icc"] = "dropped"
     return Answer(result, manifest.id, applied, watch.seconds())
 
 

@@ -26,7 +26,7 @@ def test_what_is_not_kept_is_what_was_known_in_advance(cells: list[fidelity.Cell
     wrong = {
         f"{cell.operation} {cell.kind.name} {cell.format}": (cell.changes, cell.faults)
         for cell in cells
-        if cell.faults or cell.changes != fidelity.expected(cell.kind, cell.form)
+        if cell.faults or cell.changes != fidelity.expected(cell.operation, cell.kind, cell.form)
     }
     assert not wrong
 

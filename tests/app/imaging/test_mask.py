@@ -59,7 +59,9 @@ def test_any_size_of_picture(size: tuple[int, int]) -> None:
     assert found.shape == (*size, 2)
 
 
-@pytest.mark.parametrize(("threshold", "opaque"), [(0.5, [0, 0.5, 1]), (0.9, [0, 0, 1]), (0.0, [0.5, 1, 1])])
+@pytest.mark.parametrize(
+    ("threshold", "opaque"), [(0.5, [0, 0.5, 1]), (0.9, [0, 0, 1]), (0.0, [1, 1, 1]), (1.0, [0, 0, 1])]
+)
 def test_alpha_is_a_ramp_around_the_threshold(threshold: float, opaque: list[float]) -> None:
     alpha = mask.alpha_of(np.array([0.0, 0.5, 1.0], np.float32), threshold)
     np.testing.assert_allclose(alpha, opaque, atol=1e-3)
