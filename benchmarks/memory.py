@@ -45,7 +45,7 @@ def mebibytes(process: int, what: str) -> int:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--task", choices=["denoise", "superres"], default="denoise")
+    arguments.add_argument("--task", choices=["denoise", "superres", "segment"], default="denoise")
     arguments.add_argument("--model")
     arguments.add_argument("--megapixels", type=float, default=24.0)
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")

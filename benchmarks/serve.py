@@ -30,6 +30,7 @@ from app.engine.runtime import Runtime
 from app.imaging.codec import Output, choose_format, decode, encode
 from app.settings import Settings
 from app.tasks.denoise import DenoiseWish, denoise
+from app.tasks.segment import SegmentWish, segment
 from app.tasks.superres import SuperresWish, superres
 from benchmarks import results, service
 from models.manifest import Manifest
@@ -60,6 +61,8 @@ class Bare:
         caller = Caller("bench")
         if self._task == "denoise":
             answer = await denoise(picture, DenoiseWish(model=self._model), self.engine, caller)
+        elif self._task == "segment":
+            answer = await segment(picture, SegmentWish(model=self._model), self.engine, caller)
         else:
             wish = SuperresWish(model=self._model, max_output_pixels=self._settings.max_output_pixels)
             answer = await superres(picture, wish, self.engine, caller)
@@ -135,7 +138,7 @@ async def compare(wish: argparse.Namespace, url: str, bare: Bare, data: bytes) -
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--task", choices=["denoise", "superres"], default="denoise")
+    arguments.add_argument("--task", choices=["denoise", "superres", "segment"], default="denoise")
     arguments.add_argument("--model")
     arguments.add_argument("--side", type=int, default=512)
     arguments.add_argument("--format", choices=["JPEG", "PNG"], default="JPEG")

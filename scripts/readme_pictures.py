@@ -2,10 +2,11 @@
 
 `python -m scripts.readme_pictures inputs` writes what the README's curl lines send and what they should come near to;
 `python -m scripts.readme_pictures results http://127.0.0.1:8000` sends them to a running service and writes the
-before-and-after pictures, and the README's table of them with the figures. Needs scikit-image (`make setup`).
+before-and-after pictures, the cut-out, and the README's table of them with the figures. Needs scikit-image (`make
+setup`).
 
-Astronaut: NASA, public domain. Coffee: Rachel Michetti, CC0. Chelsea the cat: Stéfan van der Walt, CC0. All three as
-scikit-image carries them.
+Astronaut and rocket: NASA, public domain. Coffee: Rachel Michetti, CC0. Chelsea the cat: Stéfan van der Walt, CC0. All
+as scikit-image carries them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs/images"
+CORNER = (420, 60)
+"""Left and top of the part of the enlarged cut-out that is shown."""
 Pixels = NDArray[np.uint8]
 README = FOLDER.parent.parent / "README.md"
 BEGIN, END = "<!-- pictures: made by scripts/readme_pictures.py -->", "<!-- end of pictures -->"
@@ -64,6 +67,38 @@ def pictures() -> dict[str, tuple[Pixels, Pixels]]:
     }
 
 
+def cut_out(url: str) -> str:
+    """Draw the astronaut, cut out, and on another background at its own size and three times as large; say so.
+
+    The large one is made of the cut-out itself: `/superres` enlarges colours and transparency alike.
+    """
+    portrait = (FOLDER / "portrait.jpg").read_bytes()
+    asked = {"model": "person", "output": "cutout"}
+    small = _post(url + "/segment", portrait, asked)
+    large = _post(url + "/superres", small, {"scale": "3"})
+    cut, cut_large = (Image.open(io.BytesIO(data)).convert("RGBA") for data in (small, large))
+    backdrop = Image.fromarray(skimage.data.rocket()[:, 106:533])
+    shown = Image.open(io.BytesIO(portrait)).convert("RGB")
+    placed = Image.alpha_composite(backdrop.resize(cut.size, Image.Resampling.BICUBIC).convert("RGBA"), cut)
+    enlarged_backdrop = backdrop.resize(cut_large.size, Image.Resampling.BICUBIC).convert("RGBA")
+    placed_large = Image.alpha_composite(enlarged_backdrop, cut_large)
+    # Of the large one the part where a halo would show: hair, ear and shoulder.
+    detail = placed_large.crop((CORNER[0], CORNER[1], CORNER[0] + cut.width, CORNER[1] + cut.height))
+    row = [np.asarray(one.convert("RGB")) for one in (shown, placed, detail)]
+    gap = np.full((cut.height, 8, 3), 255, np.uint8)
+    Image.fromarray(np.concatenate([row[0], gap, row[1], gap, row[2]], axis=1)).save(
+        FOLDER / "cutout.jpg", quality=88, optimize=True
+    )
+    caption = "`/segment`, cut out; on another background; a part of it after `/superres` ×3"
+    return f"| ![Astronaut, cut out and set before a rocket](docs/images/cutout.jpg) | {caption} |"
+
+
+def _post(url: str, picture: bytes, fields: dict[str, str]) -> bytes:
+    answer = httpx.post(url, files={"image": ("picture", picture)}, data=fields, timeout=300)
+    answer.raise_for_status()
+    return answer.content
+
+
 def psnr(one: Pixels, other: Pixels) -> float:
     """Return the peak signal-to-noise ratio in dB of two uint8 pictures of one shape."""
     error = np.mean((one.astype(np.float64) - other) ** 2)
@@ -79,6 +114,7 @@ def write_inputs() -> None:
     for name, (before, clean) in pictures().items():
         Image.fromarray(before).save(FOLDER / f"{name}-before.png", optimize=True)
         Image.fromarray(clean).save(FOLDER / f"{name}-clean.png", optimize=True)
+    Image.fromarray(skimage.data.astronaut()).save(FOLDER / "portrait.jpg", quality=92, optimize=True)
 
 
 def write_results(url: str) -> None:
@@ -86,9 +122,7 @@ def write_results(url: str) -> None:
     for name, (_, clean) in pictures().items():
         asked = ASKED[name]
         sent = (FOLDER / f"{name}-before.png").read_bytes()
-        answer = httpx.post(url + asked.path, files={"image": (f"{name}.png", sent)}, data=asked.fields, timeout=120)
-        answer.raise_for_status()
-        after = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB"))
+        after = np.asarray(Image.open(io.BytesIO(_post(url + asked.path, sent, asked.fields))).convert("RGB"))
         before = np.asarray(Image.open(io.BytesIO(sent)))
         if before.shape != after.shape:
             # Enlargement is compared with what a viewer would do.
@@ -97,8 +131,9 @@ def write_results(url: str) -> None:
         side_by_side = Image.fromarray(np.concatenate([before, gap, after], axis=1))
         side_by_side.save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
         gain = f"{psnr(before, clean):.1f} dB before, {psnr(after, clean):.1f} dB after"
-        print(f"{name}: {gain} ({answer.headers['X-Model']})")
+        print(f"{name}: {gain}")
         lines.append(f"| ![{asked.subject}](docs/images/{name}.jpg) | {asked.caption}: {gain} |")
+    lines.append(cut_out(url))
     head, _, rest = README.read_text("utf-8").partition(BEGIN)
     _, _, tail = rest.partition(END)
     README.write_text(head + "\n".join([BEGIN, *lines, END]) + tail, "utf-8")

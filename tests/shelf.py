@@ -7,6 +7,7 @@
     denoise/photo         the default: `denoise` (image, level) -> image mixed with its blur by `level`; `estimate`
     denoise/digits        28x28 grey only, image -> image
     superres/nearest      the default: `x2` and `x3`, no `x4`
+    segment/light         the default: how light each pixel is, canonical sizes
 
 `manifest(...)` alone needs no TensorFlow: it is the manifest of a model that may not exist.
 """
@@ -133,7 +134,7 @@ def publish(described: Manifest, module: Any, functions: dict[str, Any], shelf: 
 
 
 def build(shelf: Path) -> Path:
-    """Publish the five tiny models of this module on `shelf` and return it."""
+    """Publish the tiny models of this module on `shelf` and return it."""
     import numpy as np
     import tensorflow as tf
 
@@ -162,6 +163,9 @@ def build(shelf: Path) -> Path:
 
         return nearest
 
+    def lightness(image: Any) -> Any:
+        return {"probabilities": tf.reduce_mean(image, axis=3, keepdims=True) * module.one}
+
     publish(manifest(), module, {"denoise": same}, shelf)
     publish(manifest(name="blur"), module, {"denoise": blur}, shelf)
     photo = manifest(name="photo", signatures=photo_signatures(), default=True)
@@ -170,10 +174,14 @@ def build(shelf: Path) -> Path:
     publish(digits, module, {"denoise": same}, shelf)
     nearest = manifest("superres", "nearest", signatures=superres_signatures(2, 3), default=True)
     publish(nearest, module, {"x2": enlarge(2), "x3": enlarge(3)}, shelf)
+    light = manifest(
+        "segment", "light", signatures=segment_signatures(1), geometry=CANONICAL, classes=LIGHT_CLASSES, default=True
+    )
+    publish(light, module, {"segment": lightness}, shelf)
     return shelf
 
 
 @pytest.fixture(scope="session")
 def tiny_shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a shelf with the five tiny models. Treat it as read-only."""
+    """The folder of a shelf with the tiny models. Treat it as read-only."""
     return build(tmp_path_factory.mktemp("shelf"))

@@ -32,7 +32,8 @@ class Domain:
 
     `size` is (height, width) of training views, `canonical` those of what is served, multiples of 16; the one of the
     nearest shape is taken, as in the service. Without any, pictures are shown as they are. `labels` names the folder of
-    labels; in `masks` there is one class, the foreground.
+    labels; in `masks` there is one class, the foreground. `papers` are (name, IoU in per cent) of others, and `note`
+    says how what they measured differs.
     """
 
     pack: str
@@ -42,6 +43,8 @@ class Domain:
     scales: tuple[float, float]
     labels: str = "labels"
     turn: bool = False
+    papers: tuple[tuple[str, float], ...] = ()
+    note: str = ""
 
     def part(self, network: Callable[[], keras.Model], **settings: Any) -> Part:
         """Return the part of a recipe that trains `network` here; `settings` are Part's own."""
@@ -115,15 +118,16 @@ class Domain:
 
     def tables(self, network: keras.Model, packs: Packs, recipe: str) -> list[Table]:
         """Return what `network` reaches on `test`, in per cent, each picture at its own size."""
-        return self._measure(partial(self.labels_of, network), packs, f"python -m training evaluate {recipe}")
+        command = f"python -m training evaluate {recipe}"
+        return self._measure(partial(self.labels_of, network), packs, f"segment/{_model(recipe)}", command)
 
     def service_tables(self, url: str, packs: Packs, recipe: str) -> list[Table]:
         """Return the same of the service at `url`, whose edges follow the picture. Raises ServiceProblem."""
-        model = recipe.partition("_")[2].replace("_", "-")
-        found = partial(Service(url).segment, model=model)
-        return self._measure(found, packs, f"python -m training evaluate {recipe} --url {url}")
+        found = partial(Service(url).segment, model=_model(recipe))
+        command = f"python -m training evaluate {recipe} --url {url}"
+        return self._measure(found, packs, f"segment/{_model(recipe)}, served", command)
 
-    def _measure(self, found: Callable[[np.ndarray], np.ndarray], packs: Packs, command: str) -> list[Table]:
+    def _measure(self, found: Callable[[np.ndarray], np.ndarray], packs: Packs, name: str, command: str) -> list[Table]:
         """Return IoU, its mean, accuracy and boundary F of `found`(uint8 RGB) -> ids, uint8 (height, width)."""
         tell(command)
         names = [name for _, name, _ in self.classes]
@@ -135,21 +139,31 @@ class Domain:
             edges.append(boundary_f(ids == 1, scene.labels == 1) if self.labels == "masks" else 0.0)
         ious = 100 * intersection_over_union(counts)
         accuracy = 100 * float(np.diag(counts).sum() / counts.sum())
+        title = f"{self.pack}/test, per cent"
         if self.labels == "masks":
-            row: list[str | float] = ["ours", float(ious[1]), 100 * float(np.mean(edges)), accuracy]
+            ours: list[str | float] = [name, float(ious[1]), 100 * float(np.mean(edges)), accuracy]
             columns = ["", "IoU of the foreground", "boundary F at 3 px", "pixel accuracy"]
-            return [Table(f"{self.pack}/test, per cent", command, columns, [row], "Boundary F: mean over pictures.")]
-        mean: list[str | float] = ["ours", float(np.nanmean(ious)), accuracy]
+            note = f"{self.note} Boundary F: mean over pictures.".strip()
+            return [Table(title, command, columns, [*self._papers(2), ours], note)]
+        ours = [name, float(np.nanmean(ious)), accuracy]
         by_class: list[list[str | float]] = [
-            [name, float(iou)] for name, iou in zip(names, ious, strict=True) if not np.isnan(iou)
+            [name_of_class, float(iou)] for name_of_class, iou in zip(names, ious, strict=True) if not np.isnan(iou)
         ]
         return [
-            Table(f"{self.pack}/test, per cent", command, ["", "mean IoU", "pixel accuracy"], [mean]),
+            Table(title, command, ["", "mean IoU", "pixel accuracy"], [*self._papers(1), ours], self.note),
             Table(f"{self.pack}/test, IoU by class, per cent", command, ["class", "IoU"], by_class),
         ]
 
+    def _papers(self, unknown: int) -> list[list[str | float]]:
+        return [[name, iou, *[""] * unknown] for name, iou in self.papers]
+
 
 _CACHE: dict[tuple[str, str], list[Scene]] = {}
+
+
+def _model(recipe: str) -> str:
+    """Return the model's name of a recipe for segmentation: `street-xception` of `segment_street_xception`."""
+    return recipe.partition("_")[2].replace("_", "-")
 
 
 def class_weights(labels: Sequence[np.ndarray], classes: int) -> np.ndarray:

@@ -28,7 +28,7 @@ def bench(module: str, shelf: Path, *arguments: str) -> str:
 
 @pytest.mark.tf
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["denoise", "superres"])
+@pytest.mark.parametrize("task", ["denoise", "superres", "segment"])
 def test_service_and_bare_loop_give_the_same_bytes(tiny_shelf: Path, task: str) -> None:
     # The benchmark refuses to compare what differs.
     said = bench("serve", tiny_shelf, "--task", task, "--side", "48", "--rounds", "1", "--callers", "2")

@@ -81,6 +81,8 @@ for line in "${lines[@]}"; do
 done
 
 "${VENV:-.venv}/bin/python" - <<'PY' || fail "the pictures did not get better"
+import json
+
 import cv2
 import numpy as np
 
@@ -95,6 +97,15 @@ for name, result in (("astronaut", "denoised.png"), ("coffee", "enlarged.png")):
     before = cv2.resize(before, clean.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     print(f"{name}: {psnr(before, clean):.2f} dB before, {psnr(after, clean):.2f} dB after")
     assert psnr(after, clean) > psnr(before, clean) + 0.5, name
+
+portrait, cut = cv2.imread("docs/images/portrait.jpg"), cv2.imread("cutout.png", cv2.IMREAD_UNCHANGED)
+table = {one["name"]: one for one in json.load(open("table.json"))["classes"]}
+opaque = cut[..., 3] == 255
+print(f"portrait: {table['person']['fraction']:.0%} of it is a person, {opaque.mean():.0%} opaque in the cut-out")
+assert cut.shape == (*portrait.shape[:2], 4)
+assert 0.2 < opaque.mean() <= table["person"]["fraction"] < 0.8
+assert np.abs(cut[..., :3][opaque].astype(int) - portrait[opaque]).mean() < 2
+assert cv2.imread("placed.jpg").shape == portrait.shape
 PY
 
 browser="$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)"

@@ -14,11 +14,11 @@ import pytest
 from models.manifest import Geometry, Task
 from training import recipe as recipes
 from training.data.packs import MissingPack
+from training.export.card import TERMS
 from training.recipe import Recipe, UnknownRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = recipes.names()
-PACKS = {"photos", "street", "person", "road", "voc", "mountain", "styles", "content", "digits", "faces"}
 
 pytestmark = [
     pytest.mark.tf,
@@ -48,7 +48,7 @@ def test_it_says_what_it_is(recipe: Recipe) -> None:
     for text in (recipe.title, recipe.description, recipe.architecture):
         assert text.strip()
     assert recipe.packs
-    assert set(recipe.packs) <= PACKS
+    assert set(recipe.packs) <= set(TERMS)
     assert f"## {recipe.packs[0]}" in (ROOT / "docs/data.md").read_text("utf-8")
 
 

@@ -23,7 +23,16 @@ from training.tables import Table
 
 SIZES = ((320, 320), (320, 256), (256, 320), (320, 192), (192, 320), (320, 128), (128, 320))
 CLASSES = ((0, "background", (0, 0, 0)), (1, "person", (220, 60, 60)))
-DOMAIN = Domain("person", CLASSES, size=(256, 256), canonical=SIZES, scales=(0.6, 1.4), labels="masks")
+DOMAIN = Domain(
+    "person",
+    CLASSES,
+    size=(256, 256),
+    canonical=SIZES,
+    scales=(0.6, 1.4),
+    labels="masks",
+    papers=(("U²-Net for people, on portraits, about", 95.0),),
+    note="Here portraits and whole people in mixed scenes, by masks that are partly those of other networks.",
+)
 
 
 def network() -> keras.Model:

@@ -16,7 +16,17 @@ from training.recipe import Recipe
 from training.segmentation import Domain
 
 CLASSES = ((0, "background", (0, 0, 0)), (1, "road", (250, 200, 40)))
-DOMAIN = Domain("road", CLASSES, size=(256, 256), canonical=(), scales=(0.8, 1.25), labels="masks", turn=True)
+DOMAIN = Domain(
+    "road",
+    CLASSES,
+    size=(256, 256),
+    canonical=(),
+    scales=(0.8, 1.25),
+    labels="masks",
+    turn=True,
+    papers=(("U-Nets on Massachusetts Roads, about", 64.0),),
+    note="Massachusetts Roads has 1,108 pictures of 1500×1500 to learn from; this pack 145 of about 400×400.",
+)
 
 
 def network() -> keras.Model:

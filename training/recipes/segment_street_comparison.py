@@ -66,7 +66,7 @@ def evaluate(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
     for name, network in networks.items():
         total, by_class = DOMAIN.tables(network, packs, "segment_street_comparison")
         of_some = [iou for name_of_class, iou in by_class.rows if name_of_class in ("pole", "car")]
-        rows.append([TITLES[name], f"{network.count_params() / 1e6:.2f} M", *total.rows[0][1:], *of_some])
+        rows.append([TITLES[name], f"{network.count_params() / 1e6:.2f} M", *total.rows[-1][1:], *of_some])
     columns = ["", "parameters", "mean IoU", "pixel accuracy", "IoU of poles", "IoU of cars"]
     return [
         Table("street/test, per cent, each network trained from nothing for the same minutes", command, columns, rows)

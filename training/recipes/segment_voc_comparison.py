@@ -54,6 +54,6 @@ def evaluate(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
     rows: list[list[str | float]] = []
     for name, network in networks.items():
         total = DOMAIN.tables(network, packs, "segment_voc_comparison")[0]
-        rows.append([TITLES[name], f"{network.count_params() / 1e6:.2f} M", *total.rows[0][1:]])
+        rows.append([TITLES[name], f"{network.count_params() / 1e6:.2f} M", *total.rows[-1][1:]])
     columns = ["", "parameters", "mean IoU", "pixel accuracy"]
     return [Table("voc/test, per cent, each network trained from nothing for the same minutes", command, columns, rows)]

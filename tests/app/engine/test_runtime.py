@@ -57,7 +57,7 @@ def noise(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def test_every_model_of_the_tiny_shelf_is_accepted(runtime: Runtime, tiny_shelf: Path) -> None:
     found = {store.open_model(folder).id: folder for folder in store.folders([tiny_shelf])}
-    assert len(found) == 5
+    assert len(found) == 6
     for folder in found.values():
         assert runtime.problems(folder, store.open_model(folder)) == []
 
@@ -90,12 +90,13 @@ def test_enlarging(runtime: Runtime, tiny_shelf: Path) -> None:
 def test_through_registry_and_scheduler(runtime: Runtime, tiny_shelf: Path) -> None:
     async def work() -> None:
         registry = Registry([tiny_shelf], runtime)
-        assert [entry.state for entry in registry.entries()] == ["unloaded"] * 5
+        assert [entry.state for entry in registry.entries()] == ["unloaded"] * 6
         engine = LocalEngine(registry)
         for default in registry.defaults():
             await engine.warm(default)
         assert [entry.id for entry in registry.entries() if entry.state == "loaded"] == [
             "denoise/photo@1",
+            "segment/light@1",
             "superres/nearest@1",
         ]
         engine.find("denoise", "identity")
