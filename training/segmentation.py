@@ -158,6 +158,17 @@ class Domain:
         return [[name, iou, *[""] * unknown] for name, iou in self.papers]
 
 
+def mixed(sources: Sequence[Sequence[Scene]], domain: Domain, seed: int, batch: int) -> Callable[[int], Batch]:
+    """Return batches whose views come from `sources` in turn, as `domain` shows them."""
+    kinds = [Views(source, domain.size, 1, seed, scales=domain.scales, turn=domain.turn) for source in sources]
+
+    def make(index: int) -> Batch:
+        views = [kinds[number % len(kinds)](number) for number in range(index * batch, (index + 1) * batch)]
+        return {"image": np.concatenate([one for one, _ in views]), "labels": np.concatenate([two for _, two in views])}
+
+    return make
+
+
 _CACHE: dict[tuple[str, str], list[Scene]] = {}
 
 

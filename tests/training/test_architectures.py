@@ -78,6 +78,12 @@ def xception() -> keras.Model:
     return finished(lambda x: deeplab.build(xception.features(x), 5, width=16))
 
 
+def joined_unet() -> keras.Model:
+    from training.architectures import mobilenet_v2, unet
+
+    return finished(lambda x: unet.joined(mobilenet_v2.features(x, groups=5), (12, 8, 6)))
+
+
 def digits_denoiser() -> keras.Model:
     from training.architectures import digits_denoiser
 
@@ -109,6 +115,7 @@ CASES = {
     "unet": Case(unet, ((16, 16), (32, 48))),
     "unet dropout": Case(lambda: unet(dropout=0.2), ((16, 32),)),
     "unet batch_norm": Case(lambda: unet(batch_norm=True), ((32, 32),)),
+    "unet joined": Case(joined_unet, ((16, 16), (32, 48))),
     "skip_autoencoder": Case(skip_autoencoder, ((4, 4), (12, 20))),
     "plain_autoencoder": Case(plain_autoencoder, ((8, 8), (16, 40))),
     "mobilenet_v2": Case(lambda: deeplab(16), ((32, 32), (48, 64))),

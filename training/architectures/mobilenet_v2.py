@@ -12,17 +12,18 @@ from keras import layers
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
-def features(image: keras.KerasTensor, *, stride: int = 16) -> dict[int, keras.KerasTensor]:
-    """Return features of `image` [N,H,W,3] in [0, 1] by stride: 2 (16 channels), 4 (144) and `stride` (320).
+def features(image: keras.KerasTensor, *, stride: int = 16, groups: int = len(GROUPS)) -> dict[int, keras.KerasTensor]:
+    """Return features of `image` [N,H,W,3] in [0, 1] by stride: 2 (16 channels), 4 (144), 8 (192) and `stride` (320).
 
     Height and width are multiples of `stride`, 8 or 16: where the network would reduce further, it dilates instead.
+    It ends after `groups` of GROUPS: with five it reaches less far, and the last features have 96 channels.
     Normalisation uses the stored statistics always: those of the few pictures of a batch are too noisy here.
     """
     x = layers.Rescaling(2.0, -1.0, name="centred")(image)
     x = _relu(_norm(layers.Conv2D(32, 3, 2, "same", use_bias=False, name="Conv1")(x), "bn_Conv1"), "Conv1_relu")
     found: dict[int, keras.KerasTensor] = {}
     reduced, dilation, number = 2, 1, 0
-    for expansion, channels, blocks, step in GROUPS:
+    for expansion, channels, blocks, step in GROUPS[:groups]:
         for i in range(blocks):
             own, widened = (step if i == 0 else 1), 1
             if own == 2 and reduced == stride:
@@ -37,8 +38,7 @@ def features(image: keras.KerasTensor, *, stride: int = 16) -> dict[int, keras.K
             if number == 0:
                 found[2] = x
             number += 1
-    found[stride] = x
-    return {key: found[key] for key in (2, 4, stride)}
+    return found | {stride: x}
 
 
 def _block(

@@ -6,6 +6,8 @@ transposed convolutions on the way up, and at each level what went down joined t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import keras
 from keras import layers
 
@@ -36,10 +38,27 @@ def build(
     return x
 
 
+def joined(
+    features: Mapping[int, keras.KerasTensor], widths: Sequence[int], *, batch_norm: bool = False
+) -> keras.KerasTensor:
+    """Return features [N,H,W,widths[-1]] from those that another network's way down has by stride: 2, 4 and so on.
+
+    The way up alone, one of `widths` for each stride but the largest.
+    """
+    strides = sorted(features, reverse=True)
+    x = features[strides[0]]
+    for stride, width in zip(strides[1:], widths, strict=True):
+        x = layers.Conv2DTranspose(width, 2, 2, name=f"up_{stride}")(x)
+        x = layers.Concatenate(name=f"join_{stride}")([x, features[stride]])
+        x = _pair(x, width, batch_norm, f"after_{stride}")
+    return layers.Conv2DTranspose(widths[-1], 2, 2, name="up_1")(x)
+
+
 def _pair(x: keras.KerasTensor, filters: int, batch_norm: bool, name: str) -> keras.KerasTensor:
     for half in "ab":
         x = layers.Conv2D(filters, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_{half}")(x)
         if batch_norm:
-            x = layers.BatchNormalization(name=f"{name}_{half}_norm")(x)
+            # Keras forgets over a hundred batches (0.99); a short run moves faster than that.
+            x = layers.BatchNormalization(momentum=0.9, name=f"{name}_{half}_norm")(x)
         x = layers.ReLU(name=f"{name}_{half}_relu")(x)
     return x

@@ -1,9 +1,10 @@
-"""`segment/road`: roads from aerial pictures, by the founding article's U-Net.
+"""`segment/road`: roads from aerial pictures, by a U-Net whose way down is a MobileNetV2.
 
-    python -m training train segment_road --hours 0.5
+    python -m training train segment_road --from WEIGHTS --hours 0.5    # WEIGHTS: docs/data.md
     python -m training evaluate segment_road
 
-`docs/rows.md` says what it reached and what it should. An aerial picture has no up, so views are turned, too.
+`docs/rows.md` says what it reached and what it should; `segment_road_unet` is the founding article's network. An aerial
+picture has no up, so views are turned, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from training.architectures import unet
+from training.architectures import mobilenet_v2, unet
 from training.recipe import Recipe
 from training.segmentation import Domain
 
@@ -32,19 +33,20 @@ DOMAIN = Domain(
 def network() -> keras.Model:
     """Return image [N,H,W,3] -> probabilities [N,H,W,1]; height and width are multiples of 16."""
     image = keras.Input((None, None, 3), name="image")
-    last = layers.Conv2D(1, 1, name="logits", dtype="float32")
-    found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(last(unet.build(image, filters=16)))
+    x = unet.joined(mobilenet_v2.features(image, groups=5), (96, 48, 32), batch_norm=True)
+    logits = layers.Conv2D(1, 1, name="logits", dtype="float32")(x)
+    found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(logits)
     return keras.Model({"image": image}, {"probabilities": found}, name="unet_road")
 
 
 def recipe() -> Recipe:
-    part = DOMAIN.part(network, batch=4, learning_rate=1e-3, hours=0.5, weight_decay=0.0)
+    part = DOMAIN.part(network, batch=4, learning_rate=1e-3, hours=0.5)
     return Recipe(
         task="segment",
         name="road",
         title="Roads",
         description="Roads, in pictures from above at about a metre a pixel.",
-        architecture="U-Net, 16 filters, four levels",
+        architecture="U-Net whose way down is MobileNetV2 to stride 16, batch normalisation on the way up",
         packs=("road",),
         parts={"segment": part},
         geometry={"kind": "tiled", "multiple": 16, "tile_size": 512, "tile_step": 64, "halo": None},

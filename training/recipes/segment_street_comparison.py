@@ -33,7 +33,7 @@ TITLES = {
 def small_unet() -> keras.Model:
     """Return image [N,H,W,3] -> probabilities [N,H,W,11]; height and width are multiples of 16."""
     image = keras.Input((None, None, 3), name="image")
-    logits = layers.Conv2D(len(CLASSES), 1, name="logits", dtype="float32")(unet.build(image))
+    logits = layers.Conv2D(len(CLASSES), 1, name="logits", dtype="float32")(unet.build(image, batch_norm=True))
     found = layers.Softmax(dtype="float32", name="probabilities")(logits)
     return keras.Model({"image": image}, {"probabilities": found}, name="street_unet")
 

@@ -19,10 +19,10 @@ from keras import layers, ops
 
 from training.architectures import deeplab, mobilenet_v2
 from training.data.packs import Packs
-from training.data.scenes import VOID, Scene, Views
+from training.data.scenes import VOID, Scene
 from training.loop import start_from
 from training.recipe import Batch, Recipe
-from training.segmentation import Domain
+from training.segmentation import Domain, mixed
 
 CLASSES = (
     (0, "background", (0, 0, 0)),
@@ -61,6 +61,7 @@ DOMAIN = Domain(
     note="Labels of COCO with VOC's ids on 92 pictures, mostly of people: a class with one or two pictures counts as "
     "much as any other, so the mean is noisy and far below that on VOC's own pictures.",
 )
+PERSON = 15
 TEACHER = "segment/deeplabv3_mnv2_1.0_voc_dequant.npz"
 UNLABELLED = (("voc/unlabeled", 3), ("person/train/images", 2), ("photos/train", 1), ("content/train", 1))
 """Folders of pictures without labels, and how many pictures of a view of eight come from each; one is labelled."""
@@ -81,11 +82,14 @@ def network() -> keras.Model:
 class Taught(Sequence[Scene]):
     """Pictures uint8 (height, width, 3) as scenes, labelled by `teacher` when first asked for.
 
-    `teacher(image)` gives float32 logits (h/16, w/16, classes) for a float32 image (h, w, 3) in [0, 1].
+    `teacher(image)` gives float32 logits (h/16, w/16, classes) for a float32 image (h, w, 3) in [0, 1]. With `only`, a
+    class's id, labels are 1 there and 0 elsewhere.
     """
 
-    def __init__(self, pictures: Sequence[np.ndarray], teacher: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.pictures, self.teacher = pictures, teacher
+    def __init__(
+        self, pictures: Sequence[np.ndarray], teacher: Callable[[np.ndarray], np.ndarray], only: int | None = None
+    ) -> None:
+        self.pictures, self.teacher, self.only = pictures, teacher, only
         self.labels: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -109,6 +113,8 @@ class Taught(Sequence[Scene]):
             found /= found.sum(axis=-1, keepdims=True)
             total = total + cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
         labels = total.argmax(axis=-1).astype(np.uint8)
+        if self.only is not None:
+            labels = (labels == self.only).astype(np.uint8)
         labels[total.max(axis=-1) < UNSURE * len(LONG_SIDES)] = VOID
         return labels
 
@@ -130,13 +136,7 @@ def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
     sources: list[Sequence[Scene]] = [DOMAIN.scenes(packs, "train")]
     for folder, share in UNLABELLED:
         sources += [Taught(packs.pictures(folder), taught)] * share
-    kinds = [Views(source, DOMAIN.size, 1, seed, scales=DOMAIN.scales) for source in sources]
-
-    def make(index: int) -> Batch:
-        views = [kinds[number % len(kinds)](number) for number in range(index * batch, (index + 1) * batch)]
-        return {"image": np.concatenate([view[0] for view in views]), "labels": np.concatenate([v[1] for v in views])}
-
-    return make
+    return mixed(sources, DOMAIN, seed, batch)
 
 
 def recipe() -> Recipe:

@@ -1,0 +1,44 @@
+"""Draw the founding article's comparison on one free picture: `docs/images/comparison.jpg`.
+
+    python -m training train segment_street_comparison --hours 0.4
+    python -m scripts.comparison_picture [--out OUT]
+
+The picture: Kodak's 8th, free to use, from the pack `photos`, and what each of the four networks sees in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from training.data.packs import Packs, read_rgb
+from training.recipe import load
+from training.recipes.segment_street import CLASSES, DOMAIN
+from training.results import trained
+
+TARGET = Path(__file__).resolve().parent.parent / "docs/images/comparison.jpg"
+WIDTH = 384
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--out", type=Path, default=Path("runs"))
+    wish = arguments.parse_args()
+    picture = read_rgb(Packs().folder("photos/test/Kodak24") / "kodim08.webp")
+    colours = np.array([colour for _, _, colour in CLASSES], np.uint8)
+    networks = trained(load("segment_street_comparison"), wish.out)
+    panels = [picture, *(colours[DOMAIN.labels_of(network, picture)] for network in networks.values())]
+    height = round(WIDTH * picture.shape[0] / picture.shape[1])
+    small = [cv2.resize(panel, (WIDTH, height), interpolation=cv2.INTER_AREA) for panel in panels]
+    gap = np.full((height, 6, 3), 255, np.uint8)
+    row = [part for panel in small for part in (panel, gap)][:-1]
+    Image.fromarray(np.concatenate(row, axis=1)).save(TARGET, quality=88, optimize=True)
+    print(TARGET)
+
+
+if __name__ == "__main__":
+    main()
