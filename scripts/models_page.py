@@ -58,11 +58,15 @@ def short_table(manifests: list[Manifest]) -> str:
 
 
 def default_tables(manifests: list[Manifest]) -> list[str]:
-    """Return the quality tables of each task's default, for the README."""
+    """Return the quality tables of each task's default, for the README, and the first of whatever finds classes.
+
+    Models that find classes are no rivals: each knows something else.
+    """
     parts = []
     for manifest in manifests:
-        if store.is_default(manifest) and manifest.quality:
-            parts += [f"### {manifest.task}/{manifest.name}", *(table(entry) for entry in manifest.quality)]
+        shown = manifest.quality if store.is_default(manifest) else manifest.quality[:1] if manifest.classes else []
+        if shown:
+            parts += [f"### {manifest.task}/{manifest.name}", *(table(entry) for entry in shown)]
     return parts
 
 

@@ -8,14 +8,15 @@ import keras
 import numpy as np
 
 SPARE = 2
-"""Pixels more than measured: elsewhere an answer may reach further. Two make a difference a hundred times smaller."""
+"""Pixels more than measured, or one multiple where that is more: elsewhere an answer may reach further. Two pixels make
+a difference a hundred times smaller where a network never reduces, one multiple where it does and reaches in steps."""
 
 
 def measure(network: keras.Model, *, scale: int, multiple: int, tolerance: float, background: np.ndarray) -> int:
     """Return the halo in input pixels, a multiple of `multiple`.
 
     `background` is float32 (1, H, W, C) in [0, 1]. The network runs on it whole and on its right and lower parts,
-    which begin at a cut: how far from the cut answers differ by more than `tolerance`, and SPARE more, is the halo,
+    which begin at a cut: how far from the cut answers differ by more than `tolerance`, and some to spare, is the halo,
     with every other input at the middle and at both ends of its range.
     """
     height, width = background.shape[1:3]
@@ -31,7 +32,7 @@ def measure(network: keras.Model, *, scale: int, multiple: int, tolerance: float
                 reach = max(reach, (int(far[-1]) + scale) // scale)
     if reach > min(height, width) - cut - multiple:
         raise ValueError(f"{network.name} reaches over the whole background of {height}×{width} pixels")
-    return -(-(reach + SPARE) // multiple) * multiple if reach else 0
+    return -(-(reach + max(SPARE, multiple)) // multiple) * multiple if reach else 0
 
 
 def _constants(network: keras.Model) -> list[dict[str, np.ndarray]]:

@@ -30,9 +30,9 @@ def stack(depth: int, scale: int = 1) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("depth", "scale", "multiple", "expected"), [(3, 1, 1, 5), (3, 1, 2, 6), (5, 3, 1, 7), (0, 3, 1, 0)]
+    ("depth", "scale", "multiple", "expected"), [(3, 1, 1, 5), (3, 1, 2, 6), (3, 1, 8, 16), (5, 3, 1, 7), (0, 3, 1, 0)]
 )
-def test_halo_of_plain_convolutions_is_their_radius_and_two_to_spare(
+def test_halo_of_plain_convolutions_is_their_radius_and_some_to_spare(
     depth: int, scale: int, multiple: int, expected: int
 ) -> None:
     from training.export import halo
