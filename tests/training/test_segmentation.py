@@ -135,3 +135,19 @@ def test_a_picture_is_labelled_once_by_a_teacher_that_is_sure() -> None:
     assert labels.shape == (40, 120)
     for third, label in enumerate((2, VOID, 0)):
         assert (labels[5:-5, 40 * third + 8 : 40 * third + 32] == label).all()
+    alone = Taught([picture], teacher, only=2)[0].labels
+    for third, label in enumerate((1, VOID, 0)):
+        assert (alone[5:-5, 40 * third + 8 : 40 * third + 32] == label).all()
+
+
+def test_views_come_from_each_source_in_turn() -> None:
+    from training.data.scenes import Scene
+    from training.segmentation import Domain, mixed
+
+    sources = [[Scene(np.full((40, 40, 3), 100 * i, np.uint8), np.full((40, 40), i, np.uint8))] for i in range(3)]
+    make = mixed(sources, Domain("colours", COLOURS, (32, 32), (), scales=(1.0, 1.0)), seed=0, batch=2)
+    seen = [int(view[16, 16]) for index in range(3) for view in make(index)["labels"]]
+    assert seen == [0, 1, 2, 0, 1, 2]
+    first, again = make(1), make(1)
+    assert first["image"].shape == (2, 32, 32, 3)
+    np.testing.assert_array_equal(first["image"], again["image"])
