@@ -20,6 +20,7 @@ from keras import ops
 
 from training.data.packs import Packs
 from training.recipe import NoStart, Part, Recipe
+from training.weights import read_weights, take
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -291,29 +292,7 @@ def start_from(network: keras.Model, source: Path, part_name: str) -> int:
             stored = dict(arrays)
     else:
         stored = read_weights(source)
-    taken = 0
-    for layer in network.layers:
-        for index, variable in enumerate(layer.weights):
-            value = stored.get(f"{layer.name}/{index}", stored.get(f"{layer.name}/{variable.name}"))
-            if value is not None and value.shape == tuple(variable.shape):
-                variable.assign(value.astype("float32"))
-                taken += 1
+    taken = take(network, stored)
     if not taken:
         raise NoStart(f"{source} has no variable that {network.name} could start from")
     return taken
-
-
-def read_weights(source: Path) -> dict[str, np.ndarray]:
-    """Return the variables of a flat network's `.weights.h5` as `layer/index` -> array."""
-    import h5py
-
-    found: dict[str, np.ndarray] = {}
-    with h5py.File(source) as file:
-
-        def visit(path: str, entry: Any) -> None:
-            if isinstance(entry, h5py.Dataset):
-                # Keras files a layer under its class; its own name is an attribute of the group.
-                found[f"{entry.parent.attrs['name']}/{path.rpartition('/')[2]}"] = np.asarray(entry)
-
-        file.visititems(visit)
-    return found

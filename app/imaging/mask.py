@@ -21,39 +21,50 @@ STRIP = 256
 
 @dataclass(frozen=True, slots=True)
 class Guided:
-    """A linear model of probabilities by colour, one for each small pixel: `slopes` (h, w, classes, 3), `rest` (h, w,
-    classes)."""
+    """A linear model of probabilities by colour for each small pixel: `slopes` (h, w, kept, 3), `rest` (h, w, kept).
+
+    `kept` are the places of those of the `classes` that may be found; the rest has no probability anywhere.
+    """
 
     slopes: Floats
     rest: Floats
+    kept: tuple[int, ...]
+    classes: int
 
 
 def fit(probabilities: Floats, guide: Floats, *, radius: int = 4, epsilon: float = 1e-3) -> Guided:
     """Return the guided filter's coefficients for `probabilities` (h, w, classes) by `guide` (h, w, 3) in [0, 1].
 
     The guided filter for a colour guide (He et al. 2010, 2013), windows of 2 radius + 1 by box filters; its
-    coefficients are enlarged afterwards instead of its result (He and Sun 2015, arXiv 1505.00996).
+    coefficients are enlarged afterwards instead of its result (He and Sun 2015, arXiv 1505.00996). Classes that have
+    less than half an equal share everywhere are left out: they could win nowhere, and each costs as much as any other.
     """
+    classes = probabilities.shape[-1]
+    kept = np.flatnonzero(probabilities.max(axis=(0, 1)) >= 0.5 / classes) if classes > 1 else np.zeros(1, np.intp)
+    probabilities = probabilities[..., kept]
 
     def mean(values: Floats) -> Floats:
-        flat = values.reshape(*values.shape[:2], -1)
-        side = 2 * radius + 1
-        bands = [cv2.boxFilter(band, -1, (side, side), borderType=cv2.BORDER_REFLECT_101) for band in _bands(flat)]
-        return np.stack(bands, axis=-1).reshape(values.shape).astype(np.float32)
+        flat = np.ascontiguousarray(values.reshape(*values.shape[:2], -1))
+        side = (2 * radius + 1, 2 * radius + 1)
+        boxed = cv2.boxFilter(flat, -1, side, borderType=cv2.BORDER_REFLECT_101)
+        return np.asarray(boxed, np.float32).reshape(values.shape)
 
     mean_guide, mean_found = mean(guide), mean(probabilities)
     spread = mean(guide[..., :, None] * guide[..., None, :]) - mean_guide[..., :, None] * mean_guide[..., None, :]
     common = mean(probabilities[..., :, None] * guide[..., None, :])
     common -= mean_found[..., :, None] * mean_guide[..., None, :]
-    inverse = np.linalg.inv(spread + epsilon * np.eye(3, dtype=np.float32))
-    slopes = np.einsum("hwij,hwcj->hwci", inverse, common)
-    rest = mean_found - np.einsum("hwci,hwi->hwc", slopes, mean_guide)
-    return Guided(mean(slopes.astype(np.float32)), mean(rest.astype(np.float32)))
+    slopes = common @ _inverse(spread + epsilon * np.eye(3, dtype=np.float32))
+    rest = np.asarray(mean_found - (slopes @ mean_guide[..., None])[..., 0], np.float32)
+    return Guided(mean(slopes), mean(rest), tuple(map(int, kept)), classes)
 
 
-def _bands(values: Floats) -> Iterator[Floats]:
-    for band in range(values.shape[-1]):
-        yield np.ascontiguousarray(values[..., band])
+def _inverse(matrices: Floats) -> Floats:
+    """Return the inverses of symmetric matrices (..., 3, 3), by cofactors: a tenth of the time of LAPACK's."""
+    (a, b, c), (_, d, e), (_, _, f) = np.moveaxis(matrices, (-2, -1), (0, 1))
+    aa, ab, ac = d * f - e * e, c * e - b * f, b * e - c * d
+    bb, bc, cc = a * f - c * c, b * c - a * e, a * d - b * b
+    cofactors = np.stack([aa, ab, ac, ab, bb, bc, ac, bc, cc], axis=-1).reshape(matrices.shape)
+    return np.asarray(cofactors / (a * aa + b * ab + c * ac)[..., None, None], np.float32)
 
 
 def strips(height: int) -> Iterator[slice]:
@@ -70,13 +81,12 @@ def apply(guided: Guided, pixels: NDArray[Any], rows: slice, size: tuple[int, in
     guide = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     if guide.shape[-1] == 1:
         guide = np.repeat(guide, 3, axis=-1)
-    classes = guided.rest.shape[-1]
-    found = np.empty((*guide.shape[:2], classes), np.float32)
-    for number in range(classes):
+    found = np.zeros((*guide.shape[:2], guided.classes), np.float32)
+    for number, place in enumerate(guided.kept):
         value = _enlarged(guided.rest[..., number], rows, size)
         for band in range(3):
             value += _enlarged(guided.slopes[..., number, band], rows, size) * guide[..., band]
-        found[..., number] = value
+        found[..., place] = value
     return np.clip(found, 0.0, 1.0)
 
 

@@ -80,7 +80,7 @@ def log(folder: Path) -> list[dict[str, float]]:
 
 
 def averages(folder: Path) -> dict[str, np.ndarray]:
-    from training.loop import read_weights
+    from training.weights import read_weights
 
     return read_weights(folder / "weights.weights.h5")
 

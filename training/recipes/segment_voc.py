@@ -20,9 +20,9 @@ from keras import layers, ops
 from training.architectures import deeplab, mobilenet_v2
 from training.data.packs import Packs
 from training.data.scenes import VOID, Scene
-from training.loop import start_from
 from training.recipe import Batch, Recipe
 from training.segmentation import Domain, mixed
+from training.weights import take
 
 CLASSES = (
     (0, "background", (0, 0, 0)),
@@ -122,7 +122,8 @@ class Taught(Sequence[Scene]):
 def teacher(packs: Packs) -> Callable[[np.ndarray], np.ndarray]:
     """Return the DeepLabV3 of `TEACHER` as a function for `Taught`. Raises MissingPack."""
     whole = network()
-    start_from(whole, packs.weights(TEACHER), "segment")
+    with np.load(packs.weights(TEACHER)) as stored:
+        take(whole, stored)
     # It has no atrous branches, and its decoder is what the student learns.
     kernel = whole.get_layer("atrous_projection").kernel
     kernel.assign(ops.zeros_like(kernel))

@@ -51,6 +51,16 @@ def test_what_is_certain_stays_certain() -> None:
         np.testing.assert_allclose(found, value, atol=1e-4)
 
 
+def test_a_class_that_is_nowhere_changes_nothing() -> None:
+    random = np.random.default_rng(4)
+    found, guide = random.random((20, 24, 3), np.float32), random.random((20, 24, 3), np.float32)
+    pixels = random.integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    found[..., 1] = 0.01
+    with_it = enlarged(found, guide, pixels)
+    assert (with_it[..., 1] == 0).all()
+    np.testing.assert_allclose(with_it[..., [0, 2]], enlarged(found[..., [0, 2]], guide, pixels), atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (300, 1)])
 def test_any_size_of_picture(size: tuple[int, int]) -> None:
     found = enlarged(
