@@ -88,7 +88,10 @@ def test_start_picture_sigterm_and_start_again(tiny_shelf: Path) -> None:
         with started(tiny_shelf, RESTORE_LOG_FORMAT="json") as running:
             running.until("warm after")
             ready = running.client.get("/readyz")
-            assert ready.json() == {"status": "ready", "tasks": {"denoise": "ready", "superres": "ready", "segment": "ready"}}
+            assert ready.json() == {
+                "status": "ready",
+                "tasks": {"denoise": "ready", "superres": "ready", "segment": "ready"},
+            }
             picture = {"image": png()}
             answer = running.client.post("/denoise", files=picture, data={"model": "identity"})
             np.testing.assert_array_equal(opened(answer.content), gradient())
