@@ -35,7 +35,7 @@ DOMAIN = Domain(
     CLASSES,
     size=(288, 288),
     canonical=SIZES,
-    scales=(0.7, 2.2),
+    scales=(0.7, 1.7),
     labels="masks",
     papers=(("U²-Net for people, on portraits, about", 95.0),),
     note="Here portraits and whole people in mixed scenes, by masks that are partly those of other networks.",
