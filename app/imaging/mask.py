@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-STRIP = 256
-"""Rows that are worked on at a time."""
+STRIP = 256, 2**20
+"""Rows, and pixels, that are worked on at a time; at least sixteen rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,11 @@ def _inverse(matrices: Floats) -> Floats:
     return np.asarray(cofactors / (a * aa + b * ab + c * ac)[..., None, None], np.float32)
 
 
-def strips(height: int) -> Iterator[slice]:
-    """Yield the rows of a picture of `height`, STRIP at a time."""
-    for top in range(0, height, STRIP):
-        yield slice(top, min(top + STRIP, height))
+def strips(rows: slice, width: int) -> Iterator[slice]:
+    """Yield `rows` of a picture of `width`, a strip at a time."""
+    most = min(STRIP[0], max(16, STRIP[1] // width))
+    for top in range(rows.start, rows.stop, most):
+        yield slice(top, min(top + most, rows.stop))
 
 
 def apply(guided: Guided, pixels: NDArray[Any], rows: slice, size: tuple[int, int]) -> Floats:

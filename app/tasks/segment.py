@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -159,6 +159,10 @@ class _Found:
         """The chosen classes without a background, unless that was all that was asked for."""
         return [one for one in self.chosen if one.name != "background"] or list(self.chosen)
 
+    def strips(self) -> Iterator[slice]:
+        """Yield the picture's rows, a strip at a time."""
+        return mask.strips(slice(0, self.picture.height), self.picture.width)
+
     def ids(self, rows: slice) -> NDArray[np.uint8]:
         """Return the class of each pixel, (rows, width)."""
         found = self.rows(rows)
@@ -176,6 +180,9 @@ class _Found:
 
     def alpha(self, rows: slice) -> Floats:
         """Return the opacity of the subjects, (rows, width), 0 to 1."""
+        return np.concatenate([self._alpha(part) for part in mask.strips(rows, self.picture.width)])
+
+    def _alpha(self, rows: slice) -> Floats:
         found = self.rows(rows)
         if self.binary:
             inside = any(one.id == 1 for one in self.subjects)
@@ -188,7 +195,7 @@ class _Found:
 def _mask(found: _Found) -> Picture:
     picture = found.picture
     ids = np.empty((picture.height, picture.width, 1), np.uint8)
-    for rows in mask.strips(picture.height):
+    for rows in found.strips():
         ids[rows, :, 0] = found.ids(rows)
     if found.binary:
         return Picture(ids * 255)
@@ -202,7 +209,7 @@ def _overlay(found: _Found, opacity: float) -> Picture:
     for one in found.subjects:
         share[one.id], colours[one.id] = opacity, np.array(one.color, np.float32) * (picture.maximum / 255)
     pixels = np.empty_like(picture.pixels)
-    for rows in mask.strips(picture.height):
+    for rows in found.strips():
         ids = found.ids(rows)
         weight = share[ids][..., None]
         pixels[rows] = np.rint(picture.pixels[rows] * (1 - weight) + colours[ids] * weight)
@@ -218,7 +225,7 @@ def _cutout(found: _Found, backdrop: Color | Picture | None) -> Picture:
     alpha = np.empty((picture.height, picture.width), picture.pixels.dtype)
     pixels = np.empty_like(picture.pixels)
     behind = None if backdrop is None else _backdrop(backdrop, picture)
-    for rows in mask.strips(picture.height):
+    for rows in found.strips():
         # With surroundings, so that the colours of an edge do not know where strips end.
         around = slice(max(0, rows.start - radius), min(picture.height, rows.stop + radius))
         inner = slice(rows.start - around.start, rows.stop - around.start)
@@ -269,7 +276,7 @@ def _table(found: _Found) -> dict[str, Any]:
     picture = found.picture
     counts = np.zeros(256, np.int64)
     boxes: dict[int, list[int]] = {}
-    for rows in mask.strips(picture.height):
+    for rows in found.strips():
         ids = found.ids(rows)
         counts += np.bincount(ids.ravel(), minlength=256)
         for one in found.chosen:

@@ -43,6 +43,13 @@ def test_strips_are_what_the_whole_is() -> None:
     np.testing.assert_array_equal(enlarged(found, guide, pixels, strip=64), whole)
 
 
+@pytest.mark.parametrize(("width", "most"), [(1, 256), (4096, 256), (8192, 128), (10**6, 16)])
+def test_a_strip_of_a_wide_picture_has_fewer_rows(width: int, most: int) -> None:
+    found = list(mask.strips(slice(3, 600), width))
+    assert [row for rows in found for row in range(rows.start, rows.stop)] == list(range(3, 600))
+    assert max(rows.stop - rows.start for rows in found) == most
+
+
 def test_what_is_certain_stays_certain() -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     guide = np.random.default_rng(3).random((16, 16, 3), np.float32)
