@@ -82,7 +82,7 @@ def cut_out(url: str) -> str:
     placed = Image.alpha_composite(backdrop.resize(cut.size, Image.Resampling.BICUBIC).convert("RGBA"), cut)
     enlarged_backdrop = backdrop.resize(cut_large.size, Image.Resampling.BICUBIC).convert("RGBA")
     placed_large = Image.alpha_composite(enlarged_backdrop, cut_large)
-    # Of the large one the part where a halo would show: hair, ear and shoulder.
+    # Of the large one the part where a halo would show: hair, face and collar.
     detail = placed_large.crop((CORNER[0], CORNER[1], CORNER[0] + cut.width, CORNER[1] + cut.height))
     row = [np.asarray(one.convert("RGB")) for one in (shown, placed, detail)]
     gap = np.full((cut.height, 8, 3), 255, np.uint8)

@@ -73,13 +73,12 @@ async def segment(picture: Picture, wish: SegmentWish, engine: Engine, caller: C
         return Answer(picture, manifest.id, applied, watch.seconds(), table=table)
     if wish.output == "mask":
         result = await asyncio.to_thread(_mask, found)
+    elif wish.output == "overlay":
+        result = await asyncio.to_thread(_overlay, found, wish.opacity)
     else:
-        if wish.output == "overlay":
-            result = await asyncio.to_thread(_overlay, found, wish.opacity)
-        else:
-            result = await asyncio.to_thread(_cutout, found, wish.background)
-        if picture.metadata.icc and not result.metadata.icc:
-            applied["icc"] = "dropped"
+        result = await asyncio.to_thread(_cutout, found, wish.background)
+    if wish.output != "mask" and picture.metadata.icc and not result.metadata.icc:
+        applied["icc"] = "dropped"
     return Answer(result, manifest.id, applied, watch.seconds())
 
 
@@ -159,9 +158,9 @@ class _Found:
         """The chosen classes without a background, unless that was all that was asked for."""
         return [one for one in self.chosen if one.name != "background"] or list(self.chosen)
 
-    def strips(self) -> Iterator[slice]:
-        """Yield the picture's rows, a strip at a time."""
-        return mask.strips(slice(0, self.picture.height), self.picture.width)
+    def strips(self, least: int = 16) -> Iterator[slice]:
+        """Yield the picture's rows, a strip of at least `least` at a time."""
+        return mask.strips(self.picture.height, self.picture.width, least)
 
     def ids(self, rows: slice) -> NDArray[np.uint8]:
         """Return the class of each pixel, (rows, width)."""
@@ -180,9 +179,6 @@ class _Found:
 
     def alpha(self, rows: slice) -> Floats:
         """Return the opacity of the subjects, (rows, width), 0 to 1."""
-        return np.concatenate([self._alpha(part) for part in mask.strips(rows, self.picture.width)])
-
-    def _alpha(self, rows: slice) -> Floats:
         found = self.rows(rows)
         if self.binary:
             inside = any(one.id == 1 for one in self.subjects)
@@ -226,10 +222,13 @@ def _cutout(found: _Found, backdrop: Color | Picture | None) -> Picture:
     pixels = np.empty_like(picture.pixels)
     behind = None if backdrop is None else _backdrop(backdrop, picture)
     for rows in found.strips():
+        alpha[rows] = np.rint(found.alpha(rows) * white)
+    own = alpha.copy() if picture.alpha is not None else alpha
+    for rows in found.strips(least=radius):
         # With surroundings, so that the colours of an edge do not know where strips end.
         around = slice(max(0, rows.start - radius), min(picture.height, rows.stop + radius))
         inner = slice(rows.start - around.start, rows.stop - around.start)
-        opaque = np.rint(found.alpha(around) * white) / white
+        opaque = own[around].astype(np.float32) / white
         colours = mask.without_background(picture.pixels[around].astype(np.float32) / white, opaque, radius)
         part = opaque[inner]
         if picture.alpha is not None:
