@@ -31,7 +31,7 @@ from app.api.golden import Golden
 from app.api.limits import RateLimiter
 from app.api.metrics import Metrics
 from app.api.middleware import Gate, Head, Record
-from app.api.routes import denoise, health, models, pages, segment, superres
+from app.api.routes import denoise, health, inpaint, models, pages, segment, superres
 from app.engine.local import LocalEngine
 from app.engine.protocol import Caller
 from app.engine.registry import Registry
@@ -95,6 +95,7 @@ def create_app(settings: Settings, *, engine: LocalEngine | None = None) -> Fast
     app.include_router(denoise.router(desk))
     app.include_router(superres.router(desk))
     app.include_router(segment.router(desk))
+    app.include_router(inpaint.router(desk))
     app.include_router(models.router(engine, device))
     app.include_router(health.router(desk, golden))
     app.include_router(pages.router(document))

@@ -15,6 +15,7 @@ import re
 import time
 from pathlib import Path
 
+import cv2
 import httpx
 import numpy as np
 import skimage.data
@@ -35,6 +36,17 @@ def photograph(megapixels: float) -> bytes:
     return file.getvalue()
 
 
+def scratches(size: tuple[int, int], count: int = 200) -> bytes:
+    """Return a mask, as PNG, of `count` scratches over a picture of `size` (width, height)."""
+    random = np.random.default_rng(0)
+    missing = np.zeros(size[::-1], np.uint8)
+    for _ in range(count):
+        begin, along = random.uniform((0, 0), size), random.normal(0, 300, 2)
+        ends = [tuple(map(int, point)) for point in (begin, begin + along)]
+        cv2.line(missing, ends[0], ends[1], 255, int(random.integers(1, 6)))
+    return cv2.imencode(".png", missing)[1].tobytes()
+
+
 def mebibytes(process: int, what: str) -> int:
     """Return `VmRSS` (now) or `VmHWM` (highest) of a process."""
     status = Path(f"/proc/{process}/status").read_text()
@@ -45,7 +57,7 @@ def mebibytes(process: int, what: str) -> int:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--task", choices=["denoise", "superres", "segment"], default="denoise")
+    arguments.add_argument("--task", choices=["denoise", "superres", "segment", "inpaint"], default="denoise")
     arguments.add_argument("--model")
     arguments.add_argument("--megapixels", type=float, default=24.0)
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
@@ -56,6 +68,8 @@ def main() -> None:
         begun = time.perf_counter()
         fields = {"model": wish.model} if wish.model else {}
         sent = {"image": ("large.jpg", data)}
+        if wish.task == "inpaint":
+            sent["mask"] = ("mask.png", scratches(Image.open(io.BytesIO(data)).size))
         answer = httpx.post(f"{url}/{wish.task}", files=sent, data=fields, timeout=7200)
         spent = time.perf_counter() - begun
         answer.raise_for_status()
@@ -64,7 +78,7 @@ def main() -> None:
     results.keep(
         "memory",
         {
-            "model": answer.headers["X-Model"],
+            "model": answer.headers.get("X-Model", answer.headers["X-Applied"]),
             "megapixels in": wish.megapixels,
             "megapixels out": size[0] * size[1] / 1e6,
             "seconds": spent,

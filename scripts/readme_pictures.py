@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import httpx
 import numpy as np
 import skimage.data
@@ -39,12 +40,15 @@ class Asked:
     fields: dict[str, str]
     subject: str
     caption: str
+    mask: bool = False
+    """Whether there is a mask to be sent with it."""
 
 
 ASKED = {
     "astronaut": Asked("/denoise", {}, "Astronaut, noisy and denoised", "`/denoise`, noise of σ = 35"),
     "chelsea": Asked("/denoise", {}, "Cat, noisy and denoised", "`/denoise`, noise of σ = 20"),
     "coffee": Asked("/superres", {"scale": "4"}, "Coffee, enlarged", "`/superres` ×4, beside bicubic enlargement"),
+    "scratched": Asked("/inpaint", {}, "Rocket, scratched and repaired", "`/inpaint`, scratches and a word", mask=True),
 }
 
 
@@ -59,12 +63,27 @@ def pictures() -> dict[str, tuple[Pixels, Pixels]]:
     astronaut = skimage.data.astronaut()[0:256, 96:352]
     chelsea = skimage.data.chelsea()[20:276, 80:336]
     coffee = skimage.data.coffee()[60:316, 160:416]
+    rocket = skimage.data.rocket()[150:406, 190:446]
     small = np.asarray(Image.fromarray(coffee).resize((64, 64), Image.Resampling.BICUBIC))
     return {
         "astronaut": (noisy(astronaut, 35, 1), astronaut),
         "chelsea": (noisy(chelsea, 20, 2), chelsea),
         "coffee": (small, coffee),
+        "scratched": (np.where(scratches()[..., None], np.uint8(255), rocket), rocket),
     }
+
+
+def scratches() -> NDArray[np.bool_]:
+    """Return where a picture of 256 x 256 is scratched and written upon."""
+    drawn = np.zeros((256, 256), np.uint8)
+    random = np.random.default_rng(3)
+    for _ in range(7):
+        ends = random.integers(0, 256, (2, 2))
+        bend = ends.mean(axis=0) + random.normal(0, 20, 2)
+        points = np.array([ends[0], bend, ends[1]]).round().astype(np.int32)
+        cv2.polylines(drawn, [points], False, 255, int(random.integers(1, 4)))
+    cv2.putText(drawn, "HELLO", (60, 235), cv2.FONT_HERSHEY_SIMPLEX, 1.4, 255, 3)
+    return drawn > 0
 
 
 def cut_out(url: str) -> str:
@@ -93,8 +112,22 @@ def cut_out(url: str) -> str:
     return f"| ![Astronaut, cut out and set before a rocket](docs/images/cutout.jpg) | {caption} |"
 
 
-def _post(url: str, picture: bytes, fields: dict[str, str]) -> bytes:
-    answer = httpx.post(url, files={"image": ("picture", picture)}, data=fields, timeout=300)
+def methods(url: str) -> None:
+    """Draw what each method without a model makes of the scratched picture, for docs/comparison.md."""
+    before, mask = ((FOLDER / f"scratched-{name}.png").read_bytes() for name in ("before", "mask"))
+    row = [np.asarray(Image.open(io.BytesIO(before)).convert("RGB"))]
+    for method in ("telea", "ns", "biharmonic"):
+        answer = _post(url + "/inpaint", before, {"method": method}, mask)
+        row += [
+            np.full((row[0].shape[0], 8, 3), 255, np.uint8),
+            np.asarray(Image.open(io.BytesIO(answer)).convert("RGB")),
+        ]
+    Image.fromarray(np.concatenate(row, axis=1)).save(FOLDER / "methods.jpg", quality=88, optimize=True)
+
+
+def _post(url: str, picture: bytes, fields: dict[str, str], mask: bytes | None = None) -> bytes:
+    files = {"image": ("picture", picture)} | ({} if mask is None else {"mask": ("mask", mask)})
+    answer = httpx.post(url, files=files, data=fields, timeout=300)
     answer.raise_for_status()
     return answer.content
 
@@ -114,6 +147,7 @@ def write_inputs() -> None:
     for name, (before, clean) in pictures().items():
         Image.fromarray(before).save(FOLDER / f"{name}-before.png", optimize=True)
         Image.fromarray(clean).save(FOLDER / f"{name}-clean.png", optimize=True)
+    Image.fromarray(scratches()).save(FOLDER / "scratched-mask.png", optimize=True)
     Image.fromarray(skimage.data.astronaut()).save(FOLDER / "portrait.jpg", quality=92, optimize=True)
 
 
@@ -122,7 +156,8 @@ def write_results(url: str) -> None:
     for name, (_, clean) in pictures().items():
         asked = ASKED[name]
         sent = (FOLDER / f"{name}-before.png").read_bytes()
-        after = np.asarray(Image.open(io.BytesIO(_post(url + asked.path, sent, asked.fields))).convert("RGB"))
+        mask = (FOLDER / f"{name}-mask.png").read_bytes() if asked.mask else None
+        after = np.asarray(Image.open(io.BytesIO(_post(url + asked.path, sent, asked.fields, mask))).convert("RGB"))
         before = np.asarray(Image.open(io.BytesIO(sent)))
         if before.shape != after.shape:
             # Enlargement is compared with what a viewer would do.
@@ -134,6 +169,7 @@ def write_results(url: str) -> None:
         print(f"{name}: {gain}")
         lines.append(f"| ![{asked.subject}](docs/images/{name}.jpg) | {asked.caption}: {gain} |")
     lines.append(cut_out(url))
+    methods(url)
     head, _, rest = README.read_text("utf-8").partition(BEGIN)
     _, _, tail = rest.partition(END)
     README.write_text(head + "\n".join([BEGIN, *lines, END]) + tail, "utf-8")

@@ -110,6 +110,12 @@ def segment_signatures(classes: int) -> dict[str, Signature]:
     return {"segment": Signature(inputs={"image": picture()}, outputs={"probabilities": found})}
 
 
+def inpaint_signatures() -> dict[str, Signature]:
+    """Return the signature of inpainting: a picture and where it is missing."""
+    mask = Tensor(shape=[-1, -1, -1, 1], range=(0.0, 1.0))
+    return {"inpaint": Signature(inputs={"image": picture(), "mask": mask}, outputs={"image": picture()})}
+
+
 def save(module: Any, functions: dict[str, tuple[Any, dict[str, Tensor]]], folder: Path) -> Path:
     """Write a SavedModel of `functions` {signature: (function of keywords, its inputs)} to `folder`."""
     import tensorflow as tf

@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     pack = command("pack", "write what training these needs as a small kit for another machine")
     pack.add_argument("--from", dest="start", type=Path, help="shelf whose newest models go along, to start from")
     sheet = command("sheet", "draw the contact sheets of training results")
+    sample = command("sample", "draw what generators make out of nothing")
+    sample.add_argument("--seed", type=int, default=0)
     del pack, sheet
     return parser
 

@@ -124,6 +124,8 @@ def publish(options: argparse.Namespace, started: float) -> None:
 
     for name in options.recipes:
         for recipe in _whole(name):
+            if recipe.sample is not None:
+                raise Refused(f"{recipe.id} is for training alone: the service has no task {recipe.task!r}")
             print(put(recipe, Packs(options.data), options.out, options.shelf, default=options.default))
 
 
@@ -157,6 +159,19 @@ def sheet(options: argparse.Namespace, started: float) -> None:
             print(weights.with_name("sheet.png"))
 
 
+def sample(options: argparse.Namespace, started: float) -> None:
+    """Draw what each trained recipe makes out of nothing."""
+    from PIL import Image
+
+    for name in options.recipes:
+        for recipe in _whole(name):
+            if recipe.sample is None:
+                raise Refused(f"{recipe.id} makes nothing without a picture; `sheet` draws what it does with one")
+            target = options.out / recipe.id / "sample.png"
+            Image.fromarray(recipe.sample(trained(recipe, options.out), options.seed)).save(target)
+            print(target)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace, float], None]] = {
     "list": list_recipes,
     "train": train,
@@ -165,6 +180,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, float], None]] = {
     "publish": publish,
     "pack": pack,
     "sheet": sheet,
+    "sample": sample,
 }
 
 

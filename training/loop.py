@@ -235,7 +235,12 @@ def train(
     learner = Learner(network, part, seed)
     peak = part.learning_rate if rate is None else rate
     optimizer = keras.optimizers.AdamW(
-        peak, weight_decay=part.weight_decay, use_ema=True, ema_momentum=part.ema, global_clipnorm=1.0
+        peak,
+        weight_decay=part.weight_decay,
+        beta_1=part.momentum,
+        use_ema=True,
+        ema_momentum=part.ema,
+        global_clipnorm=1.0,
     )
     learner.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     optimizer.build(learner.trainable_variables)

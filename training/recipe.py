@@ -38,6 +38,7 @@ class Part:
       thread-safe, any index. `batch` is what suits two cores; an accelerator takes more (`train --batch`).
     * `validate(network, packs)` measures a small fixed set: the first figure is the one on the progress line.
     * `sheet(network, packs)` draws what the figures do not show: uint8 (height, width, 3).
+    * `momentum` is Adam's first; a GAN takes less.
     * `start` names the part of the same model whose weights a first training starts from, where names match.
     """
 
@@ -49,6 +50,7 @@ class Part:
     batch: int = 16
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
+    momentum: float = 0.9
     steps_per_epoch: int = 50
     ema: float = 0.99
     hours: float = 1.0
@@ -63,7 +65,8 @@ class Recipe:
     same through a running service, where the model has such a table. `geometry` is the manifest's, with `halo` None
     where the export measures it. `weights` are files that training reads beside the packs (`Packs.weights`).
     `classes` are (id, name, colour), in the order of the network's answers; for one that answers with the foreground
-    alone, background and foreground.
+    alone, background and foreground. `sample(networks, seed)` draws what a model makes out of nothing, where it does:
+    uint8 (height, width, 3). Such a recipe is for training alone: it is never published.
     """
 
     task: str
@@ -79,6 +82,7 @@ class Recipe:
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: tuple[str, ...] = ()
     classes: tuple[tuple[int, str, tuple[int, int, int]], ...] = ()
+    sample: Callable[[Mapping[str, keras.Model], int], np.ndarray] | None = None
     card: str = ""
 
     @property

@@ -73,6 +73,11 @@ class Domain:
 
         return make
 
+    def view(self, scenes: Sequence[Scene], seed: int) -> Callable[[int], Scene]:
+        """Return what draws a view of one of `scenes` by its number, for `mixed`."""
+        views = Views(scenes, self.size, 1, seed, scales=self.scales, turn=self.turn)
+        return lambda number: Scene(*(part[0] for part in views(number)))
+
     def probabilities(self, network: keras.Model, picture: np.ndarray) -> np.ndarray:
         """Return float32 (height, width, classes) for a picture of any size: as the service, but for its fine edges."""
         height, width = picture.shape[:2]
@@ -158,13 +163,12 @@ class Domain:
         return [[name, iou, *[""] * unknown] for name, iou in self.papers]
 
 
-def mixed(sources: Sequence[Sequence[Scene]], domain: Domain, seed: int, batch: int) -> Callable[[int], Batch]:
-    """Return batches whose views come from `sources` in turn, as `domain` shows them."""
-    kinds = [Views(source, domain.size, 1, seed, scales=domain.scales, turn=domain.turn) for source in sources]
+def mixed(sources: Sequence[Callable[[int], Scene]], batch: int) -> Callable[[int], Batch]:
+    """Return batches whose views come from `sources` in turn."""
 
     def make(index: int) -> Batch:
-        views = [kinds[number % len(kinds)](number) for number in range(index * batch, (index + 1) * batch)]
-        return {"image": np.concatenate([one for one, _ in views]), "labels": np.concatenate([two for _, two in views])}
+        views = [sources[number % len(sources)](number) for number in range(index * batch, (index + 1) * batch)]
+        return {"image": np.stack([one.picture for one in views]), "labels": np.stack([one.labels for one in views])}
 
     return make
 

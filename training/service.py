@@ -40,16 +40,22 @@ class Service:
         ids = np.asarray(found)
         return ids if found.mode == "P" else (ids > 127).astype(np.uint8)
 
-    def _post(self, path: str, picture: np.ndarray, fields: Mapping[str, object]) -> Image.Image:
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "png", compress_level=1)
+    def inpaint(self, picture: np.ndarray, missing: np.ndarray, method: str, model: str = "") -> np.ndarray:
+        """Return uint8 (height, width, 3) with what is `missing`, bool (height, width), filled by `method`."""
+        fields = {"method": method, "model": model}
+        found = self._post("inpaint", picture, fields, mask=missing.astype(np.uint8) * 255)
+        return np.asarray(found.convert("RGB"))
+
+    def _post(self, path: str, picture: np.ndarray, fields: Mapping[str, object], **others: np.ndarray) -> Image.Image:
         boundary = uuid.uuid4().hex
         start = f'--{boundary}\r\nContent-Disposition: form-data; name="{{}}"{{}}\r\n\r\n'
         body = b"".join(
             (start.format(name, "") + f"{value}\r\n").encode() for name, value in ({**fields, "format": "png"}).items()
         )
-        body += start.format("image", '; filename="picture.png"\r\nContent-Type: image/png').encode()
-        body += file.getvalue() + f"\r\n--{boundary}--\r\n".encode()
+        for name, pixels in {"image": picture, **others}.items():
+            body += start.format(name, '; filename="picture.png"\r\nContent-Type: image/png').encode()
+            body += _png(pixels) + b"\r\n"
+        body += f"--{boundary}--\r\n".encode()
         kind = f"multipart/form-data; boundary={boundary}"
         request = urllib.request.Request(f"{self.url}/{path}", body, {"Content-Type": kind})
         try:
@@ -59,6 +65,12 @@ class Service:
             raise ServiceProblem(f"{self.url}/{path} answers {error.code}: {_detail(error.read())}") from None
         except urllib.error.URLError as error:
             raise ServiceProblem(f"{self.url} cannot be reached: {error.reason}") from None
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png", compress_level=1)
+    return file.getvalue()
 
 
 def _detail(body: bytes) -> str:

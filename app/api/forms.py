@@ -68,6 +68,11 @@ class PictureForm(BaseModel):
         return False
 
     @property
+    def needs_model(self) -> bool:
+        """Whether the answer comes from a model."""
+        return True
+
+    @property
     def encoding(self) -> Output:
         """How the result is to be encoded; its format may still be `auto`."""
         return Output(format=self.format, quality=self.quality, lossless=self.lossless, metadata=self.metadata)
@@ -134,6 +139,43 @@ class SegmentForm(PictureForm):
     @property
     def wants_table(self) -> bool:
         return self.output == "json"
+
+
+class InpaintForm(PictureForm):
+    files = {
+        "mask": "What to fill: white (any value but zero; in lossy files, more than an eighth) is missing. As large as "
+        "the picture, upright; it is never resized."
+    }
+
+    mask_from: Literal["file", "alpha"] = Field(
+        "file",
+        description="Where the mask is: `file`, the field `mask`; `alpha`, the picture's own transparency: whatever is "
+        "not opaque is missing, and the result is opaque.",
+        examples=["file"],
+    )
+    method: Literal["auto", "neural", "telea", "ns", "biharmonic"] = Field(
+        "auto",
+        description="`neural`: the model; `telea`: fast marching; `ns`: Navier-Stokes; `biharmonic`: the smoothest "
+        "surface, best for small holes; `auto`: for each hole what measured best. `X-Applied` says what was used.",
+        examples=["auto"],
+    )
+    radius: int = Field(
+        3, ge=1, le=64, description="How far `telea` and `ns` look for what is known, in pixels.", examples=[3]
+    )
+    dilate: int = Field(
+        0, ge=0, le=64, description="By how many pixels to widen the mask: edges of stamps are blurred.", examples=[0]
+    )
+    feather: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Over how many pixels around the widened mask the filling fades into the picture.",
+        examples=[0],
+    )
+
+    @property
+    def needs_model(self) -> bool:
+        return self.method == "neural"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def headers(answer: Answer, notes: Sequence[str], timing: Mapping[str, float], n
     decided = [f"{key}={value}" for key, value in answer.applied.items()] + list(notes)
     told = {
         "X-Model": answer.model,
-        "Link": f'</models/{model}>; rel="describedby"',
+        "Link": model and f'</models/{model}>; rel="describedby"',
         "X-Applied": _latin(";".join(decided)),
         "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in timing.items()),
         "Content-Disposition": _disposition(name),

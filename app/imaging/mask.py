@@ -118,6 +118,20 @@ def alpha_of(probability: Floats, threshold: float, softness: float = 0.2) -> Fl
     return np.asarray(np.clip(ramp, 0.0, 1.0), np.float32)
 
 
+def decided(alpha: NDArray[Any], radius: int) -> NDArray[Any]:
+    """Return opacity (height, width), uint8 or uint16, that is in between only near an edge.
+
+    Further than `radius` from where it crosses a half, to any side, it is all or nothing: a network that is not sure
+    of a thing leaves it half transparent as a whole, which nobody wants behind or in front of anything.
+    """
+    white = np.iinfo(alpha.dtype).max
+    inside = (alpha > white // 2).astype(np.uint8)
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    within = cv2.erode(inside, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1).view(np.bool_)
+    near = cv2.dilate(inside, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0).view(np.bool_)
+    return np.where(within, alpha.dtype.type(white), np.where(near, alpha, alpha.dtype.type(0)))
+
+
 def without_background(pixels: Floats, alpha: Floats, radius: int) -> Floats:
     """Return the colours (h, w, c) of the foreground alone: in a soft edge a pixel is a mixture of two.
 

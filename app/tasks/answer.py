@@ -10,7 +10,8 @@ from app.imaging.picture import Picture
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`model` is a manifest's id; `applied` what was decided for the caller; `seconds` spent by stage.
+    """`model` is a manifest's id, empty where no model was used; `applied` what was decided for the caller; `seconds`
+    spent by stage.
 
     Where there is a `table`, it is the answer, as JSON, and `picture` what it is about.
     """

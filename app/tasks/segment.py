@@ -217,12 +217,13 @@ def _cutout(found: _Found, backdrop: Color | Picture | None) -> Picture:
     white = np.float32(picture.maximum)
     if backdrop is not None and not (isinstance(backdrop, Picture) and backdrop.channels == 1):
         picture = _in_colour(picture)
-    radius = max(8, round(max(picture.height, picture.width) / 48))
+    radius = max(8, round(math.sqrt(picture.height * picture.width) / 48))
     alpha = np.empty((picture.height, picture.width), picture.pixels.dtype)
     pixels = np.empty_like(picture.pixels)
     behind = None if backdrop is None else _backdrop(backdrop, picture)
     for rows in found.strips():
         alpha[rows] = np.rint(found.alpha(rows) * white)
+    alpha = mask.decided(alpha, radius)
     own = alpha.copy() if picture.alpha is not None else alpha
     for rows in found.strips(least=radius):
         # With surroundings, so that the colours of an edge do not know where strips end.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -22,6 +22,7 @@ from models.manifest import Geometry, Manifest, Signature
 
 IN_FLIGHT = 4
 
+T = TypeVar("T")
 Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -56,7 +57,7 @@ async def plan_for(picture: Picture, manifest: Manifest, signature: str) -> Plan
     if geometry.kind == "canonical":  # the whole picture reduced and enlarged again is no restoration
         text = f"The model {manifest.id} works on reduced pictures, which this task cannot use."
         raise ModelUnavailable(text, field="model", value=manifest.id)
-    _check(picture, manifest, expected.inputs["image"].shape[-1])
+    check_size(picture, manifest, expected.inputs["image"].shape[-1])
     tiled = geometry.kind == "tiled"
     return await asyncio.to_thread(  # a small tile size makes tens of thousands of tiles
         make_plan,
@@ -140,13 +141,13 @@ def _inside(window: Box, plan: Plan, geometry: Geometry) -> Box:
     return Box(window.top, window.left, window.top + max(tall, least), window.left + max(wide, least))
 
 
-async def few_at_once(tiles: Iterable[Tile], work: Callable[[Tile], Awaitable[None]]) -> None:
-    """Await `work` for every tile, at most IN_FLIGHT at a time. The first error cancels the rest and is raised."""
-    remaining = iter(tiles)
+async def few_at_once(parts: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Await `work` for every part, at most IN_FLIGHT at a time. The first error cancels the rest and is raised."""
+    remaining = iter(parts)
 
     async def worker() -> None:
-        for tile in remaining:
-            await work(tile)
+        for part in remaining:
+            await work(part)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -165,7 +166,7 @@ async def _run(
     return await engine.run(Ticket(manifest.id, signature, {"image": image, **constants}, caller, pixels))
 
 
-def _check(picture: Picture, manifest: Manifest, channels: int) -> None:
+def check_size(picture: Picture, manifest: Manifest, channels: int) -> None:
     """Raise WrongSize unless the model takes the picture's size and channels (grey goes to any)."""
     size = (picture.height, picture.width)
     fits = channels == picture.channels or picture.channels == 1

@@ -91,7 +91,7 @@ def psnr(one, other):
     return 10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2))
 
 
-for name, result in (("astronaut", "denoised.png"), ("coffee", "enlarged.png")):
+for name, result in (("astronaut", "denoised.png"), ("coffee", "enlarged.png"), ("scratched", "repaired.png")):
     before, clean, after = (cv2.imread(p) for p in (f"docs/images/{name}-before.png", f"docs/images/{name}-clean.png", result))
     assert after.shape == clean.shape, (after.shape, clean.shape)
     before = cv2.resize(before, clean.shape[1::-1], interpolation=cv2.INTER_CUBIC)

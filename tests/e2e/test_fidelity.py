@@ -44,7 +44,7 @@ def test_the_check_sees_losses() -> None:
     assert fidelity._changes(kind, seen) == (set(), [])
     without = fidelity.Seen(seen.samples[::-1], None, seen.tags | {"Make": None}, None)
     assert fidelity._changes(kind, without)[1] == ["profile"]
-    faults = fidelity._content_faults(kind, without, "tiff", 1)
+    faults = fidelity._content_faults(kind, without, "tiff", fidelity.OPERATIONS["denoise"])
     assert [fault.split()[0] for fault in faults] == ["pixels", "tags", "XMP"]
     deep = fidelity.Seen(seen.samples.astype(np.uint16) * 257, seen.profile, seen.tags, seen.xmp)
     assert fidelity._changes(kind, deep)[1] == ["16 bit"]

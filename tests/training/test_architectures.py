@@ -84,6 +84,18 @@ def joined_unet() -> keras.Model:
     return finished(lambda x: unet.joined(mobilenet_v2.features(x, groups=5), (12, 8, 6)))
 
 
+def inpainter() -> keras.Model:
+    from training.architectures import inpainter
+
+    return inpainter.build(width=4, blocks=2)
+
+
+def valid_autoencoder() -> keras.Model:
+    from training.architectures import valid_autoencoder
+
+    return finished(lambda x: valid_autoencoder.build(x, widths=(4, 6, 8)))
+
+
 def digits_denoiser() -> keras.Model:
     from training.architectures import digits_denoiser
 
@@ -121,6 +133,8 @@ CASES = {
     "mobilenet_v2": Case(lambda: deeplab(16), ((32, 32), (48, 64))),
     "deeplab stride 8": Case(lambda: deeplab(8), ((32, 48),)),
     "xception": Case(xception, ((32, 32), (48, 64))),
+    "inpainter": Case(inpainter, ((64, 64), (64, 128))),
+    "valid_autoencoder": Case(valid_autoencoder, ((36, 36), (52, 100))),
     "digits_denoiser": Case(digits_denoiser, DIGIT),
     "digits_autoencoder": Case(digits_autoencoder, DIGIT),
 }
@@ -130,7 +144,7 @@ def inputs(network: keras.Model, count: int, size: tuple[int, int], seed: int = 
     """Return random inputs in [0, 1] for `network`."""
     random = np.random.default_rng(seed)
     return {
-        name: random.random((count, *(size if name == "image" else (1, 1)), tensor.shape[-1]), np.float32)
+        name: random.random((count, *(size if name in ("image", "mask") else (1, 1)), tensor.shape[-1]), np.float32)
         for name, tensor in network.input.items()
     }
 
@@ -240,7 +254,7 @@ def test_layers_have_names_of_their_own(case: Case) -> None:
 
 def test_every_architecture_is_here() -> None:
     files = {path.stem for path in (ROOT / "training/architectures").glob("[a-z]*.py")}
-    assert files == {name.split()[0] for name in CASES}
+    assert files == {name.split()[0] for name in CASES} | {"dcgan"}  # which has inputs and tests of its own
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -268,3 +282,33 @@ def test_the_level_is_told() -> None:
 def test_the_code_of_the_digits_has_128_numbers() -> None:
     network = digits_autoencoder()
     assert network.get_layer("shrink_2").output.shape == (None, 4, 4, 8)
+
+
+def test_an_inpainter_leaves_what_is_known_as_it_is() -> None:
+    network = inpainter()
+    given = inputs(network, 1, (64, 128))
+    given["mask"] = np.zeros_like(given["mask"])
+    given["mask"][0, 20:50, 30:90] = 1
+    found = answer(network, given)
+    known = given["mask"][..., 0] == 0
+    np.testing.assert_array_equal(found[known], given["image"][known])
+    # What is under the mask must not matter.
+    hidden = given | {"image": np.where(given["mask"] > 0, 7, given["image"]).astype(np.float32)}
+    np.testing.assert_allclose(answer(network, hidden), found, atol=1e-5)
+
+
+def test_a_smooth_fill_is_between_what_is_around_it() -> None:
+    from keras import ops
+
+    from training.architectures.inpainter import push_pull
+
+    columns = np.linspace(0, 1, 128, dtype=np.float32)
+    ramp = np.broadcast_to(columns[None, None, :, None], (1, 128, 128, 3))
+    mask = np.zeros((1, 128, 128, 1), np.float32)
+    mask[0, 30:100, 40:80] = 1
+    filled = ops.convert_to_numpy(push_pull(ops.convert_to_tensor(ramp * (1 - mask)), ops.convert_to_tensor(mask)))
+    assert np.abs(filled - ramp).max() < 0.12
+    everything = ops.convert_to_numpy(push_pull(ops.zeros((1, 64, 64, 3)), ops.ones((1, 64, 64, 1))))
+    assert np.isfinite(everything).all()
+    flat = ops.convert_to_numpy(push_pull(ops.full((1, 128, 128, 3), 0.3) * (1 - mask), ops.convert_to_tensor(mask)))
+    np.testing.assert_allclose(flat, 0.3, atol=1e-5)

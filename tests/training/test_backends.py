@@ -142,11 +142,13 @@ def test_what_tensorflow_trains_jax_runs(jax: str, tmp_path: Path) -> None:
 
 @pytest.mark.tf
 def test_the_workshop_imports_neither_tensorflow_nor_the_contract() -> None:
-    python(sys.executable, "tensorflow", IMPORTS, "tensorflow", "tensorflow pydantic models app", " ".join(MODULES))
+    python(
+        sys.executable, "tensorflow", IMPORTS, "tensorflow", "tensorflow pydantic skimage models app", " ".join(MODULES)
+    )
 
 
 def test_the_workshop_runs_where_there_is_no_tensorflow(jax: str) -> None:
-    python(jax, "jax", IMPORTS, "jax", "tensorflow pydantic models app", " ".join(MODULES))
+    python(jax, "jax", IMPORTS, "jax", "tensorflow pydantic skimage models app", " ".join(MODULES))
 
 
 def test_there_is_a_workshop() -> None:

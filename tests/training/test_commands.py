@@ -11,7 +11,10 @@ import pytest
 
 from training.__main__ import main
 
-pytestmark = pytest.mark.tf
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
 
 
 def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +36,10 @@ def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "denoise_digits", "--shelf", "."], "holds no denoise/digits"),
         (["evaluate", "denoise_digits", "--url", "http://localhost:1"], "has no table for a service"),
         (["publish", "denoise_digits"], "is not there"),
+        (["publish", "dcgan_digits"], "is for training alone"),
         (["sheet", "denoise_digits"], "is not there"),
+        (["sample", "dcgan_digits"], "python -m training train dcgan_digits:dcgan"),
+        (["sample", "denoise_digits"], "makes nothing without a picture"),
         (["pack", "denoise_digits"], "data pack 'digits' is not in"),
     ],
 )
@@ -55,3 +61,19 @@ def test_a_missing_pack_ends_a_run_with_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "data pack 'digits' is not in" in done.stderr
+
+
+def test_a_generator_draws_the_same_grid_for_the_same_seed(tmp_path: Path) -> None:
+    from training.recipe import load
+    from training.results import weights_of
+
+    recipe = load("dcgan_digits")
+    folder = tmp_path / recipe.id / "dcgan"
+    folder.mkdir(parents=True)
+    recipe.parts["dcgan"].network().save_weights(folder / "weights.weights.h5")
+    assert weights_of(recipe, "dcgan", tmp_path).is_file()
+    drawn = []
+    for seed in ("1", "1", "2"):
+        assert main(["sample", "dcgan_digits", "--out", str(tmp_path), "--seed", seed]) == 0
+        drawn.append((tmp_path / recipe.id / "sample.png").read_bytes())
+    assert drawn[0] == drawn[1] != drawn[2]

@@ -144,10 +144,50 @@ def test_views_come_from_each_source_in_turn() -> None:
     from training.data.scenes import Scene
     from training.segmentation import Domain, mixed
 
-    sources = [[Scene(np.full((40, 40, 3), 100 * i, np.uint8), np.full((40, 40), i, np.uint8))] for i in range(3)]
-    make = mixed(sources, Domain("colours", COLOURS, (32, 32), (), scales=(1.0, 1.0)), seed=0, batch=2)
+    domain = Domain("colours", COLOURS, (32, 32), (), scales=(1.0, 1.0))
+    scenes = [Scene(np.full((40, 40, 3), 100 * i, np.uint8), np.full((40, 40), i, np.uint8)) for i in range(3)]
+    make = mixed([domain.view([scene], seed=0) for scene in scenes], batch=2)
     seen = [int(view[16, 16]) for index in range(3) for view in make(index)["labels"]]
     assert seen == [0, 1, 2, 0, 1, 2]
     first, again = make(1), make(1)
     assert first["image"].shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(first["image"], again["image"])
+
+
+def test_a_student_learns_only_what_its_teacher_has_not() -> None:
+    from training.recipes.segment_voc import network, student
+
+    learned = {variable.path.split("/")[0] for variable in student().trainable_variables}
+    given = {"block_12_project", "aspp0", "image_pooling", "concat_projection", "logits"}
+    assert {"aspp1_depthwise", "atrous_projection", "low_2", "decoder_logits"} <= learned
+    assert not learned & given
+    assert given <= {variable.path.split("/")[0] for variable in network().trainable_variables}
+
+
+def test_a_person_before_another_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.recipes import segment_person
+
+    for folder, values in (("person/train/images", 200), ("person/train/masks", 255)):
+        (tmp_path / folder).mkdir(parents=True)
+        half = np.zeros((320, 320, 3), np.uint8)
+        half[:, :160] = values
+        Image.fromarray(half).save(tmp_path / folder / "0.png")
+    for folder in segment_person.OTHERS:
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(np.full((320, 320, 3), 30, np.uint8)).save(tmp_path / folder / "0.png")
+
+    def nobody(packs: Packs) -> Any:
+        return lambda image: (
+            np.eye(21, dtype=np.float32)[np.zeros((image.shape[0] // 16, image.shape[1] // 16), int)] * 9
+        )
+
+    monkeypatch.setattr(segment_person, "teacher", nobody)
+    batch = segment_person.batches(Packs(tmp_path), seed=0, batch=4)(0)
+    people, others, _, pasted = zip(batch["image"].mean(axis=-1), batch["labels"], strict=True)
+    assert set(np.unique(others[1])) <= {0, VOID}
+    assert set(np.unique(people[1])) <= {0, 1, VOID}
+    picture, labels = pasted
+    assert {0, 1} <= set(np.unique(labels))
+    # In front the light of the person, behind the grey of the photograph, where the pack's picture is black.
+    assert np.median(picture[labels == 1]) > np.median(picture[labels == 0]) + 50
+    assert np.median(picture[labels == 0]) > np.median(people[0][people[1] == 0]) - 1

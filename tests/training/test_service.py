@@ -83,6 +83,18 @@ def test_masks_are_ids(service: Service) -> None:
     assert np.array_equal(service.segment(picture, "street"), picture[:, ::-1, 0])
 
 
+def test_a_hole_is_sent_as_a_mask(service: Service) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    missing = np.zeros((5, 7), bool)
+    missing[2, 3:5] = True
+    assert np.array_equal(service.inpaint(picture, missing, "ns"), picture[:, ::-1])
+    path, fields = Mirror.seen[-1]
+    assert path == "/inpaint"
+    mask = np.asarray(Image.open(io.BytesIO(fields.pop("mask"))))
+    assert np.array_equal(mask, missing * np.uint8(255))
+    assert fields == {"method": b"ns", "model": b"", "format": b"png"}
+
+
 def test_a_problem_is_told_in_the_services_words(service: Service) -> None:
     with pytest.raises(ServiceProblem, match=r"answers 400: Too strong\."):
         service.denoise(np.zeros((2, 2, 3), np.uint8), "photo", 1.0)

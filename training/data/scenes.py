@@ -87,6 +87,16 @@ class Views:
         return Scene(_varied(picture, random), np.ascontiguousarray(labels))
 
 
+def pasted(front: Scene, back: Scene) -> Scene:
+    """Return `back` with the foreground of `front` (its class 1) before it, both of the same size.
+
+    Copy-paste (Ghiasi et al. 2021, arXiv 2012.07177). The edge is softened, so that it does not give itself away.
+    """
+    opaque = cv2.GaussianBlur((front.labels == 1).astype(np.float32), (0, 0), 1.0)[..., None]
+    mixture = front.picture * opaque + back.picture * (1 - opaque)
+    return Scene(np.rint(mixture).astype(np.uint8), np.where(front.labels == 1, 1, back.labels).astype(np.uint8))
+
+
 def _cut(
     pixels: np.ndarray, sides: Sequence[int], window: Sequence[int], size: tuple[int, int], how: int, rest: int
 ) -> np.ndarray:

@@ -112,9 +112,13 @@ def _sizes(network: keras.Model, side: int) -> tuple[int, int, int]:
 
 
 def _inputs(network: keras.Model, image: np.ndarray, level: float) -> dict[str, np.ndarray]:
-    """Return inputs for `image` (N,H,W,C): every other input is `level`."""
-    others = {key: tensor.shape[1:] for key, tensor in network.input.items() if key != "image"}
-    return {"image": image} | {key: np.full((len(image), *shape), level, np.float32) for key, shape in others.items()}
+    """Return inputs for `image` (N,H,W,C): the others are `level`, as large as the image where their size is free."""
+    inputs = {"image": image}
+    for key, tensor in network.input.items():
+        if key != "image":
+            shape = [size or image.shape[axis] for axis, size in enumerate(tensor.shape)]
+            inputs[key] = np.full(shape, level, np.float32)
+    return inputs
 
 
 def flops_per_pixel(network: keras.Model, size: tuple[int, int]) -> int:

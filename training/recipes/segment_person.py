@@ -9,7 +9,7 @@ stands out looks like one; a quarter of what is learned from are other photograp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import cv2
 import keras
@@ -18,7 +18,7 @@ from keras import layers
 
 from training.architectures import deeplab, mobilenet_v2
 from training.data.packs import Packs
-from training.data.scenes import Scene
+from training.data.scenes import pasted
 from training.metrics import confusion, intersection_over_union
 from training.recipe import Batch, Recipe
 from training.recipes.segment_voc import PERSON, TEACHER, Taught, teacher
@@ -33,9 +33,9 @@ CLASSES = ((0, "background", (0, 0, 0)), (1, "person", (220, 60, 60)))
 DOMAIN = Domain(
     "person",
     CLASSES,
-    size=(288, 288),
+    size=(320, 320),
     canonical=SIZES,
-    scales=(0.7, 1.7),
+    scales=(0.7, 2.0),
     labels="masks",
     papers=(("U²-Net for people, on portraits, about", 95.0),),
     note="Here portraits and whole people in mixed scenes, by masks that are partly those of other networks.",
@@ -51,11 +51,15 @@ def network() -> keras.Model:
 
 
 def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-    """Return views `image` uint8 (N,h,w,3) with their `labels` uint8 (N,h,w), every fourth of another photograph."""
-    others = [picture for folder in OTHERS for picture in packs.pictures(folder)]
-    sources: list[Sequence[Scene]] = [DOMAIN.scenes(packs, "train")] * 3
-    sources.append(Taught(others, teacher(packs), only=PERSON))
-    return mixed(sources, DOMAIN, seed, batch)
+    """Return views `image` uint8 (N,h,w,3) with their `labels` uint8 (N,h,w).
+
+    Of four, two are of people as they are, one of another photograph, and one of somebody before another photograph.
+    """
+    people = DOMAIN.view(DOMAIN.scenes(packs, "train"), seed)
+    taught = Taught([picture for folder in OTHERS for picture in packs.pictures(folder)], teacher(packs), only=PERSON)
+    # Another seed: with the same, a number would always pair the same two.
+    others = DOMAIN.view(taught, seed + 1)
+    return mixed([people, others, people, lambda number: pasted(people(number), others(number))], batch)
 
 
 def recipe() -> Recipe:

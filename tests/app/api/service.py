@@ -91,9 +91,10 @@ class Service:
     def send(
         self, path: str, data: bytes | None = None, *, headers: Mapping[str, str] | None = None, **fields: Any
     ) -> httpx.Response:
-        """Send a picture (a small one, unless told) and fields to `path`."""
-        texts = {name: str(value) for name, value in fields.items()}
+        """Send a picture (a small one, unless told) and fields to `path`; bytes are sent as a file."""
+        texts = {name: str(value) for name, value in fields.items() if not isinstance(value, bytes)}
         files = {"image": ("holiday.png", png() if data is None else data)}
+        files |= {name: (f"{name}.png", value) for name, value in fields.items() if isinstance(value, bytes)}
         return self.client.post(path, files=files, data=texts, headers=headers)
 
 
@@ -161,6 +162,13 @@ def file(pixels: NDArray[Any], form: str = "png", **options: Any) -> bytes:
 def png(height: int = 24, width: int = 40, channels: int = 3) -> bytes:
     """Return a small PNG."""
     return file(gradient(height, width, channels))
+
+
+def hole(height: int = 24, width: int = 40) -> bytes:
+    """Return a mask for a small PNG: a box of four by eight pixels is missing."""
+    missing = np.zeros((height, width, 1), np.uint8)
+    missing[8:12, 10:18] = 255
+    return file(missing)
 
 
 def opened(data: bytes) -> NDArray[np.uint8]:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.api import problems
-from app.api.forms import DenoiseForm, SegmentForm, SuperresForm
-from tests.app.api.service import Service, serving
+from app.api.forms import DenoiseForm, InpaintForm, SegmentForm, SuperresForm
+from tests.app.api.service import Service, hole, serving
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,7 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
         "/denoise",
         "/superres",
         "/segment",
+        "/inpaint",
         "/models",
         "/models/{task}/{name}",
         "/livez",
@@ -43,7 +44,8 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "form"), [("/denoise", DenoiseForm), ("/superres", SuperresForm), ("/segment", SegmentForm)]
+    ("path", "form"),
+    [("/denoise", DenoiseForm), ("/superres", SuperresForm), ("/segment", SegmentForm), ("/inpaint", InpaintForm)],
 )
 def test_every_field_says_what_it_is(document: dict[str, Any], path: str, form: Any) -> None:
     listed = fields(document, path)
@@ -60,14 +62,15 @@ def test_every_field_says_what_it_is(document: dict[str, Any], path: str, form: 
 
 
 def test_examples_and_defaults_are_accepted(service: Service, document: dict[str, Any]) -> None:
-    for path in ("/denoise", "/superres", "/segment"):
+    for path in ("/denoise", "/superres", "/segment", "/inpaint"):
         for kind in ("default", "examples"):
             values = {}
             for name, field in fields(document, path).items():
                 if field.get("format") != "binary":
                     value = field["examples"][0] if kind == "examples" else field["default"]
                     values[name] = str(value).lower()
-            assert service.send(path, **values).status_code == 200
+            files = {"mask": hole()} if path == "/inpaint" else {}
+            assert service.send(path, **files, **values).status_code == 200
 
 
 def test_every_operation_is_told_and_its_problems_are_in_our_form(document: dict[str, Any]) -> None:

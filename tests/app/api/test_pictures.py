@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.api.service import Service, file, gradient, opened, png
+from tests.app.api.service import Service, file, gradient, hole, opened, png
 
 
 def test_denoise_answers_the_picture_with_its_headers(service: Service) -> None:
@@ -68,6 +68,31 @@ def test_mask_of_classes_names_them_in_its_palette(service: Service) -> None:
         assert set(np.unique(np.asarray(image))) == {0, 1}
     tiff = service.send("/segment", file(light()), model="lights", format="tiff")
     assert set(np.unique(opened(tiff.content))) == {0, 1}
+
+
+def test_inpaint_fills_what_the_mask_marks(service: Service) -> None:
+    missing = opened(hole()) > 0
+    spoilt = gradient()
+    spoilt[missing] = 255
+    for method in ("auto", "telea", "ns", "biharmonic"):
+        answer = service.send("/inpaint", file(spoilt), mask=hole(), method=method)
+        assert answer.status_code == 200
+        pixels = opened(answer.content)
+        np.testing.assert_array_equal(pixels[~missing], gradient()[~missing])
+        assert np.abs(pixels[missing].astype(int) - gradient()[missing]).max() < 24
+        used = "biharmonic" if method == "auto" else method
+        assert answer.headers["x-applied"] == f"method={used}:1;missing=32"
+        assert answer.headers["content-disposition"] == 'inline; filename="holiday-inpaint.png"'
+        assert "x-model" not in answer.headers
+        assert "link" not in answer.headers
+
+
+def test_inpaint_fills_what_is_seen_through(service: Service) -> None:
+    see_through = np.dstack([gradient(), 255 - opened(hole())])
+    answer = service.send("/inpaint", file(see_through), mask_from="alpha", headers={"Accept": "image/jpeg"})
+    assert answer.headers["content-type"] == "image/jpeg"
+    body = service.send("/inpaint", file(see_through), mask_from="alpha", headers={"Accept": "application/json"}).json()
+    assert (body["model"], body["applied"]["missing"]) == ("", "32")
 
 
 def test_background_image_goes_behind_the_cutout(service: Service) -> None:

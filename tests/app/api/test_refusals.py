@@ -21,7 +21,7 @@ from starlette.datastructures import UploadFile
 from structlog.testing import capture_logs
 
 from app.api import problems
-from tests.app.api.service import Service, file, gradient, png, serving
+from tests.app.api.service import Service, file, gradient, hole, png, serving
 from tests.engines import Failing, Slow
 
 
@@ -102,6 +102,10 @@ def test_unknown_field_names_the_nearest(service: Service, given: str, meant: st
         ("/segment", "background", "red", "transparent or a colour as #rrggbb"),
         ("/segment", "opacity", "2", "a number from 0 to 1"),
         ("/segment", "threshold", "half", "a number from 0 to 1"),
+        ("/inpaint", "method", "magic", "auto, neural, telea, ns or biharmonic"),
+        ("/inpaint", "radius", "0", "a whole number from 1 to 64"),
+        ("/inpaint", "feather", "65", "a whole number from 0 to 64"),
+        ("/inpaint", "mask_from", "picture", "file or alpha"),
     ],
 )
 def test_invalid_values_say_what_is_allowed(service: Service, path: str, field: str, value: str, told: str) -> None:
@@ -161,6 +165,37 @@ def test_the_other_picture_of_a_form_is_named(service: Service) -> None:
         "/segment", content=text, headers={"Content-Type": "multipart/form-data; boundary=xyz"}
     )
     refused(answer, "invalid-field", field="background_image")
+
+
+def test_masks_that_cannot_be(service: Service) -> None:
+    refused(service.send("/inpaint"), "missing-field", field="mask")
+    refused(service.send("/inpaint", mask=b""), "missing-field", field="mask")
+    refused(service.send("/inpaint", mask=png()[:60]), "broken-image", field="mask")
+    refused(service.send("/inpaint", mask=hole(40, 24)), "mask-size", field="mask", value="24×40", limit="40×24")
+    refused(service.send("/inpaint", mask=file(np.zeros((24, 40, 1), np.uint8))), "mask-empty", field="mask")
+    refused(service.send("/inpaint", mask=file(np.ones((24, 40, 1), np.uint8))), "mask-full", field="mask")
+    see_through = file(np.zeros((24, 40, 4), np.uint8))
+    refused(service.send("/inpaint", see_through, mask_from="alpha"), "mask-full", field="mask_from")
+
+
+def test_fields_of_inpaint_that_exclude_each_other(service: Service) -> None:
+    def conflict(field: str, **fields: Any) -> None:
+        refused(service.send("/inpaint", **fields), "conflicting-fields", field=field)
+
+    conflict("mask_from", mask_from="alpha", mask=hole())
+    conflict("mask_from", mask_from="alpha")  # the picture is opaque
+    conflict("radius", method="biharmonic", radius=4, mask=hole())
+    conflict("model", model="photo", method="telea", mask=hole())
+
+
+def test_too_large_a_hole_for_a_method(service: Service) -> None:
+    large = np.zeros((700, 700, 1), np.uint8)
+    large[100:600, 100:600] = 255
+    picture, mask = png(700, 700), file(large)
+    body = refused(service.send("/inpaint", picture, mask=mask, method="ns", radius=64), "work-too-large")
+    assert body["limit"] == 250_000_000
+    body = refused(service.send("/inpaint", picture, mask=mask, method="biharmonic"), "work-too-large", field="method")
+    assert body["limit"] == 160_000
 
 
 def test_table_for_a_caller_that_takes_pictures_only(service: Service) -> None:

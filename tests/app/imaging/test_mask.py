@@ -85,6 +85,24 @@ def test_alpha_is_a_ramp_around_the_threshold(threshold: float, opaque: list[flo
     np.testing.assert_allclose(alpha, opaque, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_opacity_is_in_between_only_near_an_edge(dtype: type) -> None:
+    white = np.iinfo(dtype).max
+    unsure = np.zeros((60, 200), dtype)
+    unsure[:, 40:80] = 0.3 * white  # something behind
+    unsure[:, 80:90] = np.linspace(0.3, 0.9, 10) * white
+    unsure[:, 90:150] = 0.7 * white  # something in front
+    unsure[:, 150:] = white
+    found = mask.decided(unsure, 8)
+    assert found.dtype == dtype
+    assert (found[:, :70] == 0).all()
+    assert (found[:, 100:] == white).all()
+    np.testing.assert_array_equal(found[:, 80:90], unsure[:, 80:90])
+    for certain in (0, white):
+        whole = np.full((30, 30), certain, dtype)
+        np.testing.assert_array_equal(mask.decided(whole, 8), whole)
+
+
 def test_the_background_leaves_the_edge() -> None:
     """A red disc on blue with a soft edge: mixtures come back red, and what is opaque stays as it was."""
     alpha = np.clip(20 * (0.3 - np.hypot(*(np.mgrid[:120, :120] / 120 - 0.5))) + 0.5, 0, 1).astype(np.float32)

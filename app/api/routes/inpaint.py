@@ -1,0 +1,65 @@
+"""`POST /inpaint`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from app.api import openapi
+from app.api.desk import Desk
+from app.api.forms import InpaintForm
+from app.engine.protocol import Caller
+from app.errors import ConflictingFields, MissingField
+from app.imaging.picture import Picture
+from app.tasks import inpaint as task
+from app.tasks.answer import Answer
+
+PROBLEMS = ("conflicting-fields", "mask-size", "mask-empty", "mask-full", "work-too-large")
+
+
+def router(desk: Desk) -> APIRouter:
+    """Return the endpoint."""
+    routes = APIRouter(tags=["pictures"])
+
+    async def work(form: InpaintForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
+        _check(form, pictures)
+        wish = task.InpaintWish(
+            mask=pictures.get("mask"),
+            method=form.method,
+            model=form.model.strip() or None,
+            radius=form.radius,
+            dilate=form.dilate,
+            feather=form.feather,
+        )
+        return await task.inpaint(pictures["image"], wish, desk.engine, caller)
+
+    @routes.post(
+        "/inpaint",
+        summary="Fill what a mask marks as missing: scratches, stamps, objects",
+        response_class=Response,
+        responses=openapi.picture_answers((*openapi.PICTURE_PROBLEMS, *PROBLEMS)),
+        openapi_extra={"requestBody": openapi.form_body(InpaintForm), "parameters": [openapi.CANCEL_AFTER]},
+    )
+    async def inpaint(request: Request) -> Response:
+        return await desk.serve(request, "inpaint", InpaintForm, work, outline=_outline)
+
+    return routes
+
+
+def _check(form: InpaintForm, pictures: dict[str, Picture]) -> None:
+    """Raise MissingField or ConflictingFields for fields that do not go together."""
+    if form.mask_from == "file" and "mask" not in pictures:
+        text = "The file field mask is missing: white is what to fill. Or set mask_from=alpha."
+        raise MissingField(text, field="mask")
+    if form.mask_from == "alpha" and "mask" in pictures:
+        raise ConflictingFields("mask and mask_from=alpha exclude each other: send one of them.", field="mask_from")
+    if form.method in ("neural", "biharmonic") and "radius" in form.model_fields_set:
+        raise ConflictingFields(f"method={form.method} knows no radius.", field="radius", value=form.radius)
+    if form.model.strip() and form.method not in ("auto", "neural"):
+        text = f"method={form.method} works without a model: leave the field out."
+        raise ConflictingFields(text, field="model", value=form.model)
+
+
+def _outline(form: InpaintForm, pictures: dict[str, Picture]) -> Picture:
+    """Return a picture of the kind that is answered: what was seen through is filled."""
+    picture = pictures["image"]
+    return picture.with_pixels(picture.pixels, None) if form.mask_from == "alpha" else picture

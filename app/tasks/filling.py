@@ -1,0 +1,132 @@
+"""Holes of any size through a network of few sizes: each hole in a window of its own, large ones coarse to fine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.protocol import Caller, Engine, Ticket
+from app.errors import ModelUnavailable
+from app.imaging import holes
+from app.imaging.holes import Mask
+from app.imaging.tiles import Box
+from app.tasks.tiled import few_at_once, signature_of
+from models.manifest import Manifest
+
+CONTEXT = 48
+"""Pixels around a hole that the network sees at least, where the picture has them."""
+RIM = holes.THIN // 2
+"""How far into a large hole its details are made up at full size; deeper in there is nothing to tell them by."""
+
+Floats = NDArray[np.float32]
+
+
+async def fill(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
+    """Return `image` (height, width, 1 or 3), float32 in [0, 1], with what is `missing` (height, width) made up.
+
+    A hole that no canonical size of the model takes with its surroundings is filled at half the size first, as often as
+    it must be; then its rim anew at full size. A model without canonical sizes takes the picture as it is. Raises
+    ModelUnavailable and what the engine raises.
+    """
+    if manifest.geometry.kind in ("whole", "fixed"):
+        return await _asked(image, missing, manifest, engine, caller)
+    largest = max((min(size) for size in manifest.geometry.canonical_sizes), default=0) - 2 * CONTEXT
+    if largest <= holes.THIN:
+        text = f"The model {manifest.id} has no canonical size that this task can use."
+        raise ModelUnavailable(text, field="model", value=manifest.id)
+    regions = await asyncio.to_thread(holes.regions, missing, CONTEXT, largest)
+    result = await asyncio.to_thread(image.copy)
+
+    async def one(region: holes.Region) -> None:
+        side = max(region.core.height, region.core.width)
+        if side > largest:
+            # As much around it as half of it: at half the size that is half as many pixels.
+            around = holes.widened(region.core, max(CONTEXT, side // 2), missing.shape)
+            part = _slices(around)
+            filled = await _coarse_to_fine(image[part], missing[part], manifest, engine, caller)
+            filled = filled[_within(region.core, around)]
+        else:
+            filled = await _window(image, missing, region.core, manifest, engine, caller)
+        await asyncio.to_thread(_keep, result[_slices(region.core)], filled, missing[_slices(region.core)])
+
+    await few_at_once(regions, one)
+    return result
+
+
+async def _coarse_to_fine(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
+    small, hole = await asyncio.to_thread(holes.halved, image, missing)
+    small = await fill(small, hole, manifest, engine, caller)
+
+    def refined() -> tuple[Floats, Mask]:
+        rim = holes.rim(missing, RIM)
+        return np.where((missing & ~rim)[..., None], _doubled(small, image.shape), image), rim
+
+    coarse, rim = await asyncio.to_thread(refined)
+    return await fill(coarse, rim, manifest, engine, caller)
+
+
+async def _window(
+    image: Floats, missing: Mask, core: Box, manifest: Manifest, engine: Engine, caller: Caller
+) -> Floats:
+    """Return what the model makes of `core`, seen in the smallest window that shows enough around it."""
+    wanted = max(core.height, core.width) + 2 * CONTEXT
+    sizes = sorted(manifest.geometry.canonical_sizes)
+    tall, wide = next((size for size in sizes if min(size) >= wanted), sizes[-1])
+    height, width = missing.shape
+    top = _begin(core.top, core.bottom, tall, height)
+    left = _begin(core.left, core.right, wide, width)
+
+    def cut() -> tuple[Floats, Mask]:
+        seen, hole = image[top : top + tall, left : left + wide], missing[top : top + tall, left : left + wide]
+        # What lies outside the picture is missing, too.
+        outside = [(0, tall - seen.shape[0]), (0, wide - seen.shape[1])]
+        return np.pad(seen, [*outside, (0, 0)]), np.pad(hole, outside, constant_values=True)
+
+    window, hole = await asyncio.to_thread(cut)
+    found = await _asked(window, hole, manifest, engine, caller)
+    return found[core.top - top : core.bottom - top, core.left - left : core.right - left]
+
+
+async def _asked(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
+    """Return what the model makes of `image` (height, width, 1 or 3), [0, 1], the same channels."""
+    inputs = signature_of(manifest, "inpaint").inputs
+    own, channels = image.shape[-1], inputs["image"].shape[-1]
+    mask = missing[None, ..., None].astype(np.float32)
+    given = {"image": np.repeat(image, channels // own, axis=-1)[None] * (1 - mask)}
+    if "mask" in inputs:
+        given["mask"] = mask
+    ticket = Ticket(manifest.id, "inpaint", given, caller, missing.size)
+    found = (await engine.run(ticket))["image"][0]
+    if not np.isfinite(found).all():
+        raise ModelUnavailable(f"The model {manifest.id} gave values that are no numbers.", value=manifest.id)
+    if own != channels:
+        found = found.mean(axis=-1, keepdims=True)
+    return np.asarray(np.clip(found, 0, 1), np.float32)
+
+
+def _keep(target: Floats, filled: Floats, hole: Mask) -> None:
+    target[hole] = filled[hole]
+
+
+def _begin(low: int, high: int, size: int, limit: int) -> int:
+    """Return where a window of `size` begins that has `low` to `high` in its middle and lies within 0 to `limit`."""
+    return max(0, min((low + high - size) // 2, limit - size))
+
+
+def _doubled(small: Floats, shape: tuple[int, ...]) -> Floats:
+    large = cv2.resize(small, (2 * small.shape[1], 2 * small.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(large, np.float32).reshape(2 * small.shape[0], 2 * small.shape[1], -1)[: shape[0], : shape[1]]
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    return slice(box.top, box.bottom), slice(box.left, box.right)
+
+
+def _within(inner: Box, outer: Box) -> tuple[slice, slice]:
+    return (
+        slice(inner.top - outer.top, inner.bottom - outer.top),
+        slice(inner.left - outer.left, inner.right - outer.left),
+    )

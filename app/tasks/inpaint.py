@@ -1,0 +1,283 @@
+"""What a mask marks as missing, filled from what is around it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.protocol import Caller, Engine
+from app.errors import ConflictingFields, InvalidField, MaskEmpty, MaskFull, MaskSize, UnknownModel, WorkTooLarge
+from app.imaging import classical, holes
+from app.imaging.holes import Mask, Region
+from app.imaging.picture import Picture
+from app.imaging.tiles import Box
+from app.tasks.answer import Answer
+from app.tasks.filling import fill
+from app.tasks.tiled import Stopwatch, check_size, signature_of
+from models.manifest import Manifest
+
+MOST_WORK = 250_000_000
+"""Missing pixels × radius² that Telea and Navier-Stokes may be asked for: half a minute of a core."""
+LEAST_RADIUS = 7
+"""Below this radius a pixel costs as much as with it."""
+MOST_SMOOTH = 160_000
+"""Missing pixels that the biharmonic method solves for at once: eight seconds and most of a gigabyte."""
+MOST_SMOOTH_IN_ALL = 2_000_000
+SCRATCH = 8
+"""Up to so many pixels across, `auto` takes the biharmonic method: see `python -m benchmarks.inpaint`."""
+MARGIN = 2 * holes.THIN
+"""Pixels around a hole that its filling may depend on, beside the radius."""
+FAINT = 31
+"""What a lossy mask may have, of 255, where its author meant black."""
+
+
+@dataclass(frozen=True, slots=True)
+class InpaintWish:
+    """`mask` is white where the picture is missing; None: where the picture is not opaque. Lengths in pixels.
+
+    `model` is for `neural` and `auto`.
+    """
+
+    mask: Picture | None
+    method: Literal["auto", "neural", "telea", "ns", "biharmonic"] = "auto"
+    model: str | None = None
+    radius: int = 3
+    dilate: int = 0
+    feather: int = 0
+
+
+Method = Literal["neural"] | classical.Method
+
+
+async def inpaint(picture: Picture, wish: InpaintWish, engine: Engine, caller: Caller) -> Answer:
+    """Return the picture with its holes filled; every pixel that is not in or near a hole as it was.
+
+    Raises MaskSize, MaskEmpty, MaskFull, ConflictingFields, InvalidField, WorkTooLarge, UnknownModel, WrongSize,
+    ModelUnavailable and what the engine raises.
+    """
+    for name, value, least in (("radius", wish.radius, 1), ("dilate", wish.dilate, 0), ("feather", wish.feather, 0)):
+        if not least <= value <= 64:
+            raise InvalidField(f"{name} is {value}; it must lie between {least} and 64.", field=name, value=value)
+    watch = Stopwatch(caller)
+    manifest = _model(wish, engine)
+    work, plan = await asyncio.to_thread(_planned, picture, wish, manifest)
+    for region, method in plan:
+        if method == "neural":
+            assert manifest is not None
+            await _neural(work, region, manifest, engine, caller)
+        else:
+            await asyncio.get_running_loop().run_in_executor(_pool(method), _classical, work, region, method)
+    used = Counter(method for _, method in plan)
+    applied = {
+        "method": "+".join(f"{method}:{count}" for method, count in sorted(used.items())),
+        "missing": str(int(np.count_nonzero(work.missing))),
+    }
+    model = ""
+    if manifest is not None and "neural" in used:
+        model = manifest.id
+        applied["precision"] = signature_of(manifest, "inpaint").precision
+    return Answer(work.picture.with_pixels(work.result, work.alpha), model, applied, watch.seconds())
+
+
+def _model(wish: InpaintWish, engine: Engine) -> Manifest | None:
+    """Return the model for what asks for one, or may take one where there is one. Raises UnknownModel."""
+    if wish.method not in ("auto", "neural"):
+        return None
+    try:
+        manifest = engine.find("inpaint", wish.model)
+    except UnknownModel:
+        if wish.method == "neural" or wish.model is not None:
+            raise
+        return None
+    signature_of(manifest, "inpaint")
+    return manifest
+
+
+def _planned(
+    picture: Picture, wish: InpaintWish, manifest: Manifest | None
+) -> tuple[_Work, list[tuple[Region, Method]]]:
+    """Return what is to be done, region by region. Raises what `inpaint` raises of the mask, the work and the size."""
+    hole = _hole(picture, wish.mask)
+    if wish.mask is None:
+        picture = picture.with_pixels(picture.pixels, None)  # whatever was seen through is filled
+    inside = holes.grown(hole, wish.dilate)
+    missing = holes.grown(inside, wish.feather)
+    if missing.all():
+        field = "feather" if wish.feather else "dilate"
+        raise MaskFull("Widened, the mask marks the whole picture: there is nothing to fill from.", field=field)
+    regions = holes.regions(missing, MARGIN + 2 * wish.radius)
+    methods = [_method(region, missing, wish, manifest) for region in regions]
+    _check_work(regions, methods, missing, wish.radius)
+    if manifest is not None and "neural" in methods:
+        check_size(picture, manifest, signature_of(manifest, "inpaint").inputs["image"].shape[-1])
+    alpha = None if picture.alpha is None else picture.alpha.copy()
+    work = _Work(picture, wish, inside, missing, picture.pixels.copy(), alpha)
+    return work, list(zip(regions, methods, strict=True))
+
+
+def _hole(picture: Picture, mask: Picture | None) -> Mask:
+    """Return where the picture is missing. Raises MaskSize, MaskEmpty, MaskFull, ConflictingFields."""
+    field = "mask_from" if mask is None else "mask"
+    if mask is None:
+        if picture.alpha is None:
+            raise ConflictingFields("mask_from=alpha needs a picture with transparency; this has none.", field=field)
+        hole = picture.alpha < picture.maximum
+    else:
+        if (mask.height, mask.width) != (picture.height, picture.width):
+            raise MaskSize(
+                f"The mask has {mask.width}×{mask.height} pixels, the picture {picture.width}×{picture.height} "
+                "(upright). They must be the same.",
+                field=field,
+                value=f"{mask.width}×{mask.height}",
+                limit=f"{picture.width}×{picture.height}",
+            )
+        # In a lossy file black is seldom exactly 0.
+        least = FAINT * mask.maximum // 255 if mask.format in ("jpeg", "webp", "avif") else 0
+        hole = np.asarray((mask.pixels > least).any(axis=-1))
+        if mask.alpha is not None:
+            hole &= mask.alpha > least
+    if not hole.any():
+        raise MaskEmpty("The mask marks nothing: no pixel of it is white.", field=field)
+    if hole.all():
+        raise MaskFull("The mask marks the whole picture: there is nothing to fill from.", field=field)
+    return hole
+
+
+def _method(region: Region, missing: Mask, wish: InpaintWish, manifest: Manifest | None) -> Method:
+    if wish.method != "auto":
+        return wish.method
+    box = region.core
+    scratch = holes.thin(missing[box.top : box.bottom, box.left : box.right], SCRATCH)
+    if scratch and _count(region, missing) <= MOST_SMOOTH:
+        return "biharmonic"
+    return "ns" if manifest is None else "neural"
+
+
+def _count(region: Region, missing: Mask) -> int:
+    box = region.around
+    return int(np.count_nonzero(missing[box.top : box.bottom, box.left : box.right]))
+
+
+def _check_work(regions: list[Region], methods: list[Method], missing: Mask, radius: int) -> None:
+    """Raise WorkTooLarge for what would take longer than anybody should hold a core."""
+    counts = [_count(region, missing) for region in regions]
+    smooth = [count for count, method in zip(counts, methods, strict=True) if method == "biharmonic"]
+    if smooth and (max(smooth) > MOST_SMOOTH or sum(smooth) > MOST_SMOOTH_IN_ALL):
+        raise WorkTooLarge(
+            f"The biharmonic method would solve for {max(smooth)} pixels in one hole and {sum(smooth)} in all; the "
+            f"limits are {MOST_SMOOTH} and {MOST_SMOOTH_IN_ALL}. Take telea or ns, or a smaller mask.",
+            field="method",
+            value=max(smooth),
+            limit=MOST_SMOOTH,
+        )
+    marched = sum(count for count, method in zip(counts, methods, strict=True) if method in ("telea", "ns"))
+    work = marched * max(radius, LEAST_RADIUS) ** 2
+    if work > MOST_WORK:
+        raise WorkTooLarge(
+            f"{marched} missing pixels × radius² ({radius}, at least {LEAST_RADIUS}) are {work}; the limit is "
+            f"{MOST_WORK}. Take a smaller radius or mask.",
+            field="radius",
+            value=work,
+            limit=MOST_WORK,
+        )
+
+
+@functools.cache
+def _pool(method: classical.Method) -> ThreadPoolExecutor:
+    """Return the one thread of a method: it holds up no other, nor what decodes, encodes or feeds the device."""
+    assert method in get_args(classical.Method)
+    return ThreadPoolExecutor(1, thread_name_prefix=method)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A picture with holes, and what becomes of it: `result` and `alpha` are written region by region.
+
+    `missing` is made up; of that, all is seen `inside`, and the rest fades.
+    """
+
+    picture: Picture
+    wish: InpaintWish
+    inside: Mask
+    missing: Mask
+    result: NDArray[Any]
+    alpha: NDArray[Any] | None
+
+    def planes(self, box: Box) -> tuple[NDArray[Any], Mask]:
+        """Return what is to be filled in `box`, (height, width, planes), and where; with opacity, premultiplied."""
+        rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+        pixels, hole = self.picture.pixels[rows, columns], np.ascontiguousarray(self.missing[rows, columns])
+        if self.picture.alpha is None:
+            return np.ascontiguousarray(pixels), hole
+        return _premultiplied(pixels, self.picture.alpha[rows, columns]), hole
+
+    def keep(self, filled: NDArray[Any], box: Box, core: Box) -> None:
+        """Write what is missing in `core`, which lies in `box`; `filled` are the planes of `box`."""
+        rows, columns = slice(core.top, core.bottom), slice(core.left, core.right)
+        within = slice(core.top - box.top, core.bottom - box.top), slice(core.left - box.left, core.right - box.left)
+        inside = np.ascontiguousarray(self.inside[box.top : box.bottom, box.left : box.right])
+        shown = holes.weights(inside, self.wish.feather)[within][..., None]
+        hole, colours = self.missing[rows, columns], filled[within]
+        if self.alpha is not None:
+            colours, opaque = _divided(colours, self.picture.maximum)
+            _blend(self.alpha[rows, columns, None], opaque[..., None], shown, hole)
+        _blend(self.result[rows, columns], colours, shown, hole)
+
+
+def _classical(work: _Work, region: Region, method: classical.Method) -> None:
+    planes, hole = work.planes(region.around)
+    work.keep(classical.fill(planes, hole, method, work.wish.radius), region.around, region.core)
+
+
+async def _neural(work: _Work, region: Region, manifest: Manifest, engine: Engine, caller: Caller) -> None:
+    # What a network makes of a large hole depends on more than a few pixels around it.
+    reach = max(MARGIN, max(region.core.height, region.core.width) // 2)
+    if manifest.geometry.kind in ("whole", "fixed"):
+        reach = max(work.missing.shape)
+    box = holes.widened(region.core, reach, work.missing.shape)
+    planes, hole = await asyncio.to_thread(work.planes, box)
+    white = np.float32(np.iinfo(planes.dtype).max)
+    colours = work.picture.channels
+    filled = []
+    for part in (planes[..., :colours], planes[..., colours:]):
+        if part.shape[-1]:
+            scaled = await asyncio.to_thread(np.multiply, part, 1 / white, dtype=np.float32)
+            filled.append(await fill(scaled, hole, manifest, engine, caller))
+
+    def keep() -> None:
+        whole = np.rint(np.concatenate(filled, axis=-1) * white).astype(planes.dtype)
+        work.keep(whole, box, region.core)
+
+    await asyncio.to_thread(keep)
+
+
+def _blend(target: NDArray[Any], filled: NDArray[Any], shown: NDArray[np.float32], hole: Mask) -> None:
+    """Mix `filled` into `target` in place, both (height, width, channels), where there is a hole."""
+    mixture = np.rint(target * (1 - shown) + filled * shown).astype(target.dtype)
+    target[hole] = np.where(shown >= 1, filled, mixture)[hole]
+
+
+def _premultiplied(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return colour times opacity, and opacity, as 16 bit: what is seen through has no colour to spread."""
+    white = np.float32(np.iinfo(pixels.dtype).max)
+    opacity = alpha[..., None].astype(np.float32) / white
+    planes = np.concatenate([pixels / white * opacity, opacity], axis=-1)
+    return np.asarray(np.rint(planes * 65535), np.uint16)
+
+
+def _divided(planes: NDArray[Any], white: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return colour and opacity again, on the scale of `white`."""
+    opacity = planes[..., -1:].astype(np.float32)
+    colour = planes[..., :-1] / np.maximum(opacity, 1)
+    kind = np.uint8 if white == 255 else np.uint16
+    return (
+        np.rint(np.clip(colour, 0, 1) * white).astype(kind),
+        np.rint(opacity[..., 0] / 65535 * white).astype(kind),
+    )
