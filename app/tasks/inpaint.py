@@ -7,7 +7,7 @@ import functools
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,7 +192,6 @@ def _check_work(regions: list[Region], methods: list[Method], missing: Mask, rad
 @functools.cache
 def _pool(method: classical.Method) -> ThreadPoolExecutor:
     """Return the one thread of a method: it holds up no other, nor what decodes, encodes or feeds the device."""
-    assert method in get_args(classical.Method)
     return ThreadPoolExecutor(1, thread_name_prefix=method)
 
 

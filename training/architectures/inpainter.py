@@ -1,8 +1,8 @@
 """A network that fills holes: a smooth fill first, then what a U-Net of few, wide convolutions adds to it.
 
 The fill is push-pull (Gortler et al. 1996, The Lumigraph): colours are averaged into coarser and coarser pictures, each
-pixel by how much of it is known, and come back where nothing finer is. It is exact where the picture is known and
-already as good as the classical methods in large holes, so that the network learns the difference only.
+pixel by how much of it is known, and come back where nothing finer is. It is exact where the picture is known, so that
+the network learns the difference only.
 """
 
 from __future__ import annotations

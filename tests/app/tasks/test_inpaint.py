@@ -104,9 +104,8 @@ def test_a_fade_goes_from_the_filling_to_the_picture() -> None:
     hole = Picture(np.zeros((60, 60, 1), np.uint8))
     hole.pixels[28:32, 28:32] = 255
     row = filled(image, mask=hole, method="ns", dilate=12, feather=8).picture.pixels[30, :, 0]
-    assert (
-        np.abs(row.astype(int) - 200) <= 3
-    ).all()  # the dark square lies in the widened mask, what is filled is as light as the rest
+    # The dark square lies in the widened mask; what is filled is as light as the rest.
+    assert (np.abs(row.astype(int) - 200) <= 3).all()
     step = filled(image, mask=hole, method="ns", dilate=4, feather=8).picture.pixels[30, 30:45, 0].astype(int)
     assert step[0] > 100
     assert step[9] < step[0]
