@@ -43,7 +43,7 @@ def regions(missing: Mask, margin: int, large: int = LARGE) -> list[Region]:
     cells, count, labels = _labelled(missing, margin)
     cores, strung = [], np.zeros(count, bool)
     for label, box in _boxes(missing, cells, labels, count):
-        strung[label] = max(box.height, box.width) > large and thin(missing[_slices(box)], THIN)
+        strung[label] = max(box.height, box.width) > large and thin(missing[box.slices], THIN)
         if not strung[label]:
             cores.append(box)
     if strung.any():
@@ -147,17 +147,13 @@ def _parts(missing: Mask, large: int) -> Iterator[Box]:
     for top in range(0, height, large):
         for left in range(0, width, large):
             part = Box(top, left, min(top + large, height), min(left + large, width))
-            if missing[_slices(part)].any():
+            if missing[part.slices].any():
                 yield _trimmed(missing, part)
 
 
 def _trimmed(missing: Mask, box: Box) -> Box:
-    part = missing[_slices(box)]
+    part = missing[box.slices]
     rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
     return Box(
         box.top + int(rows[0]), box.left + int(columns[0]), box.top + int(rows[-1]) + 1, box.left + int(columns[-1]) + 1
     )
-
-
-def _slices(box: Box) -> tuple[slice, slice]:
-    return slice(box.top, box.bottom), slice(box.left, box.right)

@@ -34,6 +34,11 @@ class Box:
     def width(self) -> int:
         return self.right - self.left
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and columns, to index a picture with."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:

@@ -45,12 +45,12 @@ async def fill(image: Floats, missing: Mask, manifest: Manifest, engine: Engine,
         if side > largest:
             # As much around it as half of it: at half the size that is half as many pixels.
             around = holes.widened(region.core, max(CONTEXT, side // 2), missing.shape)
-            part = _slices(around)
+            part = around.slices
             filled = await _coarse_to_fine(image[part], missing[part], manifest, engine, caller)
             filled = filled[_within(region.core, around)]
         else:
             filled = await _window(image, missing, region.core, manifest, engine, caller)
-        await asyncio.to_thread(_keep, result[_slices(region.core)], filled, missing[_slices(region.core)])
+        await asyncio.to_thread(_keep, result[region.core.slices], filled, missing[region.core.slices])
 
     await few_at_once(regions, one)
     return result
@@ -119,10 +119,6 @@ def _begin(low: int, high: int, size: int, limit: int) -> int:
 def _doubled(small: Floats, shape: tuple[int, ...]) -> Floats:
     large = cv2.resize(small, (2 * small.shape[1], 2 * small.shape[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(large, np.float32).reshape(2 * small.shape[0], 2 * small.shape[1], -1)[: shape[0], : shape[1]]
-
-
-def _slices(box: Box) -> tuple[slice, slice]:
-    return slice(box.top, box.bottom), slice(box.left, box.right)
 
 
 def _within(inner: Box, outer: Box) -> tuple[slice, slice]:

@@ -153,16 +153,14 @@ def _hole(picture: Picture, mask: Picture | None) -> Mask:
 def _method(region: Region, missing: Mask, wish: InpaintWish, manifest: Manifest | None) -> Method:
     if wish.method != "auto":
         return wish.method
-    box = region.core
-    scratch = holes.thin(missing[box.top : box.bottom, box.left : box.right], SCRATCH)
+    scratch = holes.thin(missing[region.core.slices], SCRATCH)
     if scratch and _count(region, missing) <= MOST_SMOOTH:
         return "biharmonic"
     return "ns" if manifest is None else "neural"
 
 
 def _count(region: Region, missing: Mask) -> int:
-    box = region.around
-    return int(np.count_nonzero(missing[box.top : box.bottom, box.left : box.right]))
+    return int(np.count_nonzero(missing[region.around.slices]))
 
 
 def _check_work(regions: list[Region], methods: list[Method], missing: Mask, radius: int) -> None:
