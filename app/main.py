@@ -13,8 +13,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import structlog
 import uvicorn
 from fastapi import FastAPI, Request
@@ -41,6 +42,8 @@ from app.settings import Settings, SettingsError
 from app.tasks.answer import Answer
 from app.tasks.denoise import DenoiseWish
 from app.tasks.denoise import denoise as run_denoise
+from app.tasks.inpaint import InpaintWish
+from app.tasks.inpaint import inpaint as run_inpaint
 from app.tasks.segment import SegmentWish
 from app.tasks.segment import segment as run_segment
 from app.tasks.superres import SuperresWish
@@ -166,7 +169,19 @@ def _golden_tasks(engine: LocalEngine) -> dict[str, Callable[[Manifest, Picture,
     async def through_segment(model: Manifest, picture: Picture, caller: Caller) -> Answer:
         return await run_segment(picture, SegmentWish(model=f"{model.name}@{model.version}"), engine, caller)
 
-    return {"denoise": through_denoise, "superres": through_superres, "segment": through_segment}
+    async def through_inpaint(model: Manifest, picture: Picture, caller: Caller) -> Answer:
+        hole = np.zeros((picture.height, picture.width, 1), np.uint8)
+        hole[picture.height // 3 : picture.height // 2, picture.width // 3 : picture.width // 2] = 255
+        method: Literal["dcgan", "neural"] = "dcgan" if "search" in model.signatures else "neural"
+        wish = InpaintWish(Picture(hole), method=method, model=f"{model.name}@{model.version}")
+        return await run_inpaint(picture, wish, engine, caller)
+
+    return {
+        "denoise": through_denoise,
+        "superres": through_superres,
+        "segment": through_segment,
+        "inpaint": through_inpaint,
+    }
 
 
 async def _warm(engine: LocalEngine, wanted: tuple[str, ...], golden: Golden) -> None:

@@ -1,10 +1,12 @@
 """Peak memory of the service while it works on a large picture.
 
-`python -m benchmarks.memory [--task denoise] [--model NAME] [--megapixels 24]` (Linux: reads /proc)
+`python -m benchmarks.memory [--task denoise] [--model NAME] [--megapixels 24] [--scratches 200] [--method auto]`
+(Linux: reads /proc)
 
 Resident memory of the service's process: ready and idle, then at its highest during one request of a JPEG of that
 size, as the kernel keeps it. What counts is that the peak is bounded by the settings, not by the picture times the
-network's appetite: a 24-megapixel picture in one piece would take 13 GB.
+network's appetite: a 24-megapixel picture in one piece would take 13 GB. `working` is what the answer took without
+decoding and encoding; of `inpaint`, which goes from scratch to scratch, it should follow these and not the picture.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def photograph(megapixels: float) -> bytes:
     return file.getvalue()
 
 
-def scratches(size: tuple[int, int], count: int = 200) -> bytes:
+def scratches(size: tuple[int, int], count: int) -> bytes:
     """Return a mask, as PNG, of `count` scratches over a picture of `size` (width, height)."""
     random = np.random.default_rng(0)
     missing = np.zeros(size[::-1], np.uint8)
@@ -60,6 +62,8 @@ def main() -> None:
     arguments.add_argument("--task", choices=["denoise", "superres", "segment", "inpaint"], default="denoise")
     arguments.add_argument("--model")
     arguments.add_argument("--megapixels", type=float, default=24.0)
+    arguments.add_argument("--scratches", type=int, default=200, help="for inpaint")
+    arguments.add_argument("--method", default="auto", help="for inpaint")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     wish = arguments.parse_args()
     data = photograph(wish.megapixels)
@@ -69,11 +73,13 @@ def main() -> None:
         fields = {"model": wish.model} if wish.model else {}
         sent = {"image": ("large.jpg", data)}
         if wish.task == "inpaint":
-            sent["mask"] = ("mask.png", scratches(Image.open(io.BytesIO(data)).size))
+            sent["mask"] = ("mask.png", scratches(Image.open(io.BytesIO(data)).size, wish.scratches))
+            fields["method"] = wish.method
         answer = httpx.post(f"{url}/{wish.task}", files=sent, data=fields, timeout=7200)
         spent = time.perf_counter() - begun
         answer.raise_for_status()
         size = Image.open(io.BytesIO(answer.content)).size
+        stages = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"]))
         peak, after = mebibytes(process, "VmHWM"), mebibytes(process, "VmRSS")
     results.keep(
         "memory",
@@ -82,6 +88,7 @@ def main() -> None:
             "megapixels in": wish.megapixels,
             "megapixels out": size[0] * size[1] / 1e6,
             "seconds": spent,
+            "working (s)": (float(stages["queue"]) + float(stages["model"])) / 1000,
             "idle (MiB)": idle,
             "peak (MiB)": peak,
             "afterwards (MiB)": after,

@@ -86,6 +86,16 @@ def scratches() -> NDArray[np.bool_]:
     return drawn > 0
 
 
+def digit() -> tuple[Pixels, NDArray[np.bool_]]:
+    """Return a two drawn by hand, uint8 (28, 28), and a hole in it."""
+    strokes = np.array([[8, 10], [10, 6], [15, 5], [19, 8], [18, 12], [13, 17], [8, 22], [20, 21]], np.int32)
+    large = np.zeros((28 * 8, 28 * 8), np.uint8)
+    cv2.polylines(large, [strokes * 8], False, 255, 20, cv2.LINE_AA)
+    hole = np.zeros((28, 28), bool)
+    hole[9:19, 12:22] = True
+    return np.asarray(cv2.resize(large, (28, 28), interpolation=cv2.INTER_AREA)), hole
+
+
 def cut_out(url: str) -> str:
     """Draw the astronaut, cut out, and on another background at its own size and three times as large; say so.
 
@@ -113,16 +123,43 @@ def cut_out(url: str) -> str:
 
 
 def methods(url: str) -> None:
-    """Draw what each method without a model makes of the scratched picture, for docs/comparison.md."""
-    before, mask = ((FOLDER / f"scratched-{name}.png").read_bytes() for name in ("before", "mask"))
-    row = [np.asarray(Image.open(io.BytesIO(before)).convert("RGB"))]
-    for method in ("telea", "ns", "biharmonic"):
-        answer = _post(url + "/inpaint", before, {"method": method}, mask)
-        row += [
-            np.full((row[0].shape[0], 8, 3), 255, np.uint8),
-            np.asarray(Image.open(io.BytesIO(answer)).convert("RGB")),
-        ]
-    Image.fromarray(np.concatenate(row, axis=1)).save(FOLDER / "methods.jpg", quality=88, optimize=True)
+    """Draw what each method makes of scratches, of a drawn line and of what is too large, for docs/comparison.md."""
+    shown = pictures()
+    line, large = np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.uint8)
+    cv2.polylines(line, [np.array([[0, 60], [90, 120], [170, 100], [255, 190]])], False, 255, 7)
+    for left, top, right, bottom in ((30, 40, 70, 80), (120, 90, 210, 190)):
+        large[top:bottom, left:right] = 255
+    damaged = {
+        "scratched": scratches(),
+        "chelsea": line > 0,
+        "coffee": large > 0,
+    }
+    rows = []
+    for name, missing in damaged.items():
+        clean = shown[name][1][:256, :256]
+        before = np.where(missing[..., None], np.uint8(255), clean)
+        row = [before]
+        for method in ("telea", "ns", "biharmonic", "neural"):
+            answer = _post(url + "/inpaint", _png(before), {"method": method}, _png(missing))
+            row.append(np.asarray(Image.open(io.BytesIO(answer)).convert("RGB")))
+        rows.append(np.concatenate([part for one in row for part in (one, np.full((256, 6, 3), 255, np.uint8))], 1))
+    sheet = np.concatenate([part for row in rows for part in (row, np.full((6, row.shape[1], 3), 255, np.uint8))])
+    Image.fromarray(sheet[:-6, :-6]).save(FOLDER / "methods.jpg", quality=88, optimize=True)
+
+
+def digit_row(url: str) -> None:
+    """Draw the digit with its hole, filled, and as it was drawn, for docs/comparison.md."""
+    drawn, hole = digit()
+    answer = _post(url + "/inpaint", (FOLDER / "digit.png").read_bytes(), {"method": "dcgan"}, _png(hole))
+    found = np.asarray(Image.open(io.BytesIO(answer)).convert("L"))
+    row = np.concatenate([np.where(hole, np.uint8(128), drawn), found, drawn], axis=1)
+    Image.fromarray(np.kron(row, np.ones((6, 6), np.uint8))).save(FOLDER / "digit.jpg", quality=90, optimize=True)
+
+
+def _png(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
 
 
 def _post(url: str, picture: bytes, fields: dict[str, str], mask: bytes | None = None) -> bytes:
@@ -148,6 +185,9 @@ def write_inputs() -> None:
         Image.fromarray(before).save(FOLDER / f"{name}-before.png", optimize=True)
         Image.fromarray(clean).save(FOLDER / f"{name}-clean.png", optimize=True)
     Image.fromarray(scratches()).save(FOLDER / "scratched-mask.png", optimize=True)
+    drawn, hole = digit()
+    Image.fromarray(np.where(hole, np.uint8(0), drawn)).save(FOLDER / "digit.png")
+    Image.fromarray(hole).save(FOLDER / "digit-mask.png")
     Image.fromarray(skimage.data.astronaut()).save(FOLDER / "portrait.jpg", quality=92, optimize=True)
 
 
@@ -168,6 +208,7 @@ def write_results(url: str) -> None:
         gain = f"{psnr(before, clean):.1f} dB before, {psnr(after, clean):.1f} dB after"
         print(f"{name}: {gain}")
         lines.append(f"| ![{asked.subject}](docs/images/{name}.jpg) | {asked.caption}: {gain} |")
+    digit_row(url)
     lines.append(cut_out(url))
     methods(url)
     head, _, rest = README.read_text("utf-8").partition(BEGIN)

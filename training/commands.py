@@ -73,7 +73,7 @@ def evaluate(options: argparse.Namespace, started: float) -> None:
             elif options.shelf:
                 tables = recipe.evaluate(_published(recipe, options.shelf), packs)
             else:
-                tables = recipe.evaluate(trained(recipe, options.out), packs)
+                tables = recipe.evaluate(recipe.serve(trained(recipe, options.out)), packs)
             for table in tables:
                 print(table.text() + "\n")
 

@@ -228,7 +228,7 @@ def train(
     to start from; variables are matched by name and shape.
     """
     part = recipe.parts[part_name]
-    folder = out / recipe.id / part_name
+    folder = out / recipe.results / part_name
     folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(seed)
     network = part.network()
@@ -275,7 +275,7 @@ def _source(given: Path | None, recipe: Recipe, part_name: str, out: Path) -> Pa
     start = recipe.parts[part_name].start
     if given is not None or start is None:
         return given
-    built_upon = out / recipe.id / start / "weights.weights.h5"
+    built_upon = out / recipe.results / start / "weights.weights.h5"
     return built_upon if built_upon.is_file() else None
 
 

@@ -66,7 +66,11 @@ class Recipe:
     where the export measures it. `weights` are files that training reads beside the packs (`Packs.weights`).
     `classes` are (id, name, colour), in the order of the network's answers; for one that answers with the foreground
     alone, background and foreground. `sample(networks, seed)` draws what a model makes out of nothing, where it does:
-    uint8 (height, width, 3). Such a recipe is for training alone: it is never published.
+    uint8 (height, width, 3). Such a recipe is for training alone: it is never published. `inputs` are fields of the
+    manifest's entries that are not what is usual, `defaults` the manifest's.
+
+    A recipe that is made of what another one trains has its parts and names it as `trained_as`. `serve(networks)` makes
+    what is published of the trained parts, where that is not the parts themselves.
     """
 
     task: str
@@ -80,15 +84,28 @@ class Recipe:
     evaluate: Callable[[Mapping[str, keras.Model], Packs], list[Table]]
     evaluate_service: Callable[[str, Packs], list[Table]] | None = None
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    defaults: dict[str, int] = field(default_factory=dict)
     weights: tuple[str, ...] = ()
     classes: tuple[tuple[int, str, tuple[int, int, int]], ...] = ()
     sample: Callable[[Mapping[str, keras.Model], int], np.ndarray] | None = None
     card: str = ""
+    trained_as: str = ""
+    serve: Callable[[Mapping[str, keras.Model]], Mapping[str, keras.Model]] = lambda networks: networks
 
     @property
     def id(self) -> str:
         """The name of the recipe's file: `denoise_photo`."""
         return f"{self.task}_{self.name.replace('-', '_')}"
+
+    @property
+    def results(self) -> str:
+        """The name of its folder of training results."""
+        return self.trained_as or self.id
+
+    def side(self, least: int) -> int:
+        """Return the smallest side of at least `least` pixels that the networks take."""
+        rule = self.geometry.get("size_rule") or {"modulus": self.geometry.get("multiple", 1), "remainder": 0}
+        return int(least + (rule["remainder"] - least) % rule["modulus"])
 
 
 def names() -> list[str]:

@@ -17,7 +17,7 @@ class NotTrained(FileNotFoundError):
 
 def weights_of(recipe: Recipe, part: str, out: Path) -> Path:
     """Return the file of a part's averaged weights. Raises NotTrained."""
-    weights = out / recipe.id / part / "weights.weights.h5"
+    weights = out / recipe.results / part / "weights.weights.h5"
     if not weights.is_file():
         raise NotTrained(f"{weights} is not there: python -m training train {recipe.id}:{part} --out {out}")
     return weights

@@ -41,10 +41,10 @@ class Service:
         return ids if found.mode == "P" else (ids > 127).astype(np.uint8)
 
     def inpaint(self, picture: np.ndarray, missing: np.ndarray, method: str, model: str = "") -> np.ndarray:
-        """Return uint8 (height, width, 3) with what is `missing`, bool (height, width), filled by `method`."""
+        """Return `picture`, uint8 (height, width[, 3]), with what is `missing`, bool (height, width), filled."""
         fields = {"method": method, "model": model}
         found = self._post("inpaint", picture, fields, mask=missing.astype(np.uint8) * 255)
-        return np.asarray(found.convert("RGB"))
+        return np.asarray(found.convert("RGB" if picture.ndim == 3 else "L"))
 
     def _post(self, path: str, picture: np.ndarray, fields: Mapping[str, object], **others: np.ndarray) -> Image.Image:
         boundary = uuid.uuid4().hex

@@ -130,7 +130,7 @@ class Desk:
         if form.wants_table:
             responses.check_table(request.headers.get("accept"), form.format)
         if form.needs_model:
-            request.state.model = self.engine.find(task, form.model.strip() or None).id
+            request.state.model = self.engine.find(task, form.model_name).id
         most = self.settings.max_pixels
         # The file is let go again and stays on disk while its turn has not come.
         sizes = {name: await _on_thread(_measured, upload, most, name) for name, upload in uploads.items()}

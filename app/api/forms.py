@@ -68,6 +68,11 @@ class PictureForm(BaseModel):
         return False
 
     @property
+    def model_name(self) -> str | None:
+        """The model that was asked for, None for the task's default."""
+        return self.model.strip() or None
+
+    @property
     def needs_model(self) -> bool:
         """Whether the answer comes from a model."""
         return True
@@ -153,10 +158,12 @@ class InpaintForm(PictureForm):
         "not opaque is missing, and the result is opaque.",
         examples=["file"],
     )
-    method: Literal["auto", "neural", "telea", "ns", "biharmonic"] = Field(
+    method: Literal["auto", "neural", "dcgan", "telea", "ns", "biharmonic"] = Field(
         "auto",
-        description="`neural`: the model; `telea`: fast marching; `ns`: Navier-Stokes; `biharmonic`: the smoothest "
-        "surface, best for small holes; `auto`: for each hole what measured best. `X-Applied` says what was used.",
+        description="`neural`: the model; `dcgan`: what a generator makes that agrees with the rest, searched for by a "
+        "model that does (by default `digits`); `telea`: fast marching; `ns`: Navier-Stokes; `biharmonic`: the "
+        "smoothest surface, best for small holes; `auto`: what measured best, which is the model where there is one. "
+        "`X-Applied` says what was used.",
         examples=["auto"],
     )
     radius: int = Field(
@@ -174,8 +181,12 @@ class InpaintForm(PictureForm):
     )
 
     @property
+    def model_name(self) -> str | None:
+        return self.model.strip() or ("digits" if self.method == "dcgan" else None)
+
+    @property
     def needs_model(self) -> bool:
-        return self.method == "neural"
+        return self.method in ("neural", "dcgan")
 
 
 @dataclass(frozen=True, slots=True)

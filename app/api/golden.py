@@ -115,10 +115,12 @@ class Golden:
 
 
 def picture(model: Manifest) -> Picture:
-    """Return a small picture that `model` takes: waves, 48 x 48 or the model's own size, grey where it takes grey."""
+    """Return a small picture that `model` takes: waves, about 48 x 48 or its own size, grey where it takes grey."""
     signature = next(iter(model.signatures.values()))
     channels = signature.inputs["image"].shape[-1] if "image" in signature.inputs else 3
-    sizes = [*model.geometry.valid_sizes, (48, 48)]
-    rows, columns = np.mgrid[: sizes[0][0], : sizes[0][1]]
+    rule = model.geometry.size_rule
+    side = 48 if rule is None else 48 + (rule.remainder - 48) % rule.modulus
+    height, width = next(iter(model.geometry.valid_sizes), (side, side))
+    rows, columns = np.mgrid[:height, :width]
     waves = [127.5 + 120 * np.sin(rows / (3 + band)) * np.cos(columns / (4 + band)) for band in range(channels)]
     return Picture(np.stack(waves, axis=-1).astype(np.uint8))

@@ -30,24 +30,24 @@ WIRING = frozenset(
     """.split()
 )
 
-# Arithmetic on tensors and control flow. No files, no network, no Python, no state that outlives a call.
+# Arithmetic on tensors, its gradients, control flow. No files, no network, no Python, no state that outlives a call.
 ALLOWED = WIRING | frozenset(
     """
-    Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AvgPool AvgPool3D BatchMatMulV2 BatchMatMulV3 BatchToSpaceND
-    BiasAdd Bitcast BroadcastArgs BroadcastTo Cast Ceil CheckNumerics ClipByValue Complex ComplexAbs Concat ConcatV2
-    Conj Conv2D Conv2DBackpropInput Conv3D Cos Cumsum DepthToSpace DepthwiseConv2dNative
-    DepthwiseConv2dNativeBackpropInput Div DivNoNan Einsum Elu EnsureShape Equal Erf Erfc Exp ExpandDims Expm1 FFT2D
-    Fill Floor FloorDiv FloorMod FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd GatherV2 Greater
-    GreaterEqual IFFT2D IRFFT2D If InvertPermutation IsFinite IsInf IsNan L2Loss LRN LeakyRelu Less LessEqual
-    LinSpace Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool MaxPoolV2 Maximum Mean Min
-    Minimum MirrorPad Mul MulNoNan Neg NotEqual OneHot OnesLike Pack Pad PadV2 Pow PreventGradient Prod RFFT2D Range
-    Rank Real RealDiv Reciprocal Relu Relu6 Reshape ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor
-    ReverseV2 Rint Roll Round Rsqrt ScaleAndTranslate ScatterNd Select SelectV2 Selu Shape ShapeN Sigmoid Sign Sin
-    Size Slice Snapshot Softmax Softplus Softsign SpaceToBatchND SpaceToDepth Split SplitV Sqrt Square
-    SquaredDifference Squeeze StatelessIf StatelessRandomGetAlg StatelessRandomGetKeyCounter
-    StatelessRandomNormal StatelessRandomNormalV2 StatelessRandomUniform StatelessRandomUniformV2 StatelessWhile
-    StopGradient StridedSlice Sub Sum Tan Tanh TensorScatterUpdate Tile TopKV2 Transpose TruncateDiv TruncateMod
-    Unpack Where While Xdivy Xlogy ZerosLike
+    Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AvgPool AvgPool3D BatchMatMulV2 BatchMatMulV3 BatchToSpaceND BiasAdd
+    BiasAddGrad Bitcast BitwiseAnd BroadcastArgs BroadcastGradientArgs BroadcastTo Cast Ceil CheckNumerics ClipByValue
+    Complex ComplexAbs Concat ConcatV2 Conj Conv2D Conv2DBackpropFilter Conv2DBackpropInput Conv3D Cos Cumsum
+    DepthToSpace DepthwiseConv2dNative DepthwiseConv2dNativeBackpropInput Div DivNoNan DynamicStitch Einsum Elu
+    EnsureShape Equal Erf Erfc Exp ExpandDims Expm1 FFT2D Fill Floor FloorDiv FloorMod FusedBatchNorm FusedBatchNormV2
+    FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual IFFT2D IRFFT2D If InvertPermutation IsFinite IsInf
+    IsNan L2Loss LRN LeakyRelu LeakyReluGrad Less LessEqual LinSpace Log Log1p LogSoftmax LogicalAnd LogicalNot
+    LogicalOr MatMul Max MaxPool MaxPoolV2 Maximum Mean Min Minimum MirrorPad Mul MulNoNan Neg NotEqual OneHot OnesLike
+    Pack Pad PadV2 Pow PreventGradient Prod RFFT2D Range Rank Real RealDiv Reciprocal Relu Relu6 ReluGrad Reshape
+    ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ReverseV2 Rint Roll Round Rsqrt ScaleAndTranslate
+    ScatterNd Select SelectV2 Selu Shape ShapeN Sigmoid Sign Sin Size Slice Snapshot Softmax Softplus Softsign
+    SpaceToBatchND SpaceToDepth Split SplitV Sqrt Square SquaredDifference Squeeze StatelessIf StatelessRandomGetAlg
+    StatelessRandomGetKeyCounter StatelessRandomNormal StatelessRandomNormalV2 StatelessRandomUniform
+    StatelessRandomUniformV2 StatelessWhile StopGradient StridedSlice Sub Sum Tan Tanh TanhGrad TensorScatterUpdate Tile
+    TopKV2 Transpose TruncateDiv TruncateMod Unpack Where While Xdivy Xlogy ZerosLike
     """.split()
 )
 

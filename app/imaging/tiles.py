@@ -39,6 +39,15 @@ class Box:
         """Its rows and columns, to index a picture with."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    def within(self, outer: Box) -> Box:
+        """Return where it lies in what is cut out for `outer`, which holds it."""
+        top, left = self.top - outer.top, self.left - outer.left
+        return Box(top, left, top + self.height, left + self.width)
+
+    def overlaps(self, other: Box) -> bool:
+        rows = self.top < other.bottom and other.top < self.bottom
+        return rows and self.left < other.right and other.left < self.right
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:

@@ -1,4 +1,7 @@
-"""Holes of any size through a network of few sizes: each hole in a window of its own, large ones coarse to fine."""
+"""Holes of any size through a network of few sizes: each hole in a window of its own, large ones coarse to fine.
+
+And holes that a model searches for, call by call.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Caller, Engine, Ticket
+from app.engine.protocol import Arrays, Caller, Engine, Ticket
 from app.errors import ModelUnavailable
 from app.imaging import holes
 from app.imaging.holes import Mask
@@ -24,35 +27,62 @@ RIM = holes.THIN // 2
 Floats = NDArray[np.float32]
 
 
-async def fill(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
+async def fill(
+    image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller, wanted: Box | None = None
+) -> Floats:
     """Return `image` (height, width, 1 or 3), float32 in [0, 1], with what is `missing` (height, width) made up.
 
-    A hole that no canonical size of the model takes with its surroundings is filled at half the size first, as often as
-    it must be; then its rim anew at full size. A model without canonical sizes takes the picture as it is. Raises
+    A hole that is thick, or that no canonical size of the model takes with its surroundings, is filled at half the size
+    first, as often as it must be; then its rim anew at full size. A model without canonical sizes takes the picture
+    as it is. Where only what is missing in a box is `wanted`, holes that do not reach into it stay. Raises
     ModelUnavailable and what the engine raises.
     """
     if manifest.geometry.kind in ("whole", "fixed"):
-        return await _asked(image, missing, manifest, engine, caller)
+        return (await _asked(image, missing, manifest, engine, caller))[0]
     largest = max((min(size) for size in manifest.geometry.canonical_sizes), default=0) - 2 * CONTEXT
     if largest <= holes.THIN:
         text = f"The model {manifest.id} has no canonical size that this task can use."
         raise ModelUnavailable(text, field="model", value=manifest.id)
     regions = await asyncio.to_thread(holes.regions, missing, CONTEXT, largest)
+    regions = [region for region in regions if wanted is None or region.core.overlaps(wanted)]
     result = await asyncio.to_thread(image.copy)
 
     async def one(region: holes.Region) -> None:
         side = max(region.core.height, region.core.width)
-        if side > largest:
-            # As much around it as half of it: at half the size that is half as many pixels.
-            around = holes.widened(region.core, max(CONTEXT, side // 2), missing.shape)
+        if side > largest or not holes.thin(missing[region.core.slices], holes.THIN):
+            around = holes.widened(region.core, reach(region.core), missing.shape)
             part = around.slices
             filled = await _coarse_to_fine(image[part], missing[part], manifest, engine, caller)
-            filled = filled[_within(region.core, around)]
+            filled = filled[region.core.within(around).slices]
         else:
             filled = await _window(image, missing, region.core, manifest, engine, caller)
         await asyncio.to_thread(_keep, result[region.core.slices], filled, missing[region.core.slices])
 
     await few_at_once(regions, one)
+    return result
+
+
+def reach(core: Box) -> int:
+    """Return how many pixels around a hole its filling may depend on."""
+    side = max(core.height, core.width)
+    # Twice its side, so that a window still shows as much where a hole is reduced; of large holes less, to save memory.
+    return max(CONTEXT, min(2 * side, max(8 * CONTEXT, side // 2)))
+
+
+async def search(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
+    """Return `image` with all that is missing made up, by a model that comes nearer with each call.
+
+    What its signature takes beside picture and mask is its state: zeros at first, then what the call before gave under
+    the same name. `calls` of the manifest's defaults says how many are enough. Each call is a ticket: others go in
+    between. Raises ModelUnavailable and what the engine raises.
+    """
+    inputs = signature_of(manifest, "search").inputs
+    state = {name: np.zeros([max(1, size) for size in tensor.shape], np.float32) for name, tensor in inputs.items()}
+    del state["image"], state["mask"]
+    result = image
+    for _ in range(int(manifest.defaults.get("calls", 1))):
+        result, answer = await _asked(image, missing, manifest, engine, caller, "search", state)
+        state = {name: answer[name] for name in state}
     return result
 
 
@@ -86,25 +116,33 @@ async def _window(
         return np.pad(seen, [*outside, (0, 0)]), np.pad(hole, outside, constant_values=True)
 
     window, hole = await asyncio.to_thread(cut)
-    found = await _asked(window, hole, manifest, engine, caller)
+    found, _ = await _asked(window, hole, manifest, engine, caller)
     return found[core.top - top : core.bottom - top, core.left - left : core.right - left]
 
 
-async def _asked(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
-    """Return what the model makes of `image` (height, width, 1 or 3), [0, 1], the same channels."""
-    inputs = signature_of(manifest, "inpaint").inputs
+async def _asked(
+    image: Floats,
+    missing: Mask,
+    manifest: Manifest,
+    engine: Engine,
+    caller: Caller,
+    signature: str = "inpaint",
+    state: Arrays | None = None,
+) -> tuple[Floats, Arrays]:
+    """Return what the model makes of `image` (height, width, 1 or 3), [0, 1], its channels, and its whole answer."""
+    inputs = signature_of(manifest, signature).inputs
     own, channels = image.shape[-1], inputs["image"].shape[-1]
     mask = missing[None, ..., None].astype(np.float32)
-    given = {"image": np.repeat(image, channels // own, axis=-1)[None] * (1 - mask)}
+    given = {"image": np.repeat(image, channels // own, axis=-1)[None] * (1 - mask), **(state or {})}
     if "mask" in inputs:
         given["mask"] = mask
-    ticket = Ticket(manifest.id, "inpaint", given, caller, missing.size)
-    found = (await engine.run(ticket))["image"][0]
+    answer = await engine.run(Ticket(manifest.id, signature, given, caller, missing.size))
+    found = answer["image"][0]
     if not np.isfinite(found).all():
         raise ModelUnavailable(f"The model {manifest.id} gave values that are no numbers.", value=manifest.id)
     if own != channels:
         found = found.mean(axis=-1, keepdims=True)
-    return np.asarray(np.clip(found, 0, 1), np.float32)
+    return np.asarray(np.clip(found, 0, 1), np.float32), answer
 
 
 def _keep(target: Floats, filled: Floats, hole: Mask) -> None:
@@ -119,10 +157,3 @@ def _begin(low: int, high: int, size: int, limit: int) -> int:
 def _doubled(small: Floats, shape: tuple[int, ...]) -> Floats:
     large = cv2.resize(small, (2 * small.shape[1], 2 * small.shape[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(large, np.float32).reshape(2 * small.shape[0], 2 * small.shape[1], -1)[: shape[0], : shape[1]]
-
-
-def _within(inner: Box, outer: Box) -> tuple[slice, slice]:
-    return (
-        slice(inner.top - outer.top, inner.bottom - outer.top),
-        slice(inner.left - outer.left, inner.right - outer.left),
-    )

@@ -19,8 +19,8 @@ from app.imaging.holes import Mask, Region
 from app.imaging.picture import Picture
 from app.imaging.tiles import Box
 from app.tasks.answer import Answer
-from app.tasks.filling import fill
-from app.tasks.tiled import Stopwatch, check_size, signature_of
+from app.tasks.filling import fill, reach, search
+from app.tasks.tiled import Stopwatch, check_size, few_at_once
 from models.manifest import Manifest
 
 MOST_WORK = 250_000_000
@@ -31,7 +31,7 @@ MOST_SMOOTH = 160_000
 """Missing pixels that the biharmonic method solves for at once: eight seconds and most of a gigabyte."""
 MOST_SMOOTH_IN_ALL = 2_000_000
 SCRATCH = 8
-"""Up to so many pixels across, `auto` takes the biharmonic method: see `python -m benchmarks.inpaint`."""
+"""Up to so many pixels across, `auto` takes the biharmonic method without a model: `python -m benchmarks.inpaint`."""
 MARGIN = 2 * holes.THIN
 """Pixels around a hole that its filling may depend on, beside the radius."""
 FAINT = 31
@@ -42,18 +42,20 @@ FAINT = 31
 class InpaintWish:
     """`mask` is white where the picture is missing; None: where the picture is not opaque. Lengths in pixels.
 
-    `model` is for `neural` and `auto`.
+    `model` is for `neural`, `dcgan` and `auto`.
     """
 
     mask: Picture | None
-    method: Literal["auto", "neural", "telea", "ns", "biharmonic"] = "auto"
+    method: Literal["auto", "neural", "dcgan", "telea", "ns", "biharmonic"] = "auto"
     model: str | None = None
     radius: int = 3
     dilate: int = 0
     feather: int = 0
 
 
-Method = Literal["neural"] | classical.Method
+Method = Literal["neural", "dcgan"] | classical.Method
+SIGNATURES: dict[str, str] = {"auto": "inpaint", "neural": "inpaint", "dcgan": "search"}
+"""What a method asks of its model."""
 
 
 async def inpaint(picture: Picture, wish: InpaintWish, engine: Engine, caller: Caller) -> Answer:
@@ -68,35 +70,46 @@ async def inpaint(picture: Picture, wish: InpaintWish, engine: Engine, caller: C
     watch = Stopwatch(caller)
     manifest = _model(wish, engine)
     work, plan = await asyncio.to_thread(_planned, picture, wish, manifest)
-    for region, method in plan:
-        if method == "neural":
+
+    async def one(part: tuple[Region, Method]) -> None:
+        region, method = part
+        if method == "neural" or method == "dcgan":
             assert manifest is not None
-            await _neural(work, region, manifest, engine, caller)
+            await _by_model(work, region, method, manifest, engine, caller)
         else:
             await asyncio.get_running_loop().run_in_executor(_pool(method), _classical, work, region, method)
+
+    await few_at_once(plan, one)
     used = Counter(method for _, method in plan)
     applied = {
         "method": "+".join(f"{method}:{count}" for method, count in sorted(used.items())),
         "missing": str(int(np.count_nonzero(work.missing))),
     }
     model = ""
-    if manifest is not None and "neural" in used:
+    if manifest is not None and not used.keys().isdisjoint(SIGNATURES):
         model = manifest.id
-        applied["precision"] = signature_of(manifest, "inpaint").precision
+        applied["precision"] = manifest.signatures[SIGNATURES[wish.method]].precision
     return Answer(work.picture.with_pixels(work.result, work.alpha), model, applied, watch.seconds())
 
 
 def _model(wish: InpaintWish, engine: Engine) -> Manifest | None:
-    """Return the model for what asks for one, or may take one where there is one. Raises UnknownModel."""
-    if wish.method not in ("auto", "neural"):
+    """Return the model for what asks for one, or may take one where there is one.
+
+    Raises UnknownModel, and ConflictingFields for a model that is for another method.
+    """
+    if wish.method not in SIGNATURES:
         return None
     try:
         manifest = engine.find("inpaint", wish.model)
     except UnknownModel:
-        if wish.method == "neural" or wish.model is not None:
+        if wish.method != "auto" or wish.model is not None:
             raise
         return None
-    signature_of(manifest, "inpaint")
+    if wish.method == "auto" and wish.model is None and manifest.geometry.kind != "canonical":
+        return None  # it may not take this picture, and nobody asked for it
+    if SIGNATURES[wish.method] not in manifest.signatures:
+        text = f"The model {manifest.id} is not for method={wish.method}."
+        raise ConflictingFields(text, field="model", value=manifest.id)
     return manifest
 
 
@@ -112,11 +125,15 @@ def _planned(
     if missing.all():
         field = "feather" if wish.feather else "dilate"
         raise MaskFull("Widened, the mask marks the whole picture: there is nothing to fill from.", field=field)
-    regions = holes.regions(missing, MARGIN + 2 * wish.radius)
+    if manifest is not None and manifest.geometry.kind in ("whole", "fixed"):
+        whole = Box(0, 0, picture.height, picture.width)
+        regions = [Region(whole, whole)]
+    else:
+        regions = holes.regions(missing, MARGIN + 2 * wish.radius)
     methods = [_method(region, missing, wish, manifest) for region in regions]
     _check_work(regions, methods, missing, wish.radius)
-    if manifest is not None and "neural" in methods:
-        check_size(picture, manifest, signature_of(manifest, "inpaint").inputs["image"].shape[-1])
+    if manifest is not None and not SIGNATURES.keys().isdisjoint(methods):
+        check_size(picture, manifest, manifest.signatures[SIGNATURES[wish.method]].inputs["image"].shape[-1])
     alpha = None if picture.alpha is None else picture.alpha.copy()
     work = _Work(picture, wish, inside, missing, picture.pixels.copy(), alpha)
     return work, list(zip(regions, methods, strict=True))
@@ -153,10 +170,10 @@ def _hole(picture: Picture, mask: Picture | None) -> Mask:
 def _method(region: Region, missing: Mask, wish: InpaintWish, manifest: Manifest | None) -> Method:
     if wish.method != "auto":
         return wish.method
+    if manifest is not None:
+        return "neural"
     scratch = holes.thin(missing[region.core.slices], SCRATCH)
-    if scratch and _count(region, missing) <= MOST_SMOOTH:
-        return "biharmonic"
-    return "ns" if manifest is None else "neural"
+    return "biharmonic" if scratch and _count(region, missing) <= MOST_SMOOTH else "ns"
 
 
 def _count(region: Region, missing: Mask) -> int:
@@ -209,23 +226,20 @@ class _Work:
 
     def planes(self, box: Box) -> tuple[NDArray[Any], Mask]:
         """Return what is to be filled in `box`, (height, width, planes), and where; with opacity, premultiplied."""
-        rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
-        pixels, hole = self.picture.pixels[rows, columns], np.ascontiguousarray(self.missing[rows, columns])
+        pixels, hole = self.picture.pixels[box.slices], np.ascontiguousarray(self.missing[box.slices])
         if self.picture.alpha is None:
             return np.ascontiguousarray(pixels), hole
-        return _premultiplied(pixels, self.picture.alpha[rows, columns]), hole
+        return _premultiplied(pixels, self.picture.alpha[box.slices]), hole
 
     def keep(self, filled: NDArray[Any], box: Box, core: Box) -> None:
         """Write what is missing in `core`, which lies in `box`; `filled` are the planes of `box`."""
-        rows, columns = slice(core.top, core.bottom), slice(core.left, core.right)
-        within = slice(core.top - box.top, core.bottom - box.top), slice(core.left - box.left, core.right - box.left)
-        inside = np.ascontiguousarray(self.inside[box.top : box.bottom, box.left : box.right])
-        shown = holes.weights(inside, self.wish.feather)[within][..., None]
-        hole, colours = self.missing[rows, columns], filled[within]
-        if self.alpha is not None:
+        part, within = core.slices, core.within(box).slices
+        shown = holes.weights(np.ascontiguousarray(self.inside[box.slices]), self.wish.feather)[within][..., None]
+        hole, colours = self.missing[part], filled[within]
+        if self.alpha is not None and self.picture.alpha is not None:
             colours, opaque = _divided(colours, self.picture.maximum)
-            _blend(self.alpha[rows, columns, None], opaque[..., None], shown, hole)
-        _blend(self.result[rows, columns], colours, shown, hole)
+            _blend(self.alpha[part][..., None], self.picture.alpha[part][..., None], opaque[..., None], shown, hole)
+        _blend(self.result[part], self.picture.pixels[part], colours, shown, hole)
 
 
 def _classical(work: _Work, region: Region, method: classical.Method) -> None:
@@ -233,12 +247,10 @@ def _classical(work: _Work, region: Region, method: classical.Method) -> None:
     work.keep(classical.fill(planes, hole, method, work.wish.radius), region.around, region.core)
 
 
-async def _neural(work: _Work, region: Region, manifest: Manifest, engine: Engine, caller: Caller) -> None:
-    # What a network makes of a large hole depends on more than a few pixels around it.
-    reach = max(MARGIN, max(region.core.height, region.core.width) // 2)
-    if manifest.geometry.kind in ("whole", "fixed"):
-        reach = max(work.missing.shape)
-    box = holes.widened(region.core, reach, work.missing.shape)
+async def _by_model(
+    work: _Work, region: Region, method: Literal["neural", "dcgan"], manifest: Manifest, engine: Engine, caller: Caller
+) -> None:
+    box = holes.widened(region.core, reach(region.core), work.missing.shape)
     planes, hole = await asyncio.to_thread(work.planes, box)
     white = np.float32(np.iinfo(planes.dtype).max)
     colours = work.picture.channels
@@ -246,7 +258,10 @@ async def _neural(work: _Work, region: Region, manifest: Manifest, engine: Engin
     for part in (planes[..., :colours], planes[..., colours:]):
         if part.shape[-1]:
             scaled = await asyncio.to_thread(np.multiply, part, 1 / white, dtype=np.float32)
-            filled.append(await fill(scaled, hole, manifest, engine, caller))
+            if method == "dcgan":
+                filled.append(await search(scaled, hole, manifest, engine, caller))
+            else:
+                filled.append(await fill(scaled, hole, manifest, engine, caller, region.core.within(box)))
 
     def keep() -> None:
         whole = np.rint(np.concatenate(filled, axis=-1) * white).astype(planes.dtype)
@@ -255,9 +270,14 @@ async def _neural(work: _Work, region: Region, manifest: Manifest, engine: Engin
     await asyncio.to_thread(keep)
 
 
-def _blend(target: NDArray[Any], filled: NDArray[Any], shown: NDArray[np.float32], hole: Mask) -> None:
-    """Mix `filled` into `target` in place, both (height, width, channels), where there is a hole."""
-    mixture = np.rint(target * (1 - shown) + filled * shown).astype(target.dtype)
+def _blend(
+    target: NDArray[Any], picture: NDArray[Any], filled: NDArray[Any], shown: NDArray[np.float32], hole: Mask
+) -> None:
+    """Write to `target` a mixture of `picture` and `filled`, all (height, width, channels), where there is a hole.
+
+    Boxes of two holes may overlap: what is written twice is the same as if it were written once.
+    """
+    mixture = np.rint(picture * (1 - shown) + filled * shown).astype(target.dtype)
     target[hole] = np.where(shown >= 1, filled, mixture)[hole]
 
 

@@ -254,7 +254,10 @@ def test_layers_have_names_of_their_own(case: Case) -> None:
 
 def test_every_architecture_is_here() -> None:
     files = {path.stem for path in (ROOT / "training/architectures").glob("[a-z]*.py")}
-    assert files == {name.split()[0] for name in CASES} | {"dcgan"}  # which has inputs and tests of its own
+    assert files == {name.split()[0] for name in CASES} | {
+        "dcgan",
+        "latent_search",
+    }  # which have inputs and tests of their own
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -312,3 +315,19 @@ def test_a_smooth_fill_is_between_what_is_around_it() -> None:
     assert np.isfinite(everything).all()
     flat = ops.convert_to_numpy(push_pull(ops.full((1, 128, 128, 3), 0.3) * (1 - mask), ops.convert_to_tensor(mask)))
     np.testing.assert_allclose(flat, 0.3, atol=1e-5)
+
+
+def test_a_smooth_fill_of_any_size_leaves_what_is_known() -> None:
+    from keras import ops
+
+    from training.architectures.inpainter import push_pull
+
+    random = np.random.default_rng(0)
+    for height, width in ((100, 100), (37, 90), (1, 5)):
+        picture = random.uniform(size=(1, height, width, 3)).astype(np.float32)
+        mask = (random.uniform(size=(1, height, width, 1)) < 0.5).astype(np.float32)
+        filled = ops.convert_to_numpy(push_pull(picture * (1 - mask), ops.convert_to_tensor(mask)))
+        assert filled.shape == picture.shape
+        np.testing.assert_array_equal((filled * (1 - mask)), picture * (1 - mask))
+        assert filled.min() >= 0
+        assert filled.max() <= 1.0001

@@ -34,6 +34,15 @@ def test_the_weights_come_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+def test_what_is_made_of_another_recipes_results_is_found_there(tmp_path: Path) -> None:
+    save(tiny.recipe(), tmp_path)
+    other = replace(tiny.recipe(), task="inpaint", trained_as="denoise_tiny")
+    assert other.id == "inpaint_tiny"
+    assert trained(other, tmp_path).keys() == {"denoise"}
+    with pytest.raises(NotTrained, match="python -m training train inpaint_tiny:denoise"):
+        trained(replace(other, trained_as=""), tmp_path)
+
+
 def test_a_part_that_was_not_trained_is_named_with_its_command(tmp_path: Path) -> None:
     with pytest.raises(NotTrained, match="python -m training train denoise_tiny:denoise"):
         trained(tiny.recipe(), tmp_path)

@@ -93,6 +93,7 @@ def test_a_hole_is_sent_as_a_mask(service: Service) -> None:
     mask = np.asarray(Image.open(io.BytesIO(fields.pop("mask"))))
     assert np.array_equal(mask, missing * np.uint8(255))
     assert fields == {"method": b"ns", "model": b"", "format": b"png"}
+    assert np.array_equal(service.inpaint(picture[..., 0], missing, "dcgan"), picture[:, ::-1, 0])
 
 
 def test_a_problem_is_told_in_the_services_words(service: Service) -> None:

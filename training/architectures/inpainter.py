@@ -7,6 +7,8 @@ the network learns the difference only.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -20,7 +22,7 @@ def build(width: int = 48, blocks: int = 6) -> keras.Model:
     `mask` is 1 where the picture is missing, 0 elsewhere; known pixels come back as they are. Not clipped.
     """
     image, mask = keras.Input((None, None, 3), name="image"), keras.Input((None, None, 1), name="mask")
-    fill = push_pull(image, mask)
+    fill = PushPull(name="fill")(image, mask)
     x = ops.space_to_depth(ops.concatenate([fill - 0.5, mask], axis=-1), 2)
     near = x = _convolution(width, "entrance")(x)
     x = _residual(x, "near")
@@ -39,14 +41,28 @@ def build(width: int = 48, blocks: int = 6) -> keras.Model:
     return keras.Model({"image": image, "mask": mask}, {"image": fill + mask * added}, name="inpainter")
 
 
-def push_pull(image: keras.KerasTensor, mask: keras.KerasTensor, levels: int = LEVELS) -> keras.KerasTensor:
+class PushPull(layers.Layer):
+    """A layer of its own, because the sizes of its steps are known only when it is called."""
+
+    def __init__(self, levels: int = LEVELS, **options: Any) -> None:
+        super().__init__(dtype="float32", **options)
+        self.levels = levels
+
+    def call(self, image: Any, mask: Any) -> Any:
+        return push_pull(image, mask, self.levels)
+
+    def compute_output_spec(self, image: Any, mask: Any) -> Any:
+        return keras.KerasTensor(image.shape, "float32")
+
+
+def push_pull(image: Any, mask: Any, levels: int = LEVELS) -> Any:
     """Return `image` [N,H,W,C] where `mask` [N,H,W,1] is 0, and a smooth fill where it is 1."""
     known = 1.0 - mask
     colours = image * known
     finer = []
     for _ in range(levels):
         finer.append((colours, known))
-        colours, known = ops.average_pool(colours, 2, 2), ops.average_pool(known, 2, 2)
+        colours, known = (ops.average_pool(x, 2, 2, padding="same") for x in (colours, known))
         # Premultiplied: a pixel of which half is known counts as whole, which is what closes holes.
         whole = ops.minimum(known * 4.0, 1.0)
         colours, known = colours / ops.maximum(known, 1e-6) * whole, whole
@@ -57,11 +73,12 @@ def push_pull(image: keras.KerasTensor, mask: keras.KerasTensor, levels: int = L
     )
     fill = known * fill + (1.0 - known) * mean
     for colours, known in reversed(finer):
-        fill = colours + (1.0 - known) * _enlarged(fill)
+        height, width = ops.shape(colours)[1:3]
+        fill = colours + (1.0 - known) * _enlarged(fill)[:, :height, :width]
     return fill
 
 
-def _enlarged(x: keras.KerasTensor) -> keras.KerasTensor:
+def _enlarged(x: Any) -> Any:
     """Return `x` twice as large: copies, smoothed by the mean of 3x3."""
     x = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
     return ops.average_pool(x, 3, 1, padding="same")

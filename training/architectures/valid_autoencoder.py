@@ -13,7 +13,7 @@ import keras
 from keras import layers
 
 
-def build(x: keras.KerasTensor, *, widths: Sequence[int] = (32, 64, 128)) -> keras.KerasTensor:
+def build(x: keras.KerasTensor, *, widths: Sequence[int] = (24, 48, 96)) -> keras.KerasTensor:
     """Return features [N,H,W,widths[0]] of `x` [N,H,W,C]; with three widths, height and width leave 4 by 8."""
     skips = []
     for depth, width in enumerate(widths):

@@ -47,7 +47,7 @@ def describe(
     geometry = _geometry(recipe, networks, packs)
     own = next(iter([*geometry.valid_sizes, *geometry.canonical_sizes]), None)
     fixed = own if geometry.kind == "fixed" else None
-    side = geometry.tile_size or 256
+    side = geometry.tile_size or recipe.side(256)
     pixels = own or (side, side)
     return Manifest(
         task=recipe.task,
@@ -58,17 +58,18 @@ def describe(
         created=datetime.datetime.now(datetime.UTC).date(),
         architecture=recipe.architecture,
         parameters=sum(int(np.prod(v.shape)) for network in networks.values() for _, v in layer_variables(network)),
-        flops_per_pixel=max(flops_per_pixel(network, own or (64, 64)) for network in networks.values()),
+        flops_per_pixel=max(flops_per_pixel(network, own or (recipe.side(64),) * 2) for network in networks.values()),
         licence=LICENCE,
-        signatures={name: _signature(recipe, network, geometry.multiple) for name, network in networks.items()},
+        signatures={name: _signature(recipe, network) for name, network in networks.items()},
         geometry=geometry,
+        defaults=dict(recipe.defaults),
         classes=[Class(id=number, name=name, color=colour) for number, name, colour in recipe.classes],
         quality=[Table(title=t.title, command=t.command, columns=t.columns, rows=t.rows, note=t.note) for t in quality],
         provenance=_provenance(recipe, packs, out),
         files={},
         serving=Serving(
             batch_sizes=[1, 16, 64] if fixed else [1],
-            mebibytes_per_megapixel=mebibytes_per_megapixel(folder, next(iter(networks)), pixels),
+            mebibytes_per_megapixel=mebibytes_per_megapixel(folder, next(iter(networks)), pixels, recipe.side(32)),
         ),
         operations=operations(folder),
     )
@@ -79,30 +80,31 @@ def _rounded(table: Measured) -> Table:
     return Table(title=table.title, command=table.command, columns=table.columns, rows=rows, note=table.note)
 
 
-def _signature(recipe: Recipe, network: keras.Model, multiple: int) -> Signature:
+def _signature(recipe: Recipe, network: keras.Model) -> Signature:
     return Signature(
         inputs={key: _tensor(recipe, key, tensor) for key, tensor in network.input.items()},
         outputs={key: _tensor(recipe, key, tensor, given=False) for key, tensor in network.output.items()},
-        scale=scale_of(network, multiple),
+        scale=scale_of(network, recipe.side(64)),
     )
 
 
 def _tensor(recipe: Recipe, key: str, tensor: Any, *, given: bool = True) -> Tensor:
-    """Return the entry of an input or output; an input's `recipe.inputs` go before what is usual."""
+    """Return the entry of an input or output; an input's `recipe.inputs` go before what is usual, and its `per` too."""
+    own = recipe.inputs.get(key, {})
     fields: dict[str, Any] = {
         "shape": [-1 if size is None else size for size in tensor.shape],
         "per": "tile" if len(tensor.shape) == 4 and tensor.shape[1] != 1 else "sample",
         "range": (0.0, 1.0) if given else None,
         "meaning": MEANINGS.get(key, ""),
     }
-    return Tensor(**(fields | (recipe.inputs.get(key, {}) if given else {})))
+    return Tensor(**(fields | (own if given else {"per": own.get("per", fields["per"])})))
 
 
-def scale_of(network: keras.Model, multiple: int = 1) -> int:
+def scale_of(network: keras.Model, side: int = 64) -> int:
     """Return how many times as large as its input a network's picture comes out; 1 where it gives no picture."""
     if "image" not in network.output:
         return 1
-    inputs = _inputs(network, np.zeros((1, *_sizes(network, 8 * multiple)), np.float32), 0.5)
+    inputs = _inputs(network, np.zeros((1, *_sizes(network, side)), np.float32), 0.5)
     return int(network(inputs)["image"].shape[1] // inputs["image"].shape[1])
 
 
@@ -129,50 +131,54 @@ def flops_per_pixel(network: keras.Model, size: tuple[int, int]) -> int:
     }
     graph = tf.function(lambda inputs: network(inputs), autograph=False).get_concrete_function(specs).graph
     total = 0
-    for operation in _operations(graph):
+    for operation, times in _operations(graph):
         if operation.type in ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput"):
             kernel = operation.inputs[1].shape
             # A transposed convolution has one product for each of its inputs, a plain one for each of its outputs.
             places = operation.inputs[2] if operation.type == "Conv2DBackpropInput" else operation.outputs[0]
             depth = kernel[3] if operation.type == "DepthwiseConv2dNative" else kernel[2] * kernel[3]
-            total += 2 * kernel[0] * kernel[1] * depth * _area(places, operation)
+            total += times * 2 * kernel[0] * kernel[1] * depth * _area(places, operation)
         elif operation.type == "MatMul":
             left, right = operation.inputs[0].shape, operation.inputs[1].shape
-            total += 2 * left[0] * left[1] * right[1]
+            total += times * 2 * left[0] * left[1] * right[1]
     return max(1, round(total / (size[0] * size[1])))
 
 
 def _area(tensor: Any, operation: Any) -> int:
     channels_first = operation.get_attr("data_format") == b"NCHW"
     height, width = tensor.shape[2:4] if channels_first else tensor.shape[1:3]
-    return int(height * width)
+    return int(height * width * (tensor.shape[0] or 1))
 
 
-def _operations(graph: Any) -> Iterator[Any]:
+def _operations(graph: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """Yield every operation with how often it runs; a loop says so where its number of turns is fixed."""
     for operation in graph.get_operations():
-        yield operation
+        yield operation, times
         if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
-            yield from _operations(graph._get_function(operation.get_attr("f").name).graph)
+            yield from _operations(graph._get_function(operation.get_attr("f").name).graph, times)
+        elif operation.type in ("While", "StatelessWhile"):
+            turns = max(1, int(tf.get_static_value(operation.inputs[1])))
+            yield from _operations(graph._get_function(operation.get_attr("body").name).graph, times * turns)
 
 
 def _geometry(recipe: Recipe, networks: Mapping[str, keras.Model], packs: Packs) -> Geometry:
     """Return the recipe's geometry with the halo measured where it is None, and tiles large enough for it."""
     fields = dict(recipe.geometry)
     if fields["kind"] == "tiled" and fields.get("halo") is None:
-        fields["halo"] = _halo(networks, fields["multiple"], _backgrounds(recipe, packs))
+        fields["halo"] = _halo(recipe, networks, _backgrounds(recipe, packs))
         if fields["tile_size"] <= 2 * fields["halo"]:
             fields["tile_size"] = -(-4 * fields["halo"] // fields["tile_step"]) * fields["tile_step"]
             print(f"{recipe.id}: a halo of {fields['halo']} px needs tiles of {fields['tile_size']}", file=sys.stderr)
     return Geometry(**fields, tolerance=TOLERANCE)
 
 
-def _halo(networks: Mapping[str, keras.Model], multiple: int, backgrounds: Sequence[np.ndarray]) -> int:
+def _halo(recipe: Recipe, networks: Mapping[str, keras.Model], backgrounds: Sequence[np.ndarray]) -> int:
     """Return the largest halo of those networks that answer with a picture, measured at a quarter of the tolerance."""
     return max(
         halo.measure(
             network,
-            scale=scale_of(network, multiple),
-            multiple=multiple,
+            scale=scale_of(network, recipe.side(64)),
+            multiple=recipe.geometry["multiple"],
             tolerance=TOLERANCE / 4,  # half was too little: pictures that were not measured reach further
             background=background[..., : network.input["image"].shape[-1]],
         )
@@ -208,7 +214,7 @@ def operations(folder: Path) -> list[str]:
 _MEASURE = """
 import sys
 import numpy as np, tensorflow as tf
-folder, signature, count, height, width = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
+folder, signature, count, height, width, least = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:7])
 saved = tf.saved_model.load(folder)
 function = saved.signatures[signature]
 def run(count, height, width):
@@ -219,7 +225,7 @@ def run(count, height, width):
 def kibibytes(entry):
     with open("/proc/self/status") as status:
         return int(next(line for line in status if line.startswith(entry)).split()[1])
-run(1, 32, 32)
+run(1, least, least)
 with open("/proc/self/clear_refs", "w") as peak:
     peak.write("5")
 before = kibibytes("VmRSS")
@@ -228,13 +234,14 @@ print(kibibytes("VmHWM") - before)
 """
 
 
-def mebibytes_per_megapixel(folder: Path, signature: str, size: tuple[int, int]) -> float:
+def mebibytes_per_megapixel(folder: Path, signature: str, size: tuple[int, int], least: int = 32) -> float:
     """Return what memory a process needs to run `signature` on a picture (or pictures) of `size`, per megapixel.
 
-    Measured in a process of its own, by the kernel's count (Linux).
+    What a picture of `least` pixels a side needs is not counted. Measured in a process of its own, by the kernel's
+    count (Linux).
     """
     count = max(1, 2**19 // (size[0] * size[1]))
-    command = [sys.executable, "-c", _MEASURE, str(folder), signature, *map(str, (count, *size))]
+    command = [sys.executable, "-c", _MEASURE, str(folder), signature, *map(str, (count, *size, least))]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     kibibytes = int(done.stdout.split()[-1])
     return round(max(1.0, kibibytes / 1024 / (count * size[0] * size[1] / 1e6)), 1)
@@ -242,12 +249,12 @@ def mebibytes_per_megapixel(folder: Path, signature: str, size: tuple[int, int])
 
 def _provenance(recipe: Recipe, packs: Packs, out: Path) -> Provenance:
     module = importlib.import_module(f"training.recipes.{recipe.id}")
-    runs = [json.loads((out / recipe.id / part / "run.json").read_text(encoding="utf-8")) for part in recipe.parts]
+    runs = [json.loads((out / recipe.results / part / "run.json").read_text(encoding="utf-8")) for part in recipe.parts]
     return Provenance(
         recipe=recipe.id,
         recipe_digest=hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest(),
         data={pack: packs.digest(pack) for pack in recipe.packs},
-        command=f"python -m training train {recipe.id}",
+        command=f"python -m training train {recipe.results}",
         hours=round(sum(run["seconds"] for run in runs) / 3600, 3),
         device=", ".join(dict.fromkeys(run["device"] for run in runs)),
         seed=runs[0]["seed"],

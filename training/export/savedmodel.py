@@ -31,19 +31,20 @@ class NotTheSame(ArithmeticError):
     """A SavedModel that answers otherwise than the network it was made from."""
 
 
-def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> dict[str, keras.Model]:
+def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> Mapping[str, keras.Model]:
     """Write the SavedModel of the results in `out` to `folder` and return the networks with the weights it stores.
 
     Raises NotTrained, and NotTheSame when the file's answers differ from the networks' by more than 1e-4.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError("export needs KERAS_BACKEND=tensorflow")
-    networks = trained(recipe, out)
-    for name, network in networks.items():
+    parts = trained(recipe, out)
+    for name, network in parts.items():
         if not _halved(recipe, name, network, packs):
             print(f"{recipe.id}:{name}: float16 costs too much, weights stay float32", file=sys.stderr)
+    networks = recipe.serve(parts)
     save(networks, folder)
-    compare(networks, folder)
+    compare(networks, folder, recipe.side(64))
     return networks
 
 
@@ -100,13 +101,16 @@ def _halved(recipe: Recipe, name: str, network: keras.Model, packs: Packs) -> bo
     return False
 
 
-def compare(networks: Mapping[str, keras.Model], folder: Path) -> None:
-    """Raise NotTheSame when the SavedModel in `folder` answers otherwise than `networks`, by more than 1e-4."""
+def compare(networks: Mapping[str, keras.Model], folder: Path, side: int = 64) -> None:
+    """Raise NotTheSame when the SavedModel in `folder` answers otherwise than `networks`, by more than 1e-4.
+
+    Compared on pictures of `side` pixels, where the networks leave the size free.
+    """
     random = np.random.default_rng(0)
     for part, function in Published(folder).items():
         inputs = {}
         for key, tensor in networks[part].input.items():
-            sizes = [2 if size is None and axis == 0 else size or 64 for axis, size in enumerate(tensor.shape)]
+            sizes = [2 if size is None and axis == 0 else size or side for axis, size in enumerate(tensor.shape)]
             inputs[key] = random.random(sizes, dtype=np.float32)
         expected = {key: keras.ops.convert_to_numpy(value) for key, value in networks[part](inputs).items()}
         for key, value in function(inputs).items():
@@ -141,6 +145,11 @@ class PublishedPart:
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         tensors = {key: tf.constant(np.asarray(value, np.float32)) for key, value in inputs.items()}
         return {key: value.numpy() for key, value in self._function(**tensors).items()}
+
+    @property
+    def input(self) -> Mapping[str, Any]:
+        """The inputs by name, as a Keras model has them."""
+        return dict(self._function.structured_input_signature[1])
 
     def count_params(self) -> int:
         """Return how many numbers the signature's weights are."""

@@ -110,7 +110,7 @@ def evaluate(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
 
 def recipe() -> Recipe:
     part = Part(
-        network=partial(dcgan.build, 28, 1),
+        network=partial(dcgan.build, 28, 1, 32),
         loss=loss,
         batches=batches,
         validate=validate,

@@ -69,7 +69,7 @@ def recipe() -> Recipe:
     like = dcgan_digits.recipe()
     part = replace(
         like.parts["dcgan"],
-        network=partial(dcgan.build, SIZE, 3, 48),
+        network=partial(dcgan.build, SIZE, 3, 24),
         batches=batches,
         validate=lambda network, packs: figures(network, _held_out(packs)),
         sheet=lambda network, packs: grid(network, factor=1),

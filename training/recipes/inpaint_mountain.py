@@ -20,23 +20,21 @@ from keras import layers, ops
 
 from training import sheets
 from training.architectures import valid_autoencoder
-from training.architectures.inpainter import push_pull
+from training.architectures.inpainter import PushPull
 from training.data.crops import validation_split
 from training.data.packs import Packs
-from training.inpainting import CLASSICAL, Fill, in_hole_psnr
+from training.inpainting import CLASSICAL, Fill, hole_loss, in_hole_psnr
 from training.recipe import Batch, Part, Recipe
 from training.service import Service
 from training.tables import Table, tell
 
 SIZE, HOLE = 100, 22
-LEVELS = 2
-"""Halvings of the smooth fill that a side of 100 pixels allows."""
 
 
 def network() -> keras.Model:
     """Return {image [N,H,W,3], mask [N,H,W,1]} -> image [N,H,W,3]; height and width leave 4 when divided by 8."""
     image, mask = keras.Input((None, None, 3), name="image"), keras.Input((None, None, 1), name="mask")
-    fill = push_pull(image, mask, LEVELS)
+    fill = PushPull(name="fill")(image, mask)
     features = valid_autoencoder.build(ops.concatenate([fill - 0.5, mask], axis=-1))
     start = keras.initializers.VarianceScaling(0.01, "fan_in", "truncated_normal")
     added = layers.Conv2D(3, 3, padding="same", kernel_initializer=start, name="exit", dtype="float32")(features)
@@ -66,10 +64,9 @@ def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
 
 
 def loss(network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
-    """Mean over what is missing of |error| + 4 error²."""
+    """How far what is made up is from the picture: see `hole_loss`."""
     image, mask = ops.cast(batch["image"], "float32") / 255.0, ops.cast(batch["mask"], "float32")
-    error = (network(_given(network, image * (1.0 - mask), mask))["image"] - image) * mask
-    return ops.sum(ops.abs(error) + 4.0 * ops.square(error)) / (3.0 * ops.sum(mask) + 1.0)
+    return hole_loss(network(_given(network, image * (1.0 - mask), mask))["image"], image, mask)
 
 
 def _given(network: keras.Model, image: Any, mask: Any) -> dict[str, Any]:
@@ -137,8 +134,11 @@ def recipe_of(name: str, build: Callable[[], keras.Model], title: str, descripti
         return tables({**CLASSICAL, f"inpaint/{name}": partial(run, networks["inpaint"])}, packs, command)
 
     def evaluate_service(url: str, packs: Packs) -> list[Table]:
-        fill = partial(Service(url).inpaint, method="neural", model=name)
-        return tables({f"inpaint/{name}, served": fill}, packs, f"{command} --url {url}")
+        methods: dict[str, Fill] = {
+            f"inpaint/{model}, served": partial(Service(url).inpaint, method="neural", model=model)
+            for model in (name, "photo")
+        }
+        return tables(methods, packs, f"{command} --url {url}")
 
     return Recipe(
         task="inpaint",

@@ -3,13 +3,13 @@
     python -m training train inpaint_photo --hours 2        # two cores; 0.4 on an accelerator
     python -m training evaluate inpaint_photo
 
-`docs/rows.md` says what it reached and what it should. Holes are strokes, boxes and the silhouettes of people, drawn
-anew for every sample; only what is missing counts.
+`docs/rows.md` says what it reached and what it should. Holes are strokes, boxes, the silhouettes of people, and
+scratches, drawn anew for every sample; only what is missing counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,13 +19,15 @@ from keras import ops
 from training import sheets
 from training.architectures import inpainter
 from training.data.crops import Crops, validation_split
-from training.data.holes import BINS, holes
+from training.data.holes import BINS, holes, scratches
 from training.data.packs import Packs
-from training.inpainting import in_hole_psnr, photo_tables, service_tables, silhouettes
+from training.inpainting import SCRATCHES, hole_loss, in_hole_psnr, photo_tables, service_tables, silhouettes
 from training.recipe import Batch, Part, Recipe
 
 SIZE = 128
-SIZES = ((256, 256), (512, 512))
+SIZES = ((128, 128), (256, 256))
+KINDS = len(BINS) + 1
+"""Holes by the share that is missing, and scratches: equally often."""
 
 
 def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
@@ -35,33 +37,36 @@ def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
 
     def make(index: int) -> Batch:
         random = np.random.default_rng([seed, index, 1])
-        missing = []
-        for _ in range(batch):
-            share = BINS[int(random.integers(len(BINS)))]
-            missing.append(holes((SIZE, SIZE), share, random, people))
+        missing = [damage(SIZE, int(random.integers(KINDS)), random, people) for _ in range(batch)]
         return {"image": crops(index), "mask": np.stack(missing)[..., None].astype(np.uint8)}
 
     return make
 
 
+def damage(
+    size: int, kind: int, random: np.random.Generator, people: Sequence[np.ndarray], most: int = SCRATCHES
+) -> np.ndarray:
+    """Return bool (size, size): holes of `BINS[kind]`, or up to `most` scratches where that is no bin."""
+    if kind < len(BINS):
+        return holes((size, size), BINS[kind], random, people)
+    return scratches((size, size), int(random.integers(2, most + 1)), random)
+
+
 def loss(network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
-    """Mean over what is missing of |error| + 4 error²: sharp where one answer is likely, the mean where many are."""
+    """How far what is made up is from the picture: see `hole_loss`."""
     image, mask = ops.cast(batch["image"], "float32") / 255.0, ops.cast(batch["mask"], "float32")
-    error = (network({"image": image * (1.0 - mask), "mask": mask})["image"] - image) * mask
-    return ops.sum(ops.abs(error) + 4.0 * ops.square(error)) / (3.0 * ops.sum(mask) + 1.0)
+    return hole_loss(network({"image": image * (1.0 - mask), "mask": mask})["image"], image, mask)
 
 
 def _held_out(packs: Packs) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (picture, missing) of the middles of pictures that training never sees, four a bin."""
+    """Return (picture, missing) of the middles of pictures that training never sees, four of a kind."""
     if not _CACHE:
         _, kept = validation_split(packs.pictures("photos/train"))
         people = silhouettes(packs, "val")
-        for number, picture in enumerate(kept[: 4 * len(BINS)]):
+        for number, picture in enumerate(kept[: 4 * KINDS]):
             top, left = (picture.shape[0] - 256) // 2, (picture.shape[1] - 256) // 2
-            random = np.random.default_rng(number)
-            _CACHE.append(
-                (picture[top : top + 256, left : left + 256], holes((256, 256), BINS[number % 3], random, people))
-            )
+            missing = damage(256, number % KINDS, np.random.default_rng(number), people)
+            _CACHE.append((picture[top : top + 256, left : left + 256], missing))
     return _CACHE
 
 
@@ -77,7 +82,7 @@ def run(network: keras.Model, picture: np.ndarray, missing: np.ndarray) -> np.nd
 
 
 def validate(network: keras.Model, packs: Packs) -> dict[str, float]:
-    """Return the mean PSNR (dB) inside the holes of twelve held-out middles."""
+    """Return the mean PSNR (dB) inside the holes of sixteen held-out middles."""
     found = [in_hole_psnr(run(network, picture, missing), picture, missing) for picture, missing in _held_out(packs)]
     return {"psnr": float(np.mean(found))}
 
@@ -85,7 +90,7 @@ def validate(network: keras.Model, packs: Packs) -> dict[str, float]:
 def sheet(network: keras.Model, packs: Packs) -> np.ndarray:
     """Return rows of damaged | ours | the picture."""
     rows = []
-    for picture, missing in _held_out(packs)[::2]:
+    for picture, missing in _held_out(packs)[: 2 * KINDS]:
         damaged = np.where(missing[..., None], np.uint8(255), picture)
         rows.append([one.astype(np.float32) / 255 for one in (damaged, run(network, picture, missing), picture)])
     return sheets.grid(rows)

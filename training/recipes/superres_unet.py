@@ -28,7 +28,7 @@ def network() -> keras.Model:
     large = bicubic(image, SCALE)
     start = keras.initializers.VarianceScaling(0.01, "fan_in", "truncated_normal")
     last = layers.Conv2D(3, 1, kernel_initializer=start, name="exit", dtype="float32")
-    return keras.Model({"image": image}, {"image": large + last(unet.build(large))}, name="superres_unet")
+    return keras.Model({"image": image}, {"image": large + last(unet.build(large, filters=8))}, name="superres_unet")
 
 
 def recipe() -> Recipe:
@@ -49,7 +49,7 @@ def recipe() -> Recipe:
         name="unet",
         title="U-Net",
         description="Photographs twice as large, by the U-Net of the founding article; a baseline.",
-        architecture="U-Net (16 filters, four levels) on the bicubically enlarged picture",
+        architecture="U-Net (8 filters, four levels) on the bicubically enlarged picture",
         packs=("photos",),
         parts={"x2": part},
         geometry={"kind": "tiled", "multiple": 8, "tile_size": 256, "tile_step": 32, "halo": None},

@@ -19,7 +19,7 @@ def router(desk: Desk) -> APIRouter:
 
     async def work(form: DenoiseForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
         strength = None if form.strength == "auto" else form.strength
-        wish = task.DenoiseWish(model=form.model.strip() or None, strength=strength, preserve=form.preserve)
+        wish = task.DenoiseWish(model=form.model_name, strength=strength, preserve=form.preserve)
         return await task.denoise(pictures["image"], wish, desk.engine, caller)
 
     @routes.post(

@@ -25,7 +25,7 @@ def router(desk: Desk) -> APIRouter:
         wish = task.InpaintWish(
             mask=pictures.get("mask"),
             method=form.method,
-            model=form.model.strip() or None,
+            model=form.model_name,
             radius=form.radius,
             dilate=form.dilate,
             feather=form.feather,
@@ -52,9 +52,9 @@ def _check(form: InpaintForm, pictures: dict[str, Picture]) -> None:
         raise MissingField(text, field="mask")
     if form.mask_from == "alpha" and "mask" in pictures:
         raise ConflictingFields("mask and mask_from=alpha exclude each other: send one of them.", field="mask_from")
-    if form.method in ("neural", "biharmonic") and "radius" in form.model_fields_set:
+    if form.method in ("neural", "dcgan", "biharmonic") and "radius" in form.model_fields_set:
         raise ConflictingFields(f"method={form.method} knows no radius.", field="radius", value=form.radius)
-    if form.model.strip() and form.method not in ("auto", "neural"):
+    if form.model.strip() and form.method not in ("auto", "neural", "dcgan"):
         text = f"method={form.method} works without a model: leave the field out."
         raise ConflictingFields(text, field="model", value=form.model)
 

@@ -26,7 +26,7 @@ def router(desk: Desk) -> APIRouter:
             text = "background and background_image exclude each other: send one of them."
             raise ConflictingFields(text, field="background", value=form.background)
         wish = task.SegmentWish(
-            model=form.model.strip() or None,
+            model=form.model_name,
             output=form.output,
             threshold=form.threshold if "threshold" in form.model_fields_set else None,
             classes=tuple(name.strip() for name in form.classes.split(",") if name.strip()),

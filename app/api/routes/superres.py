@@ -19,7 +19,7 @@ def router(desk: Desk) -> APIRouter:
 
     async def work(form: SuperresForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
         wish = task.SuperresWish(
-            model=form.model.strip() or None, scale=form.scale, max_output_pixels=desk.settings.max_output_pixels
+            model=form.model_name, scale=form.scale, max_output_pixels=desk.settings.max_output_pixels
         )
         return await task.superres(pictures["image"], wish, desk.engine, caller)
 

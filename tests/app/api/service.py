@@ -25,13 +25,14 @@ from app.engine.registry import Model, Registry
 from app.main import create_app
 from app.settings import Settings
 from models import store
-from models.manifest import Manifest
+from models.manifest import Geometry, Manifest
 from tests.engines import Loader
 from tests.shelf import (
     CANONICAL,
     DIGIT,
     LIGHT_CLASSES,
     digit_signatures,
+    inpaint_signatures,
     manifest,
     photo_signatures,
     segment_signatures,
@@ -40,7 +41,9 @@ from tests.shelf import (
 
 
 class Honest:
-    """A model that does what its signature's name says: `estimate` gives 0.25, `x3` repeats, `segment` finds light."""
+    """A model that does what its signature's name says: `estimate` gives 0.25, `x3` repeats, `segment` finds light,
+    `inpaint` fills with grey.
+    """
 
     def __init__(self, classes: int = 1) -> None:
         self.classes = classes
@@ -52,10 +55,13 @@ class Honest:
         if signature == "segment":
             light = (image[..., :1] > 0.5).astype(np.float32)
             return {"probabilities": light if self.classes == 1 else np.concatenate([1 - light, light], axis=-1)}
+        if signature == "inpaint":
+            return {"image": image + inputs["mask"] / 2}
         scale = int(signature[1:]) if signature.startswith("x") else 1
         return {"image": image.repeat(scale, axis=1).repeat(scale, axis=2)}
 
 
+WINDOW = Geometry(kind="canonical", multiple=64, canonical_sizes=[(192, 192)])
 MODELS: tuple[Manifest, ...] = (
     manifest(name="photo", signatures=photo_signatures(), default=True),
     manifest(name="identity"),
@@ -68,6 +74,7 @@ MODELS: tuple[Manifest, ...] = (
         "segment", "light", signatures=segment_signatures(1), geometry=CANONICAL, classes=LIGHT_CLASSES, default=True
     ),
     manifest("segment", "lights", signatures=segment_signatures(2), geometry=CANONICAL, classes=LIGHT_CLASSES),
+    manifest("inpaint", "grey", signatures=inpaint_signatures(), geometry=WINDOW, default=True),
 )
 
 

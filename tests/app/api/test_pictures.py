@@ -74,17 +74,21 @@ def test_inpaint_fills_what_the_mask_marks(service: Service) -> None:
     missing = opened(hole()) > 0
     spoilt = gradient()
     spoilt[missing] = 255
-    for method in ("auto", "telea", "ns", "biharmonic"):
+    for method in ("telea", "ns", "biharmonic"):
         answer = service.send("/inpaint", file(spoilt), mask=hole(), method=method)
         assert answer.status_code == 200
         pixels = opened(answer.content)
         np.testing.assert_array_equal(pixels[~missing], gradient()[~missing])
         assert np.abs(pixels[missing].astype(int) - gradient()[missing]).max() < 24
-        used = "biharmonic" if method == "auto" else method
-        assert answer.headers["x-applied"] == f"method={used}:1;missing=32"
+        assert answer.headers["x-applied"] == f"method={method}:1;missing=32"
         assert answer.headers["content-disposition"] == 'inline; filename="holiday-inpaint.png"'
         assert "x-model" not in answer.headers
         assert "link" not in answer.headers
+    for method in ("auto", "neural"):
+        answer = service.send("/inpaint", file(spoilt), mask=hole(), method=method)
+        np.testing.assert_array_equal(opened(answer.content), np.where(missing[..., None], 128, gradient()))
+        assert answer.headers["x-applied"] == "method=neural:1;missing=32;precision=float32"
+        assert answer.headers["x-model"] == "inpaint/grey@1"
 
 
 def test_inpaint_fills_what_is_seen_through(service: Service) -> None:
@@ -92,7 +96,7 @@ def test_inpaint_fills_what_is_seen_through(service: Service) -> None:
     answer = service.send("/inpaint", file(see_through), mask_from="alpha", headers={"Accept": "image/jpeg"})
     assert answer.headers["content-type"] == "image/jpeg"
     body = service.send("/inpaint", file(see_through), mask_from="alpha", headers={"Accept": "application/json"}).json()
-    assert (body["model"], body["applied"]["missing"]) == ("", "32")
+    assert (body["model"], body["applied"]["missing"]) == ("inpaint/grey@1", "32")
 
 
 def test_background_image_goes_behind_the_cutout(service: Service) -> None:
@@ -183,6 +187,7 @@ def test_models_and_cards(service: Service) -> None:
     assert "denoise/photo@1" in [model["id"] for model in listed]
     assert [model["id"] for model in listed if model["default"]] == [
         "denoise/photo@1",
+        "inpaint/grey@1",
         "segment/light@1",
         "superres/nearest@1",
     ]

@@ -102,7 +102,7 @@ def test_unknown_field_names_the_nearest(service: Service, given: str, meant: st
         ("/segment", "background", "red", "transparent or a colour as #rrggbb"),
         ("/segment", "opacity", "2", "a number from 0 to 1"),
         ("/segment", "threshold", "half", "a number from 0 to 1"),
-        ("/inpaint", "method", "magic", "auto, neural, telea, ns or biharmonic"),
+        ("/inpaint", "method", "magic", "auto, neural, dcgan, telea, ns or biharmonic"),
         ("/inpaint", "radius", "0", "a whole number from 1 to 64"),
         ("/inpaint", "feather", "65", "a whole number from 0 to 64"),
         ("/inpaint", "mask_from", "picture", "file or alpha"),

@@ -11,6 +11,7 @@ import pytest
 
 from app.engine.protocol import Arrays, Caller, Ticket
 from app.errors import ModelUnavailable
+from app.imaging.tiles import Box
 from app.tasks.filling import fill
 from models.manifest import Geometry
 from tests.engines import FunctionEngine
@@ -73,8 +74,11 @@ def test_a_hole_is_filled_wherever_and_however_large(
     missing[box[0] : box[2], box[1] : box[3]] = True
     result = filled(image, missing)
     np.testing.assert_array_equal(result[~missing], image[~missing])
-    # Halving moves a plane's value by half a pixel's step at odd ends, and its enlargement has flat ends.
-    assert np.abs(result - image).max() < 0.012
+    # Halving moves a plane's value by half a pixel's step at odd ends, and its enlargement has flat ends: a few
+    # hundredths in the corner of a picture that lies deep in a hole.
+    error = np.abs(result - image)[missing]
+    assert error.max() < 0.04
+    assert error.mean() < 0.01
 
 
 def test_holes_apart_have_windows_of_their_own_and_long_ones_parts() -> None:
@@ -86,7 +90,19 @@ def test_holes_apart_have_windows_of_their_own_and_long_ones_parts() -> None:
     assert np.abs(result - plane(1200, 1500)).max() < 1e-3
     assert 5 < len(model.sizes) < 25
     assert set(model.sizes) == {(256, 256), (384, 384)}
-    assert max(model.shares) < 0.2
+    assert max(model.shares) < 0.4
+
+
+def test_only_what_is_wanted_is_filled() -> None:
+    image, missing = plane(300, 700), np.zeros((300, 700), bool)
+    missing[100:110, 100:110] = missing[100:110, 600:610] = True
+    model = Planes()
+    wanted = Box(90, 80, 120, 105)  # half of the first
+    spoilt = np.where(missing[..., None], 7, image).astype(np.float32)
+    result = asyncio.run(fill(spoilt, missing, MODEL, FunctionEngine(model, MODEL), Caller("test"), wanted))
+    assert len(model.sizes) == 1
+    np.testing.assert_allclose(result[:, :600], image[:, :600], atol=1e-4)
+    assert (result[100:110, 600:610] == 7).all()
 
 
 def test_a_model_that_gives_no_numbers_or_has_no_size() -> None:

@@ -24,7 +24,7 @@ from app.imaging.picture import Picture
 from app.tasks import inpaint as task
 from app.tasks.answer import Answer
 from app.tasks.inpaint import InpaintWish, inpaint
-from models.manifest import Geometry, Signature, SizeRule
+from models.manifest import Geometry, Manifest, Signature, SizeRule, Tensor
 from tests.app.imaging.samples import smooth
 from tests.app.tasks.test_filling import MODEL, Planes
 from tests.engines import FunctionEngine
@@ -228,6 +228,50 @@ def test_a_model_that_takes_pictures_as_they_are() -> None:
     np.testing.assert_array_equal(answer.picture.pixels[~missing], image.pixels[~missing])
     with pytest.raises(WrongSize, match="leave 4 when divided by 8"):
         filled(picture(), FunctionEngine(white, model), mask=mask(), method="neural")
+
+
+def searching(calls: int) -> Manifest:
+    grey = shape(1, 28)
+    state = {
+        "state": Tensor(shape=[-1, 2, 3], per="sample"),
+        "step": Tensor(shape=[-1, 1], per="sample"),
+    }
+    search = Signature(inputs={"image": grey, "mask": grey, **state}, outputs={"image": grey, **state})
+    size = Geometry(kind="fixed", valid_sizes=[(28, 28)])
+    return manifest("inpaint", "digits", signatures={"search": search}, geometry=size, defaults={"calls": calls})
+
+
+def test_a_search_goes_on_from_call_to_call() -> None:
+    states: list[tuple[float, float]] = []
+
+    def lighter(ticket: Any) -> Any:
+        given = ticket.inputs
+        assert ticket.signature == "search"
+        assert given["state"].shape == (1, 2, 3)
+        assert (given["image"][given["mask"] > 0] == 0).all()
+        states.append((given["state"].max(), given["step"].item()))
+        nearer = given["image"] + given["mask"] * (given["step"].item() + 1) / 10
+        return {"image": nearer, "state": given["state"] + 0.5, "step": given["step"] + 1}
+
+    image, hole = Picture(np.full((28, 28, 1), 200, np.uint8)), Picture(np.zeros((28, 28, 1), np.uint8))
+    hole.pixels[3:9, 3:9] = hole.pixels[20:22, 20:22] = 255  # one search for both
+    engine = FunctionEngine(lighter, searching(4))
+    answer = filled(image, engine, mask=hole, method="dcgan", model="digits")
+    assert states == [(0, 0), (0.5, 1), (1, 2), (1.5, 3)]
+    np.testing.assert_array_equal(answer.picture.pixels, np.where(hole.pixels, np.uint8(102), image.pixels))
+    assert answer.model == "inpaint/digits@1"
+    assert answer.applied == {"method": "dcgan:1", "missing": "40", "precision": "float32"}
+    with pytest.raises(WrongSize):
+        filled(picture(1), engine, mask=mask(), method="dcgan", model="digits")
+
+
+def test_a_model_of_another_method() -> None:
+    with pytest.raises(ConflictingFields, match="is not for method=neural"):
+        filled(picture(), FunctionEngine(never, searching(1)), mask=mask(), method="neural", model="digits")
+    with pytest.raises(ConflictingFields, match="is not for method=dcgan"):
+        filled(picture(), FunctionEngine(never, MODEL), mask=mask(), method="dcgan", model="planes")
+    # Nobody asked for it, and it may not take this picture.
+    assert filled(picture(), FunctionEngine(never, searching(1)), mask=mask()).applied["method"] == "ns:1"
 
 
 def test_no_model_is_no_neural_method() -> None:

@@ -1,0 +1,41 @@
+"""Print the curves of trainings as charts for docs/comparison.md.
+
+    python -m scripts.loss_curves OUT/dcgan_digits/dcgan OUT/dcgan_faces/dcgan
+
+For a GAN: both losses together, and the shares of real and of made pictures that the discriminator takes for real.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+POINTS = 12
+
+
+def chart(folder: Path, names: list[str]) -> str:
+    """Return a Mermaid chart of `names` in the log of a training, each point the mean of a twelfth of its steps."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    last = lines[-1]["step"]
+    curves = []
+    for name in names:
+        found = [(line["step"], line[name]) for line in lines if name in line]
+        bins = np.minimum([step * POINTS // last for step, _ in found], POINTS - 1)
+        values = np.array([value for _, value in found])
+        means = [values[bins == number].mean() for number in range(POINTS) if (bins == number).any()]
+        curves.append(f"    line [{', '.join(f'{value:.3g}' for value in means)}]")
+    head = ["```mermaid", "xychart-beta", f'    title "{folder.parent.name}: {", ".join(names)}"']
+    return "\n".join([*head, f'    x-axis "steps" 0 --> {last}', *curves, "```"])
+
+
+def main() -> None:
+    for folder in map(Path, sys.argv[1:]):
+        for names in (["loss"], ["real", "made"]):
+            print(chart(folder, names) + "\n")
+
+
+if __name__ == "__main__":
+    main()
