@@ -15,6 +15,9 @@ COPY --from=environment /opt/venv /opt/venv
 COPY LICENSE ./
 COPY models models
 COPY app app
+# A volume that is mounted here for the first time takes its owner from the image.
+RUN mkdir var
+RUN chown 10001 var
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -6,11 +6,13 @@
     │   ├── UnknownModel  UnknownStyle  UnknownClass
     │   ├── UnsupportedImage  BrokenImage  AnimatedImage  WrongSize
     │   ├── MaskSize  MaskEmpty  MaskFull
-    │   └── NotAcceptable
+    │   ├── NotAcceptable
+    │   └── JobConflict  IdempotencyMismatch  JobExpired
     ├── TooLarge                   a limit, named
     │   └── UploadTooLarge  TooManyPixels  ResultTooLarge  WorkTooLarge
     └── Unavailable                not the caller's fault; `retry_after` seconds where known
-        └── Overloaded  DeadlineExceeded  ModelUnavailable  ShuttingDown
+        ├── Overloaded  DeadlineExceeded  ModelUnavailable  WeightsMissing  ShuttingDown
+        └── JobsFull  StorageFull  JobInterrupted
 
 A message says what was wrong, the value, and what to do, in a sentence for the caller: no path, no library's text.
 """
@@ -89,6 +91,15 @@ class MaskFull(BadRequest): ...
 class NotAcceptable(BadRequest): ...
 
 
+class JobConflict(BadRequest): ...
+
+
+class IdempotencyMismatch(BadRequest): ...
+
+
+class JobExpired(BadRequest): ...
+
+
 class TooLarge(ServiceError): ...
 
 
@@ -116,7 +127,19 @@ class DeadlineExceeded(Unavailable): ...
 class ModelUnavailable(Unavailable): ...
 
 
+class WeightsMissing(Unavailable): ...
+
+
 class ShuttingDown(Unavailable): ...
+
+
+class JobsFull(Unavailable): ...
+
+
+class StorageFull(Unavailable): ...
+
+
+class JobInterrupted(Unavailable): ...
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

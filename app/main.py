@@ -29,15 +29,20 @@ from app.api import openapi, problems
 from app.api.access import Access
 from app.api.desk import Desk
 from app.api.golden import Golden
+from app.api.jobs import Jobs
 from app.api.limits import RateLimiter
 from app.api.metrics import Metrics
 from app.api.middleware import Gate, Head, Record
-from app.api.routes import denoise, health, inpaint, models, pages, segment, superres
+from app.api.routes import denoise, health, inpaint, models, pages, segment, styles, stylize, superres
+from app.api.routes import jobs as job_routes
+from app.api.runner import Runner, explain
 from app.engine.local import LocalEngine
 from app.engine.protocol import Caller
 from app.engine.registry import Registry
 from app.errors import InvalidField, ServiceError
 from app.imaging.picture import Picture
+from app.jobs.store import Store, StoreError
+from app.jobs.worker import Worker
 from app.settings import Settings, SettingsError
 from app.tasks.answer import Answer
 from app.tasks.denoise import DenoiseWish
@@ -46,6 +51,8 @@ from app.tasks.inpaint import InpaintWish
 from app.tasks.inpaint import inpaint as run_inpaint
 from app.tasks.segment import SegmentWish
 from app.tasks.segment import segment as run_segment
+from app.tasks.stylize import StylizeWish
+from app.tasks.stylize import stylize as run_stylize
 from app.tasks.superres import SuperresWish
 from app.tasks.superres import superres as run_superres
 from models.manifest import Manifest
@@ -56,25 +63,56 @@ DRAIN_S = 30.0
 
 log = structlog.get_logger("restore.main")
 
-EXPOSED = ["X-Model", "X-Applied", "X-Request-Id", "Server-Timing", "Link", "Content-Disposition", "Retry-After"]
+EXPOSED = [
+    "X-Model",
+    "X-Applied",
+    "X-Request-Id",
+    "Server-Timing",
+    "Link",
+    "Content-Disposition",
+    "Retry-After",
+    "Location",
+    "Preference-Applied",
+    "ETag",
+]
+ACCEPTED = [
+    "Authorization",
+    "X-API-Key",
+    "X-Request-Id",
+    "Cancel-After",
+    "Prefer",
+    "Idempotency-Key",
+    "If-None-Match",
+]
 
 
-def create_app(settings: Settings, *, engine: LocalEngine | None = None) -> FastAPI:
-    """Return the service. Without `engine`, one is made of the models in `settings.models_dir`, with TensorFlow."""
+def create_app(
+    settings: Settings, *, engine: LocalEngine | None = None, clock: Callable[[], float] = time.time
+) -> FastAPI:
+    """Return the service. Without `engine`, one is made of the models in `settings.models_dir`, with TensorFlow.
+
+    `clock` is the time of day by which jobs live.
+    """
     device = "unnamed"
     if engine is None:
         engine, device = _start_engine(settings)
     metrics = Metrics()
     access = Access([key.get_secret_value() for key in settings.api_keys], settings.trusted_proxies)
     desk = Desk(settings, engine, metrics)
+    store = _store(settings, clock)
+    worker = Worker(store, Runner(desk, clock), explain, at_once=settings.jobs_at_once)
+    jobs = Jobs(desk, store, worker, closed=access.closed)
+    desk.defer = jobs.take
     golden = Golden(engine, _golden_tasks(engine))
     rate = RateLimiter(*settings.rate) if settings.rate else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await worker.start()
         warming = asyncio.create_task(_warm(engine, settings.preload, golden))
         yield
         desk.closing = True
+        await worker.stop()
         warming.cancel()
         await asyncio.gather(warming, return_exceptions=True)
         await engine.close(DRAIN_S)
@@ -95,10 +133,14 @@ def create_app(settings: Settings, *, engine: LocalEngine | None = None) -> Fast
         return json.dumps(openapi.build(app, closed=access.closed)).encode()
 
     app.state.desk = desk
+    app.state.store, app.state.worker, app.state.jobs = store, worker, jobs
     app.include_router(denoise.router(desk))
     app.include_router(superres.router(desk))
     app.include_router(segment.router(desk))
     app.include_router(inpaint.router(desk))
+    app.include_router(stylize.router(desk))
+    app.include_router(styles.router(engine))
+    app.include_router(job_routes.router(jobs))
     app.include_router(models.router(engine, device))
     app.include_router(health.router(desk, golden))
     app.include_router(pages.router(document))
@@ -111,13 +153,24 @@ def create_app(settings: Settings, *, engine: LocalEngine | None = None) -> Fast
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key", "X-Request-Id", "Cancel-After"],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=ACCEPTED,
             expose_headers=EXPOSED,
         )
     app.add_middleware(Record, metrics=metrics)
     _watch(metrics, desk, engine)
+    _watch_jobs(metrics, worker)
     return app
+
+
+def _store(settings: Settings, clock: Callable[[], float]) -> Store:
+    return Store(
+        settings.data_dir,
+        most=settings.jobs_max,
+        most_bytes=settings.jobs_disk_mb * 2**20,
+        ttl=settings.job_ttl_h * 3600,
+        clock=clock,
+    )
 
 
 def _start_engine(settings: Settings) -> tuple[LocalEngine, str]:
@@ -129,7 +182,12 @@ def _start_engine(settings: Settings) -> tuple[LocalEngine, str]:
     folders = ", ".join(str(folder) for folder in settings.models_dir)
     with _step(f"checking the models in {folders}"):
         registry = Registry(settings.models_dir, runtime)
-    engine = LocalEngine(registry, max_batch=settings.max_batch, max_megapixels=settings.queue_megapixels)
+    engine = LocalEngine(
+        registry,
+        max_batch=settings.max_batch,
+        max_megapixels=settings.queue_megapixels,
+        accelerated=runtime.device != "CPU",
+    )
     return engine, runtime.device
 
 
@@ -176,11 +234,16 @@ def _golden_tasks(engine: LocalEngine) -> dict[str, Callable[[Manifest, Picture,
         wish = InpaintWish(Picture(hole), method=method, model=f"{model.name}@{model.version}")
         return await run_inpaint(picture, wish, engine, caller)
 
+    async def through_stylize(model: Manifest, picture: Picture, caller: Caller) -> Answer:
+        wish = StylizeWish(style_image=picture, model=f"{model.name}@{model.version}")
+        return await run_stylize(picture, wish, engine, caller)
+
     return {
         "denoise": through_denoise,
         "superres": through_superres,
         "segment": through_segment,
         "inpaint": through_inpaint,
+        "stylize": through_stylize,
     }
 
 
@@ -245,6 +308,19 @@ def _watch(metrics: Metrics, desk: Desk, engine: LocalEngine) -> None:
     metrics.watch("restore_device_failures", "Tiles that failed.", lambda: counters.failures)
 
 
+def _watch_jobs(metrics: Metrics, worker: Worker) -> None:
+    def kept(state: str) -> Callable[[], float]:
+        return lambda: worker.counts.get(state, 0)
+
+    def ended(state: str) -> Callable[[], float]:
+        return lambda: worker.ended[state]
+
+    for state, meaning in (("queued", "wait"), ("running", "run")):
+        metrics.watch(f"restore_jobs_{state}", f"Jobs that {meaning}.", kept(state))
+    for state in ("succeeded", "failed", "cancelled"):
+        metrics.watch(f"restore_jobs_{state}", f"Jobs that ended so since the start: {state}.", ended(state))
+
+
 class _Server(uvicorn.Server):
     """Says when it listens, and tells the desk of a signal at once: kept connections are refused new work then."""
 
@@ -304,6 +380,11 @@ def main() -> int:
         sys.stderr.write(f"restore: {sentence}\n")
     _start_logging(settings.log_format)
     app = create_app(settings)
+    try:
+        app.state.store.open()
+    except StoreError as error:
+        sys.stderr.write(f"restore: {configuration.variable('data_dir')}: {error}\n")
+        return 2
     desk: Desk = app.state.desk
     config = uvicorn.Config(
         app,

@@ -109,6 +109,30 @@ class Settings(BaseSettings):
     max_batch: int = Field(
         64, ge=1, le=1024, description="Most tiles that go to the device at once. A model's manifest may say less."
     )
+    data_dir: Path = Field(
+        Path("var"),
+        description="Folder of the jobs: a database and their pictures and results. It is made where it is not there.",
+    )
+    jobs_max: int = Field(
+        100, ge=1, le=100_000, description="Jobs that may wait or run at once; more are refused with `jobs-full`."
+    )
+    jobs_at_once: int = Field(
+        1, ge=1, le=64, description="Jobs that run at once, each with its picture decoded in memory."
+    )
+    jobs_disk_mb: int = Field(
+        4096,
+        ge=1,
+        le=100_000_000,
+        description="Room for the pictures and results of jobs, in MiB; what would be more is refused with "
+        "`storage-full`.",
+    )
+    job_ttl_h: float = Field(
+        24.0,
+        gt=0,
+        le=8760,
+        allow_inf_nan=False,
+        description="Hours that the result of a job is kept. As long again, its address answers `job-expired`.",
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, Listed] = Field(
         (), description="Keys that callers must send one of. Empty: everyone may call."
     )

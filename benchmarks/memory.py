@@ -59,7 +59,9 @@ def mebibytes(process: int, what: str) -> int:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--task", choices=["denoise", "superres", "segment", "inpaint"], default="denoise")
+    arguments.add_argument(
+        "--task", choices=["denoise", "superres", "segment", "inpaint", "stylize"], default="denoise"
+    )
     arguments.add_argument("--model")
     arguments.add_argument("--megapixels", type=float, default=24.0)
     arguments.add_argument("--scratches", type=int, default=200, help="for inpaint")
@@ -75,6 +77,8 @@ def main() -> None:
         if wish.task == "inpaint":
             sent["mask"] = ("mask.png", scratches(Image.open(io.BytesIO(data)).size, wish.scratches))
             fields["method"] = wish.method
+        if wish.task == "stylize":
+            fields["style"] = httpx.get(f"{url}/styles").json()["styles"][0]["name"]
         answer = httpx.post(f"{url}/{wish.task}", files=sent, data=fields, timeout=7200)
         spent = time.perf_counter() - begun
         answer.raise_for_status()

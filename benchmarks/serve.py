@@ -39,6 +39,8 @@ from models.manifest import Manifest
 class BareEngine:
     """Implements `protocol.Engine` by calling the SavedModel where it stands."""
 
+    accelerated = False
+
     def __init__(self, settings: Settings) -> None:
         self._registry = Registry(settings.models_dir, Runtime())
 

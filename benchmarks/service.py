@@ -25,10 +25,11 @@ def running(**settings: str) -> Iterator[tuple[str, int]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    given = {f"RESTORE_{name.upper()}": value for name, value in settings.items()}
+    data = tempfile.TemporaryDirectory()
+    given = {"RESTORE_DATA_DIR": data.name} | {f"RESTORE_{name.upper()}": value for name, value in settings.items()}
     environment = os.environ | {"RESTORE_HOST": "127.0.0.1", "RESTORE_PORT": str(port)} | given
     url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile() as log:
+    with data, tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", "app.main"]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:

@@ -135,6 +135,15 @@ class Class(_Part):
     ]
 
 
+class Style(_Part):
+    """A preset of a painter: its number is its place in the list."""
+
+    name: Name
+    title: str
+    artist: str
+    year: str
+
+
 class Table(_Part):
     """A table of quality: what was measured, how, and every figure. `command` reproduces it."""
 
@@ -185,6 +194,7 @@ class Manifest(_Part):
     signatures: dict[str, Signature] = Field(min_length=1)
     geometry: Geometry
     classes: list[Class] = []
+    styles: list[Style] = []
     defaults: dict[str, str | int | float | bool] = {}
     quality: list[Table] = []
     provenance: Provenance
@@ -207,6 +217,8 @@ class Manifest(_Part):
             raise ValueError(f"files: {MANIFEST_NAME} cannot hold its own digest")
         if len({entry.id for entry in self.classes}) != len(self.classes):
             raise ValueError("classes: each id stands once")
+        if len({style.name for style in self.styles}) != len(self.styles):
+            raise ValueError("styles: each name stands once")
         return self
 
 

@@ -28,6 +28,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs/images"
 CORNER = (420, 60)
 """Left and top of the part of the enlarged cut-out that is shown."""
 Pixels = NDArray[np.uint8]
+SHOWN_STYLES = ("impression-sunrise", "starry-night", "great-wave", "the-scream")
 README = FOLDER.parent.parent / "README.md"
 BEGIN, END = "<!-- pictures: made by scripts/readme_pictures.py -->", "<!-- end of pictures -->"
 
@@ -147,6 +148,43 @@ def methods(url: str) -> None:
     Image.fromarray(sheet[:-6, :-6]).save(FOLDER / "methods.jpg", quality=88, optimize=True)
 
 
+def style_sheet(url: str) -> str:
+    """Draw photographs in the manner of some presets, and all presets for docs/comparison.md; say so."""
+    photographs = [
+        skimage.data.coffee()[:400, 100:500],
+        skimage.data.chelsea()[:, 90:390],
+        skimage.data.rocket()[:, 110:537],
+    ]
+    names = [style["name"] for style in httpx.get(url + "/styles", timeout=60).json()["styles"]]
+    painted = {
+        name: [_painted(url, _square(photograph), {"style": name}) for photograph in photographs] for name in names
+    }
+    shown = [[_square(photograph) for photograph in photographs], *(painted[name] for name in SHOWN_STYLES)]
+    _save_grid([list(row) for row in zip(*shown, strict=True)], "styles.jpg")
+    cats = [painted[name][1] for name in names]
+    _save_grid([cats[begin : begin + 8] for begin in range(0, len(cats), 8)], "presets.jpg", side=160)
+    styles = ", ".join(f"`{name}`" for name in SHOWN_STYLES)
+    return f"| ![Three photographs, painted](docs/images/styles.jpg) | `/stylize`: {styles} |"
+
+
+def _painted(url: str, photograph: Pixels, fields: dict[str, str]) -> Pixels:
+    answer = _post(url + "/stylize", _png(photograph), fields)
+    return np.asarray(Image.open(io.BytesIO(answer)).convert("RGB"))
+
+
+def _square(photograph: Pixels) -> Pixels:
+    return np.asarray(Image.fromarray(photograph).resize((400, 400), Image.Resampling.BICUBIC))
+
+
+def _save_grid(rows: list[list[Pixels]], name: str, side: int = 240) -> None:
+    small = [
+        [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.LANCZOS)) for one in row] for row in rows
+    ]
+    Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in small])).save(
+        FOLDER / name, quality=88, optimize=True
+    )
+
+
 def digit_row(url: str) -> None:
     """Draw the digit with its hole, filled, and as it was drawn, for docs/comparison.md."""
     drawn, hole = digit()
@@ -210,6 +248,7 @@ def write_results(url: str) -> None:
         lines.append(f"| ![{asked.subject}](docs/images/{name}.jpg) | {asked.caption}: {gain} |")
     digit_row(url)
     lines.append(cut_out(url))
+    lines.append(style_sheet(url))
     methods(url)
     head, _, rest = README.read_text("utf-8").partition(BEGIN)
     _, _, tail = rest.partition(END)

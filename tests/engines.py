@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.protocol import INTERACTIVE, Arrays, Caller, Ticket
 from app.engine.registry import Model
 from app.errors import ModelUnavailable, UnknownModel
 from models.manifest import Manifest
@@ -75,6 +75,32 @@ class Chain:
         return inputs
 
 
+class Painter:
+    """A model whose style is a mean colour: it gives the picture's mean that of the style; presets are red and green.
+
+    As `optimize`, it goes a hundredth of the way in each step.
+    """
+
+    PRESETS = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], np.float32)
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        if signature == "preset":
+            return {"vector": self.PRESETS[inputs["index"][:, 0].astype(int)]}
+        if signature in ("encode", "look"):
+            return {"vector" if signature == "encode" else "grams": inputs["style"].mean(axis=(1, 2))}
+        image = inputs["image"]
+        if signature == "statistics":
+            return {"moments": image.mean(axis=(1, 2))[:, None]}
+        if signature == "content":
+            return {"content": image}
+        if signature == "paint":
+            return {"image": image + (inputs["vector"] - inputs["moments"][:, 0])[:, None, None]}
+        count = inputs["turn"][:, 0, None, None, None]
+        away = inputs["grams"][:, None, None] - image.mean(axis=(1, 2), keepdims=True)
+        state = {name: inputs[name] + count for name in ("mean", "square")}
+        return {"image": image + away * count / 100, **state, "losses": np.zeros((len(image), 2), np.float32)}
+
+
 class Loader:
     """Loads the fake of a model's name; `broken` {name: what is wrong with its graph}."""
 
@@ -106,6 +132,7 @@ class FunctionEngine:
         self.function = function
         self.manifests = manifests
         self.tickets: list[Ticket] = []
+        self.accelerated = False
         self.now = self.most = 0
         self.together = 1
 
@@ -154,8 +181,9 @@ def ticket(
     model: str = "denoise/identity@1",
     signature: str = "denoise",
     size: int = 8,
+    weight: float = INTERACTIVE,
 ) -> Ticket:
     """Return a ticket whose picture is filled with `value`, of a request of its own unless told."""
     image: NDArray[np.float32] = np.full((1, size, size, 3), value, np.float32)
-    caller = Caller(request or f"{client} {value}", client, deadline)
+    caller = Caller(request or f"{client} {value}", client, deadline, weight=weight)
     return Ticket(model, signature, {"image": image}, caller, size * size)

@@ -61,6 +61,7 @@ OPERATIONS = {
     "cutout": Operation("/segment", {"output": "cutout", "threshold": 0}, opacity=True),
     "overlay": Operation("/segment", {"output": "overlay", "opacity": 0}, colour=True),
     "inpaint": Operation("/inpaint", {}, hole=(9, 14)),
+    "stylize": Operation("/stylize", {"style": "starry-night", "strength": 0}),
 }
 FORMATS = ("auto", "png", "jpeg", "webp", "tiff", "avif")
 LOSSLESS = ("png", "tiff")

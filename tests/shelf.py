@@ -22,12 +22,20 @@ from typing import Any
 import pytest
 
 from models import store
-from models.manifest import Class, Geometry, Manifest, Provenance, Serving, Signature, Tensor
+from models.manifest import Class, Geometry, Manifest, Provenance, Serving, Signature, SizeRule, Style, Tensor
 
 TILED = Geometry(kind="tiled", halo=1, multiple=4, tile_size=64, tile_step=32)
 DIGIT = Geometry(kind="fixed", valid_sizes=[(28, 28)])
 CANONICAL = Geometry(kind="canonical", multiple=16, canonical_sizes=[(48, 64), (64, 48), (64, 64)])
 LIGHT_CLASSES = [Class(id=0, name="background", color=(0, 0, 0)), Class(id=1, name="light", color=(255, 255, 0))]
+
+STYLES = [
+    Style(name="starry-night", title="A Red Square", artist="Nobody", year="1915"),
+    Style(name="green-field", title="Green Field", artist="Somebody", year="c. 1900"),
+]
+PAINTER = {"statistics_side": 96, "style_side": 64}
+WHOLE = Geometry(kind="whole", multiple=16, size_rule=SizeRule(modulus=16))
+OPTIMIZER = {"side": 256, "side_on_gpu": 512, "pixels_a_call": 128 * 128 * 2, "style_weight": 4.0}
 
 _OPERATIONS = [
     "AddV2", "Const", "Conv2D", "DepthwiseConv2dNative", "Identity", "Max", "Mean", "Mul", "NoOp", "PartitionedCall",
@@ -114,6 +122,35 @@ def inpaint_signatures() -> dict[str, Signature]:
     """Return the signature of inpainting: a picture and where it is missing."""
     mask = Tensor(shape=[-1, -1, -1, 1], range=(0.0, 1.0))
     return {"inpaint": Signature(inputs={"image": picture(), "mask": mask}, outputs={"image": picture()})}
+
+
+def stylize_signatures() -> dict[str, Signature]:
+    """Return the signatures of a painter whose styles are colours."""
+    vector = Tensor(shape=[-1, 3], per="sample")
+    moments = Tensor(shape=[-1, 1, 3], per="sample")
+    index = Tensor(shape=[-1, 1], per="sample")
+    return {
+        "paint": Signature(
+            inputs={"image": picture(), "vector": vector, "moments": moments}, outputs={"image": picture()}
+        ),
+        "statistics": Signature(inputs={"image": picture(), "vector": vector}, outputs={"moments": moments}),
+        "encode": Signature(inputs={"style": picture()}, outputs={"vector": vector}),
+        "preset": Signature(inputs={"index": index}, outputs={"vector": vector}),
+    }
+
+
+def optimize_signatures() -> dict[str, Signature]:
+    """Return the signatures of a model that goes to a style step by step; its Gram matrices are a mean colour."""
+    grams, turn = Tensor(shape=[-1, 3], per="sample"), Tensor(shape=[-1, 4], per="sample")
+    state = {"image": picture(), "mean": picture(), "square": picture()}
+    losses = Tensor(shape=[-1, 2], per="sample")
+    return {
+        "optimize": Signature(
+            inputs={**state, "content": picture(), "grams": grams, "turn": turn}, outputs={**state, "losses": losses}
+        ),
+        "content": Signature(inputs={"image": picture()}, outputs={"content": picture()}),
+        "look": Signature(inputs={"style": picture()}, outputs={"grams": grams}),
+    }
 
 
 def save(module: Any, functions: dict[str, tuple[Any, dict[str, Tensor]]], folder: Path) -> Path:

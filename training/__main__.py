@@ -39,8 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", "write a SavedModel folder from training results")
     export.add_argument("--to", type=Path, required=True)
     publish = command("publish", "export, evaluate and put on the shelf as the next version")
-    publish.add_argument("--shelf", type=Path, default=Path("models/published"))
+    publish.add_argument("--shelf", type=Path, help="default: models/published; for vgg19, models/local")
     publish.add_argument("--default", action="store_true", help="make it the default of its task")
+    publish.add_argument(
+        "--weights", type=Path, help="of vgg19: an .npz to take instead of what keras.applications downloads"
+    )
     pack = command("pack", "write what training these needs as a small kit for another machine")
     pack.add_argument("--from", dest="start", type=Path, help="shelf whose newest models go along, to start from")
     sheet = command("sheet", "draw the contact sheets of training results")

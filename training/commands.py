@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from training.tables import Table
 
 
+VGG19 = "vgg19"
+"""What `publish` takes beside recipes: the judge of styles, for the service's `method=optimize`."""
+
+
 class Refused(ValueError):
     """A command that cannot be carried out, with what to do instead."""
 
@@ -73,7 +77,7 @@ def evaluate(options: argparse.Namespace, started: float) -> None:
             elif options.shelf:
                 tables = recipe.evaluate(_published(recipe, options.shelf), packs)
             else:
-                tables = recipe.evaluate(recipe.serve(trained(recipe, options.out)), packs)
+                tables = recipe.evaluate(recipe.serve(trained(recipe, options.out), packs), packs)
             for table in tables:
                 print(table.text() + "\n")
 
@@ -119,14 +123,22 @@ def export(options: argparse.Namespace, started: float) -> None:
 
 
 def publish(options: argparse.Namespace, started: float) -> None:
-    """Export, check, evaluate and put on the shelf."""
+    """Export, check, evaluate and put on the shelf; `vgg19`, which no recipe trains, as it is."""
+    from training.export import vgg19
     from training.export.publish import publish as put
 
+    shelf = options.shelf or Path("models/published")
     for name in options.recipes:
+        if name == VGG19:
+            try:
+                print(vgg19.publish(options.shelf or Path("models/local"), options.weights))
+            except OSError as error:
+                raise Refused(f"the weights of VGG19 cannot be had: {error}") from None
+            continue
         for recipe in _whole(name):
             if recipe.sample is not None:
                 raise Refused(f"{recipe.id} is for training alone: the service has no task {recipe.task!r}")
-            print(put(recipe, Packs(options.data), options.out, options.shelf, default=options.default))
+            print(put(recipe, Packs(options.data), options.out, shelf, default=options.default))
 
 
 def pack(options: argparse.Namespace, started: float) -> None:

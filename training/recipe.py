@@ -69,8 +69,10 @@ class Recipe:
     uint8 (height, width, 3). Such a recipe is for training alone: it is never published. `inputs` are fields of the
     manifest's entries that are not what is usual, `defaults` the manifest's.
 
-    A recipe that is made of what another one trains has its parts and names it as `trained_as`. `serve(networks)` makes
-    what is published of the trained parts, where that is not the parts themselves.
+    A recipe that is made of what another one trains has its parts and names it as `trained_as`. What is published of
+    the trained parts, where that is not the parts themselves, is made by `serve(networks, packs)`. `styles(packs)` are
+    the presets of a model that knows some, as the manifest lists them; `files(networks, packs)` is what else lies in
+    the model's folder, bytes by path, of the networks that are served.
     """
 
     task: str
@@ -90,7 +92,9 @@ class Recipe:
     sample: Callable[[Mapping[str, keras.Model], int], np.ndarray] | None = None
     card: str = ""
     trained_as: str = ""
-    serve: Callable[[Mapping[str, keras.Model]], Mapping[str, keras.Model]] = lambda networks: networks
+    serve: Callable[[Mapping[str, keras.Model], Packs], Mapping[str, keras.Model]] = lambda networks, packs: networks
+    styles: Callable[[Packs], list[dict[str, str]]] = lambda packs: []
+    files: Callable[[Mapping[str, Any], Packs], dict[str, bytes]] = lambda networks, packs: {}
 
     @property
     def id(self) -> str:

@@ -46,6 +46,10 @@ class Service:
         found = self._post("inpaint", picture, fields, mask=missing.astype(np.uint8) * 255)
         return np.asarray(found.convert("RGB" if picture.ndim == 3 else "L"))
 
+    def stylize(self, picture: np.ndarray, style: np.ndarray) -> np.ndarray:
+        """Return `picture` in the manner of `style`, both uint8 (height, width, 3)."""
+        return np.asarray(self._post("stylize", picture, {}, style_image=style).convert("RGB"))
+
     def _post(self, path: str, picture: np.ndarray, fields: Mapping[str, object], **others: np.ndarray) -> Image.Image:
         boundary = uuid.uuid4().hex
         start = f'--{boundary}\r\nContent-Disposition: form-data; name="{{}}"{{}}\r\n\r\n'

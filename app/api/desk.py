@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from app.api import forms, limits, responses
 from app.api.forms import PictureForm, Upload
+from app.api.limits import PixelBudget
 from app.api.metrics import Metrics
 from app.api.responses import Parcel
 from app.engine.local import LocalEngine
@@ -33,6 +34,44 @@ R = TypeVar("R")
 
 Work = Callable[[F, dict[str, Picture], Caller], Awaitable[Answer]]
 """What an endpoint does with its form and its pictures, by field."""
+Sizes = Mapping[str, int]
+"""Pixels of the pictures that came, by field."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint(Generic[F]):
+    """What a picture endpoint takes and does: the form `kind`, and `work` on what came in it.
+
+    `enlarged` is how many times wider the picture gets. `outline` shows the kind of picture that will be answered: a
+    format that cannot hold it is refused at once. `check` raises what is wrong with a form and the sizes of its
+    pictures, as far as that can be told without decoding them.
+    """
+
+    task: str
+    kind: type[F]
+    work: Work[F]
+    enlarged: Callable[[F], int] = lambda _: 1
+    outline: Callable[[F, dict[str, Picture]], Picture] = lambda _, pictures: pictures["image"]
+    check: Callable[[F, Sizes], None] = lambda _, __: None
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One form as it came to an endpoint, and what its sender accepts."""
+
+    endpoint: Endpoint[Any]
+    form: PictureForm
+    uploads: Mapping[str, Upload]
+    accept: str | None
+
+    @property
+    def enlarged(self) -> int:
+        """How many times wider the picture gets."""
+        return self.endpoint.enlarged(self.form)
+
+
+Defer = Callable[[Request, Errand, float], Awaitable[Parcel | None]]
+"""Answers a request as a job if that is what it asks for, with its patience in seconds; None if it does not."""
 
 
 class Desk:
@@ -42,24 +81,21 @@ class Desk:
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
-        self.budget = limits.PixelBudget(settings.decoded_megapixels)
+        self.budget = PixelBudget(settings.decoded_megapixels)
         self.closing = False
+        self.endpoints: dict[str, Endpoint[Any]] = {}
+        self.defer: Defer | None = None
         self._here = 0
         self._numbers = itertools.count(1)
         self._work: set[asyncio.Task[Parcel]] = set()
 
-    async def serve(
-        self,
-        request: Request,
-        task: str,
-        kind: type[F],
-        work: Work[F],
-        enlarged: Callable[[F], int] = lambda _: 1,
-        outline: Callable[[F, dict[str, Picture]], Picture] = lambda _, pictures: pictures["image"],
-    ) -> Response:
-        """Return the answer to `request`: form, pictures, `work`, bytes. `enlarged` is how many times wider it gets.
+    def open(self, endpoint: Endpoint[F]) -> Endpoint[F]:
+        """Make an endpoint known to jobs, which come back to it by the name of its task. Returns it."""
+        self.endpoints[endpoint.task] = endpoint
+        return endpoint
 
-        `outline` shows the kind of picture that will be answered: a format that cannot hold it is refused at once.
+    async def serve(self, request: Request, endpoint: Endpoint[F]) -> Response:
+        """Return the answer to `request`: form, pictures, work, bytes; or the job that it has become.
 
         Raises whatever ServiceError is met on the way, and ClientDisconnect; the work of a caller that went away
         or whose time is up is cancelled. A request is here until its answer was sent.
@@ -72,7 +108,7 @@ class Desk:
             raise Overloaded(text, limit=limit, retry_after=self.budget.seconds_ahead())
         self._here += 1
         try:
-            parcel = await self._serve(request, task, kind, work, enlarged, outline)
+            parcel = await self._serve(request, endpoint)
         except BaseException:
             self._left()
             raise
@@ -82,15 +118,7 @@ class Desk:
     def _left(self) -> None:
         self._here -= 1
 
-    async def _serve(
-        self,
-        request: Request,
-        task: str,
-        kind: type[F],
-        work: Work[F],
-        enlarged: Callable[[F], int],
-        outline: Callable[[F, dict[str, Picture]], Picture],
-    ) -> Parcel:
+    async def _serve(self, request: Request, endpoint: Endpoint[F]) -> Parcel:
         arrived = time.monotonic()
         patience = limits.cancel_after(request.headers.get("cancel-after"))
         body = limits.read_body(
@@ -99,53 +127,62 @@ class Desk:
             max_bytes=self.settings.max_upload_mb * 2**20,
             timeout_s=self.settings.body_timeout_s,
         )
-        async with forms.read_form(request.headers, body, kind) as (form, uploads):
+        async with forms.read_form(request.headers, body, endpoint.kind) as (form, uploads):
+            errand = Errand(endpoint, form, uploads, request.headers.get("accept"))
+            model = self.model_of(errand)
+            if model:
+                request.state.model = model
+            if self.defer is not None:
+                parcel = await self.defer(request, errand, patience)
+                if parcel is not None:
+                    return parcel
             deadline = min(arrived + patience, time.monotonic() + self.settings.request_timeout_s)
             # The engine tells requests apart by this id: it must not be one that a caller can choose.
             unique = f"{request.state.request_id}#{next(self._numbers)}"
             caller = Caller(unique, request.state.client, deadline)
-            going = self._go(request, task, form, uploads, caller, work, enlarged(form), outline)
+            going = self.make(errand, caller, self.budget)
             return await self._watched(request, going, deadline - arrived, deadline)
+
+    def model_of(self, errand: Errand) -> str:
+        """Return the id of the model that is needed, empty where none is. Raises what is wrong with the form so far."""
+        form = errand.form
+        if form.wants_table:
+            responses.check_table(errand.accept, form.format)
+        return self.engine.find(errand.endpoint.task, form.model_name).id if form.needs_model else ""
+
+    async def measure(self, errand: Errand) -> Sizes:
+        """Return the pixels of each picture. Raises whatever can be wrong that is seen without decoding one."""
+        most = self.settings.max_pixels
+        # Each file is let go again and stays on disk while its turn has not come.
+        sizes = {name: await _on_thread(_measured, upload, most, name) for name, upload in errand.uploads.items()}
+        errand.endpoint.check(errand.form, sizes)
+        return sizes
 
     async def drain(self) -> None:
         """Wait until the work that was left behind (cancelled, but on a thread still) is done."""
         while self._work:
             await asyncio.wait(self._work)
 
-    async def _go(
-        self,
-        request: Request,
-        task: str,
-        form: F,
-        uploads: dict[str, Upload],
-        caller: Caller,
-        work: Work[F],
-        enlarged: int,
-        outline: Callable[[F, dict[str, Picture]], Picture],
-    ) -> Parcel:
+    async def make(self, errand: Errand, caller: Caller, budget: PixelBudget) -> Parcel:
+        """Return what an errand asks for, done for `caller` within `budget`. Raises whatever ServiceError is met."""
         clock = _Stages()
-        accept = request.headers.get("accept")
-        enveloped = responses.wants_envelope(accept)
-        accept = None if enveloped else accept
-        if form.wants_table:
-            responses.check_table(request.headers.get("accept"), form.format)
-        if form.needs_model:
-            request.state.model = self.engine.find(task, form.model_name).id
-        most = self.settings.max_pixels
-        # The file is let go again and stays on disk while its turn has not come.
-        sizes = {name: await _on_thread(_measured, upload, most, name) for name, upload in uploads.items()}
+        endpoint, form, uploads, enlarged = errand.endpoint, errand.form, errand.uploads, errand.enlarged
+        task, most = endpoint.task, self.settings.max_pixels
+        enveloped = responses.wants_envelope(errand.accept)
+        accept = None if enveloped else errand.accept
+        sizes = await self.measure(errand)
         clock.lap("decode")
         extra = sizes["image"] * enlarged**2
-        async with self.budget.hold((sum(sizes.values()) + extra) / 1e6):
+        async with budget.hold((sum(sizes.values()) + extra) / 1e6):
             clock.lap("queue")
             pictures = {name: await _on_thread(_decoded, upload, most, name) for name, upload in uploads.items()}
             picture = pictures["image"]
             self.metrics.pixels.labels(task).inc(picture.width * picture.height)
             # What cannot be is refused before the work.
             if not form.wants_table:
-                codec.choose_format(_as_large(outline(form, pictures), enlarged), form.format, accept)
+                codec.choose_format(_as_large(endpoint.outline(form, pictures), enlarged), form.format, accept)
             clock.lap("decode")
-            answer = await work(form, pictures, caller)
+            answer = await endpoint.work(form, pictures, caller)
             clock.lap("task")
             if answer.table is not None:
                 timing = self._timing(answer, task, clock)
@@ -183,7 +220,7 @@ class Desk:
         work = asyncio.create_task(going)
         self._work.add(work)
         work.add_done_callback(self._forget)
-        gone = asyncio.create_task(_disconnected(request))
+        gone = asyncio.create_task(disconnected(request))
         try:
             left = max(0.0, deadline - time.monotonic())
             await asyncio.wait({work, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -251,7 +288,8 @@ def _encoded(picture: Picture, output: Output) -> tuple[bytes, str, tuple[str, .
     return *codec.encode(picture, output), codec.losses(picture, output)
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
+    """Return when the caller has gone away. Its body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -189,6 +189,40 @@ class InpaintForm(PictureForm):
         return self.method in ("neural", "dcgan")
 
 
+class StylizeForm(PictureForm):
+    files = {"style_image": "The picture in whose manner to paint, instead of `style`."}
+
+    style: str = Field(
+        "",
+        max_length=64,
+        description="The name of a preset, as `GET /styles` lists them. It or `style_image` is required.",
+        examples=["starry-night"],
+    )
+    method: Literal["fast", "optimize"] = Field(
+        "fast",
+        description="`fast`: one pass of the model. `optimize`: the picture itself is changed, step by step, until "
+        "VGG19 sees in it the style of `style_image`: minutes, as a job. It works on a reduced picture, and carries to "
+        "the whole one what changed.",
+        examples=["fast"],
+    )
+    strength: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much of the style: 0 is nearly the picture's own, 1 all of it.",
+        examples=[1.0],
+    )
+    preserve_color: bool = Field(
+        False, description="Keep the picture's colours and take only luminance from the painting.", examples=[False]
+    )
+    steps: int = Field(300, ge=10, le=2000, description="Steps of `optimize`.", examples=[300])
+
+    @property
+    def needs_model(self) -> bool:
+        return self.method == "fast"
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """A file as it came: on disk, if it is large, until it is read."""

@@ -74,7 +74,7 @@ class Record:
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
         path = getattr(scope.get("route"), "path", "other")
-        method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
+        method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD", "OPTIONS") else "other"
         self.metrics.requests.labels(path, method, status).inc()
         self.metrics.seconds.labels(path).observe(seconds)
         if "problem" in state:
@@ -103,6 +103,7 @@ class Head:
             await self.app(scope, receive, send)
             return
         # A copy: the server and the log still see HEAD.
+        scope["state"]["head"] = True
         asked = {**scope, "method": "GET"}
         try:
             await self.app(asked, receive, send)

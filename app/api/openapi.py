@@ -23,6 +23,8 @@ Send a picture as the file field `image` of a `multipart/form-data` form; option
 the picture, with what was decided in its headers. `Accept: application/json` answers a JSON object with the picture
 in base64 instead. The service never fetches anything that a caller names: there is no URL input.
 
+Work that takes long goes as a job: `Prefer: respond-async` answers at once with where to ask for it.
+
 Every error is an `application/problem+json` document (RFC 9457) whose `type` links to an explanation.
 """
 
@@ -44,6 +46,10 @@ PICTURE_PROBLEMS = (
     "wrong-size",
     "too-many-requests",
     "internal-error",
+    "job-conflict",
+    "idempotency-mismatch",
+    "jobs-full",
+    "storage-full",
     "overloaded",
     "model-unavailable",
     "shutting-down",
@@ -58,7 +64,11 @@ _HEADERS = {
     "Server-Timing": ("Milliseconds by stage.", "decode;dur=4.1, queue;dur=0.3, model;dur=212.0, encode;dur=11.0"),
     "Link": ("The model's card.", '</models/denoise/photo>; rel="describedby"'),
     "Content-Disposition": ("A name for the result.", 'inline; filename="holiday-denoise.jpg"'),
+    "ETag": ("What the result is told apart by.", '"9f86d081884c7d659a2feaa0c55ad015"'),
+    "Location": ("The job's address.", "/jobs/0f8fad5bd9cb469fa16570867728950e"),
+    "Preference-Applied": ("What of `Prefer` was done.", "respond-async"),
 }
+_PICTURE_HEADERS = ("X-Model", "X-Applied", "X-Request-Id", "Server-Timing", "Link", "Content-Disposition")
 
 _ENVELOPE: Schema = {
     "type": "object",
@@ -77,6 +87,33 @@ _ENVELOPE: Schema = {
         },
     },
     "required": ["image", "content_type", "width", "height", "model", "applied", "timing"],
+}
+
+_STYLES: Schema = {
+    "type": "object",
+    "description": "The presets of `/stylize`.",
+    "properties": {
+        "model": {
+            "type": ["string", "null"],
+            "description": "The model that knows them.",
+            "examples": ["stylize/any@1"],
+        },
+        "styles": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "description": "What goes into the field `style`."},
+                    "title": {"type": "string", "description": "The work's."},
+                    "artist": {"type": "string", "description": "Who made it."},
+                    "year": {"type": "string", "description": "When."},
+                    "painting": {"type": ["string", "null"], "description": "Path of a photograph painted in it."},
+                },
+                "required": ["name", "title", "artist", "year", "painting"],
+            },
+        },
+    },
+    "required": ["model", "styles"],
 }
 
 _SHARED = ("width", "height", "model", "applied", "timing")
@@ -116,7 +153,7 @@ _PROBLEM: Schema = {
         "title": {"type": "string", "description": "The problem in a few words."},
         "status": {"type": "integer", "description": "The HTTP status."},
         "detail": {"type": "string", "description": "What was wrong, the value, the limit."},
-        "instance": {"type": "string", "description": "The request id."},
+        "instance": {"type": "string", "description": "The request id; in a job, its id."},
         "field": {"type": "string", "description": "The field or header that it is about."},
         "value": {"description": "What was given."},
         "limit": {"description": "What is allowed."},
@@ -124,6 +161,55 @@ _PROBLEM: Schema = {
     },
     "required": ["type", "title", "status", "detail", "instance"],
 }
+
+
+def _time(meaning: str, *, always: bool = False) -> Schema:
+    return {"type": "string" if always else ["string", "null"], "format": "date-time", "description": meaning}
+
+
+_JOB: Schema = {
+    "type": "object",
+    "description": "Work that goes on while nobody waits.",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "128 random bits."},
+        "task": {"type": "string", "description": "What is done.", "examples": ["superres"]},
+        "state": {
+            "type": "string",
+            "enum": ["queued", "running", "succeeded", "failed", "cancelled", "expired"],
+            "description": "One that is interrupted is queued again.",
+        },
+        "options": {"type": "object", "description": "The form's fields, as far as they were sent."},
+        "created": _time("When it was sent.", always=True),
+        "started": _time("When it was begun."),
+        "finished": _time("When it was over."),
+        "expires": _time("When it and its result are erased."),
+        "place": {"type": ["integer", "null"], "minimum": 1, "description": "Its place in the queue; 1 is the next."},
+        "progress": {"type": "number", "minimum": 0, "maximum": 1, "description": "How much is done."},
+        "done": {"type": "integer", "minimum": 0, "description": "Tiles or steps that are done."},
+        "all": {"type": "integer", "minimum": 0, "description": "Tiles or steps in all; 0 before that is known."},
+        "eta": {"type": ["number", "null"], "description": "Seconds that it needs yet, about."},
+        "problem": {
+            "oneOf": [{"$ref": "#/components/schemas/Problem"}, {"type": "null"}],
+            "description": "Why it failed.",
+        },
+        "links": {
+            "type": "object",
+            "additionalProperties": {"type": "string", "format": "uri-reference"},
+            "description": "`self`, `events`, and `result` once there is one.",
+        },
+    },
+    "required": ["id", "task", "state", "options", "created", "progress", "done", "all", "links"],
+}
+
+
+def reference(name: str) -> Schema:
+    """Return a reference to a schema of the document."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def json_answer(meaning: str, schema: Schema) -> Schema:
+    """Return an answer in JSON."""
+    return {"description": meaning, "content": {"application/json": {"schema": schema}}}
 
 
 def form_body(kind: type[PictureForm]) -> Schema:
@@ -143,17 +229,42 @@ def form_body(kind: type[PictureForm]) -> Schema:
 
 
 def picture_answers(slugs: Sequence[str] = PICTURE_PROBLEMS, *, table: str | None = None) -> Answers:
-    """Return the answers of a picture endpoint: the picture, the JSON envelope (or `table`), and its problems."""
+    """Return the answers of a picture endpoint: the picture, the JSON envelope (or `table`), a job, its problems."""
+    job = json_answer("It has become a job.", reference("Job"))
+    job["headers"] = _told("Location", "Preference-Applied")
+    return answers(_picture((table,) if table else ()), slugs, {202: job})
+
+
+def job_answers(slugs: Sequence[str]) -> Answers:
+    """Return the answers of a job's result: whatever an endpoint may answer, and its problems."""
+    return answers(
+        _picture(("ClassTable",), "ETag"),
+        slugs,
+        {
+            304: {"description": "The caller has it, as `If-None-Match` says."},
+            "default": {
+                "description": "The problem of a job that failed.",
+                "content": {problems.MEDIA_TYPE: {"schema": reference("Problem")}},
+            },
+        },
+    )
+
+
+def _picture(tables: Sequence[str], *headers: str) -> Schema:
     binary = {"schema": {"type": "string", "format": "binary"}}
     kinds = ("image/*", "image/png", "image/jpeg", "image/webp", "image/tiff", "image/avif")
     content: Schema = dict.fromkeys(kinds, binary)
-    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in ("Envelope", table) if name]
-    content["application/json"] = {"schema": {"oneOf": schemas} if table else schemas[0]}
-    headers = {
+    schemas = [reference(name) for name in ("Envelope", *tables)]
+    content["application/json"] = {"schema": {"oneOf": schemas} if tables else schemas[0]}
+    return {"description": "The picture.", "content": content, "headers": _told(*_PICTURE_HEADERS, *headers)}
+
+
+def _told(*names: str) -> Schema:
+    return {
         name: {"description": meaning, "schema": {"type": "string", "examples": [example]}}
         for name, (meaning, example) in _HEADERS.items()
+        if name in names
     }
-    return answers({"description": "The picture.", "content": content, "headers": headers}, slugs)
 
 
 def answers(success: Schema, slugs: Sequence[str], extra: Answers | None = None) -> Answers:
@@ -181,6 +292,32 @@ CANCEL_AFTER: Schema = {
 }
 
 
+PREFER: Schema = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": "`respond-async`: become a job at once. `wait=20`: become a job, and answer as ever if it is done "
+    "in so many seconds.",
+    "schema": {"type": "string", "examples": ["respond-async"]},
+}
+IDEMPOTENCY_KEY: Schema = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "A word of the caller's own for this request: a repeat with the same word is answered with the same "
+    "job, and the work is done once. The request becomes a job, which goes on if the connection breaks.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+IF_NONE_MATCH: Schema = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "The `ETag` of the result that the caller has.",
+    "schema": {"type": "string"},
+}
+REQUEST_HEADERS = [CANCEL_AFTER, PREFER, IDEMPOTENCY_KEY]
+
+
 def build(app: FastAPI, *, closed: bool) -> Schema:
     """Return the document of `app`; with `closed`, it says that a key is needed."""
     schema = get_openapi(
@@ -192,13 +329,20 @@ def build(app: FastAPI, *, closed: bool) -> Schema:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         tags=[
             {"name": "pictures", "description": "A picture goes in, a better one comes out."},
+            {"name": "jobs", "description": "Long work, which goes on while nobody waits."},
             {"name": "models", "description": "What does the work, and how well."},
             {"name": "service", "description": "For those who run the service."},
         ],
     )
     schema = copy.deepcopy(schema)
     components = schema.setdefault("components", {})
-    components["schemas"] = {"Envelope": _ENVELOPE, "Problem": _PROBLEM, "ClassTable": _CLASS_TABLE}
+    components["schemas"] = {
+        "Envelope": _ENVELOPE,
+        "Problem": _PROBLEM,
+        "ClassTable": _CLASS_TABLE,
+        "Styles": _STYLES,
+        "Job": _JOB,
+    }
     for path in schema["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None) if not _own(operation, "422") else None

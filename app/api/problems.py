@@ -229,7 +229,7 @@ TABLE: tuple[Problem, ...] = (
         "not-found",
         404,
         "There is nothing here",
-        "No page, model or problem stands at this address.",
+        "No page, model, job or problem stands at this address.",
         "`/docs` lists every address, `GET /models` every model.",
     ),
     Problem(
@@ -258,6 +258,56 @@ TABLE: tuple[Problem, ...] = (
         "Wait for the seconds that `Retry-After` says.",
     ),
     Problem(
+        errors.JobConflict,
+        "job-conflict",
+        409,
+        "The job is not in a state that allows this",
+        "The result was asked for before it is there, or of a job that was cancelled; or a request with the same "
+        "`Idempotency-Key` is still under way.",
+        "`GET /jobs/{id}` says how far the job is, `GET /jobs/{id}/events` when it is done. Or send the request again "
+        "with `Prefer: respond-async` or `Prefer: wait=20`, which joins the job that is under way.",
+    ),
+    Problem(
+        errors.IdempotencyMismatch,
+        "idempotency-mismatch",
+        422,
+        "The key was used with another request",
+        "A request with this `Idempotency-Key` was here before, and its path, options or pictures were others.",
+        "Take a new key for each new request, and the same one only to repeat a request.",
+    ),
+    Problem(
+        errors.JobExpired,
+        "job-expired",
+        410,
+        "The result is no longer kept",
+        "Results are kept for a while (`RESTORE_JOB_TTL_H`) and erased then.",
+        "Send the request again, and fetch the result before the time that `expires` names.",
+    ),
+    Problem(
+        errors.JobsFull,
+        "jobs-full",
+        503,
+        "There are as many jobs as may be",
+        "As many jobs wait or run already as this service takes on (`RESTORE_JOBS_MAX`).",
+        "Send it again after the seconds that `Retry-After` says.",
+    ),
+    Problem(
+        errors.StorageFull,
+        "storage-full",
+        507,
+        "There is no room left for jobs",
+        "The pictures and results of jobs take as much room as they may (`RESTORE_JOBS_DISK_MB`), or the disk is full.",
+        "Erase results that are no longer needed (`DELETE /jobs/{id}`), or wait until some expire.",
+    ),
+    Problem(
+        errors.JobInterrupted,
+        "job-interrupted",
+        500,
+        "The job was interrupted too often",
+        "The service ended in the middle of this job again and again, perhaps because of it. It is not tried again.",
+        "Ask who runs the service to look at its log; send a smaller picture.",
+    ),
+    Problem(
         errors.Overloaded,
         "overloaded",
         503,
@@ -272,6 +322,16 @@ TABLE: tuple[Problem, ...] = (
         "The model cannot be used now",
         "The model is on the shelf but could not be loaded, or failed. The others work.",
         "Choose another model, or ask who runs the service to look at its log.",
+    ),
+    Problem(
+        errors.WeightsMissing,
+        "weights-missing",
+        503,
+        "Weights are not installed",
+        "What was asked for needs the weights of a network that is not part of this service and is installed apart: "
+        "`method=optimize` needs VGG19.",
+        "Whoever runs the service installs them with the command that `detail` names, and starts it again. "
+        "`method=fast` works without them.",
     ),
     Problem(
         errors.ShuttingDown,
@@ -315,6 +375,19 @@ def of(error: errors.ServiceError) -> Problem:
 
 def response(error: errors.ServiceError, request_id: str) -> JSONResponse:
     """Return `error` as a problem document. `retry_after` goes into the body and, rounded up, into `Retry-After`."""
+    body = content(error, request_id)
+    headers = {"Cache-Control": "no-store"}
+    if "retry_after" in body:
+        headers["Retry-After"] = str(body["retry_after"])
+    if isinstance(error, RequestTimeout):
+        headers["Connection"] = "close"  # or the rest of the body could trickle in for ever
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="restore"'
+    return JSONResponse(body, body["status"], headers, MEDIA_TYPE)
+
+
+def content(error: errors.ServiceError, request_id: str) -> dict[str, Any]:
+    """Return `error` as the content of a problem document."""
     problem = of(error)
     body: dict[str, Any] = {
         "type": f"/problems/{problem.slug}",
@@ -327,15 +400,9 @@ def response(error: errors.ServiceError, request_id: str) -> JSONResponse:
         member = getattr(error, name)
         if member is not None:
             body[name] = _plain(member)
-    headers = {"Cache-Control": "no-store"}
     if error.retry_after is not None and math.isfinite(error.retry_after):
         body["retry_after"] = max(1, math.ceil(error.retry_after))
-        headers["Retry-After"] = str(body["retry_after"])
-    if isinstance(error, RequestTimeout):
-        headers["Connection"] = "close"  # or the rest of the body could trickle in for ever
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="restore"'
-    return JSONResponse(body, problem.status, headers, MEDIA_TYPE)
+    return body
 
 
 def _plain(member: object) -> object:

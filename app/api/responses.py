@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import BinaryIO
 from urllib.parse import quote
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -68,16 +71,22 @@ class Parcel(Response):
     timeout_s = math.inf
     sent: Callable[[], None] | None = None
 
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body piece by piece."""
+        for begin in range(0, len(self.body), PIECE):
+            yield bytes(self.body[begin : begin + PIECE])
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the answer. Raises ClientDisconnect."""
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             started = time.monotonic()
-            for begin in range(0, len(self.body), PIECE):
-                piece = bytes(self.body[begin : begin + PIECE])
-                left = started + self.timeout_s + begin / SLOWEST_BODY - time.monotonic()
+            taken = 0
+            async for piece in self.pieces():
+                left = started + self.timeout_s + taken / SLOWEST_BODY - time.monotonic()
                 async with asyncio.timeout(max(left, 0) if math.isfinite(left) else None):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
+                taken += len(piece)
                 await asyncio.sleep(0)  # a fast reader takes all of it without ever letting others have their turn
             await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
@@ -85,6 +94,24 @@ class Parcel(Response):
         finally:
             if self.sent:
                 self.sent()
+
+
+class FileParcel(Parcel):
+    """A body that is read from `file`, which is open and gets closed, piece by piece while it is sent."""
+
+    def __init__(self, file: BinaryIO, size: int, told: Mapping[str, str], content_type: str) -> None:
+        super().__init__(b"", 200, {**told, "Content-Length": str(size)}, content_type)
+        self._file = file
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        while piece := await asyncio.to_thread(self._file.read, PIECE):
+            yield piece
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await asyncio.to_thread(self._file.close)
 
 
 def picture(body: bytes, content_type: str, told: Mapping[str, str]) -> Parcel:
@@ -137,6 +164,22 @@ def table(answer: Answer, timing: Mapping[str, float], told: Mapping[str, str]) 
     }
     kept = {key: value for key, value in told.items() if key != "Content-Disposition"}
     return Parcel(json.dumps(content).encode(), 200, kept, "application/json")
+
+
+def revalidated(asked: Headers, response: Response) -> Response:
+    """Return `response` with an `ETag`, or 304 without a body where `If-None-Match` has it already."""
+    tag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
+    kept = {"ETag": tag, "Cache-Control": "no-cache"}
+    if is_known(asked, tag):
+        return Response(status_code=304, headers=kept)
+    response.headers.update(kept)
+    return response
+
+
+def is_known(asked: Headers, tag: str) -> bool:
+    """Return whether `If-None-Match` names the tag."""
+    given = [one.strip().removeprefix("W/") for one in asked.get("if-none-match", "").split(",")]
+    return tag in given or "*" in given
 
 
 def result_name(filename: str, task: str, content_type: str) -> str:

@@ -20,9 +20,16 @@ class LocalEngine:
     """Implements `protocol.Engine` with models in this process. `max_batch` caps what manifests allow."""
 
     def __init__(
-        self, registry: Registry, *, max_batch: int = 64, max_tickets: int = 256, max_megapixels: float = 64.0
+        self,
+        registry: Registry,
+        *,
+        max_batch: int = 64,
+        max_tickets: int = 256,
+        max_megapixels: float = 64.0,
+        accelerated: bool = False,
     ) -> None:
         self.registry = registry
+        self.accelerated = accelerated
         self.scheduler = Scheduler(self._execute, max_tickets=max_tickets, max_megapixels=max_megapixels)
         self._max_batch = max_batch
         self._limits: dict[str, int] = {}

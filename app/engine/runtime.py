@@ -40,14 +40,15 @@ ALLOWED = WIRING | frozenset(
     EnsureShape Equal Erf Erfc Exp ExpandDims Expm1 FFT2D Fill Floor FloorDiv FloorMod FusedBatchNorm FusedBatchNormV2
     FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual IFFT2D IRFFT2D If InvertPermutation IsFinite IsInf
     IsNan L2Loss LRN LeakyRelu LeakyReluGrad Less LessEqual LinSpace Log Log1p LogSoftmax LogicalAnd LogicalNot
-    LogicalOr MatMul Max MaxPool MaxPoolV2 Maximum Mean Min Minimum MirrorPad Mul MulNoNan Neg NotEqual OneHot OnesLike
-    Pack Pad PadV2 Pow PreventGradient Prod RFFT2D Range Rank Real RealDiv Reciprocal Relu Relu6 ReluGrad Reshape
-    ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ReverseV2 Rint Roll Round Rsqrt ScaleAndTranslate
-    ScatterNd Select SelectV2 Selu Shape ShapeN Sigmoid Sign Sin Size Slice Snapshot Softmax Softplus Softsign
-    SpaceToBatchND SpaceToDepth Split SplitV Sqrt Square SquaredDifference Squeeze StatelessIf StatelessRandomGetAlg
-    StatelessRandomGetKeyCounter StatelessRandomNormal StatelessRandomNormalV2 StatelessRandomUniform
-    StatelessRandomUniformV2 StatelessWhile StopGradient StridedSlice Sub Sum Tan Tanh TanhGrad TensorScatterUpdate Tile
-    TopKV2 Transpose TruncateDiv TruncateMod Unpack Where While Xdivy Xlogy ZerosLike
+    LogicalOr MatMul Max MaxPool MaxPoolGrad MaxPoolV2 Maximum Mean Min Minimum MirrorPad Mul MulNoNan Neg NotEqual
+    OneHot OnesLike Pack Pad PadV2 Pow PreventGradient Prod RFFT2D Range Rank Real RealDiv Reciprocal Relu Relu6
+    ReluGrad Reshape ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ReverseV2 Rint Roll Round Rsqrt
+    ScaleAndTranslate ScatterNd Select SelectV2 Selu Shape ShapeN Sigmoid Sign Sin Size Slice Snapshot Softmax Softplus
+    Softsign SpaceToBatchND SpaceToDepth Split SplitV Sqrt Square SquaredDifference Squeeze StatelessIf
+    StatelessRandomGetAlg StatelessRandomGetKeyCounter StatelessRandomNormal StatelessRandomNormalV2
+    StatelessRandomUniform StatelessRandomUniformV2 StatelessWhile StopGradient StridedSlice StridedSliceGrad Sub Sum
+    Tan Tanh TanhGrad TensorScatterUpdate Tile TopKV2 Transpose TruncateDiv TruncateMod Unpack Where While Xdivy Xlogy
+    ZerosLike
     """.split()
 )
 

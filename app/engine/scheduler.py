@@ -1,9 +1,11 @@
 """Whose tiles go to the device next. One device, one thread that calls it; everything else is on the event loop.
 
 Deciding (`choose`) is a pure function; `Scheduler` is the thin machinery around it. Between clients the device's
-work is shared by start-time fair queueing (Goyal, Vin & Cheng, 1996), weighed in pixels: of all clients that wait, the
-one that had least goes next, and one that comes or returns starts level with the rest. Inside a client the earliest
-deadline goes first. A batch never waits to fill: it takes what is there when the device becomes free.
+work is shared by start-time fair queueing (Goyal, Vin & Cheng, 1996), in pixels over the caller's weight: of all
+clients that wait, the one that had least goes next, and one that comes or returns starts level with the rest. Inside a
+client the earliest deadline goes first. A batch never waits to fill: it takes what is there when the device becomes
+free. Jobs take no place in a batch that is led by somebody who waits, and the device is kept free of them for a moment
+after such a batch: the next tiles of the same picture are on their way, and would find it busy.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ log = structlog.get_logger(__name__)
 Execute = Callable[[str, str, Arrays], Arrays]  # (model id, signature, batch) -> batch
 Outcome = Arrays | ServiceError
 
+KEPT_S = 0.02
+"""Seconds that the device waits for the next tiles of a picture before it takes a job's."""
+
 _SMOOTHING = 0.2  # weight of the newest batch in the averaged cost
 
 
@@ -48,6 +53,11 @@ class Waiting:
     @property
     def client(self) -> str:
         return self.ticket.caller.client
+
+    @property
+    def cost(self) -> float:
+        """What the ticket adds to its client's virtual time."""
+        return self.ticket.pixels / self.ticket.caller.weight
 
 
 @dataclass(slots=True)
@@ -75,8 +85,12 @@ def choose(waiting: Sequence[Waiting], served: Mapping[str, float]) -> list[Wait
     if not heads:
         return []
     lead = min(heads)[-1]
-    key, limit = queues[lead][-1].key, queues[lead][-1].limit
-    queues = {client: [w for w in queue if w.key == key] for client, queue in queues.items()}
+    first = queues[lead][-1]
+    key, limit, jobs_too = first.key, first.limit, first.ticket.caller.background
+    queues = {
+        client: [w for w in queue if w.key == key and (jobs_too or not w.ticket.caller.background)]
+        for client, queue in queues.items()
+    }
     heads = [_rank(served.get(client, 0.0), queue[-1]) for client, queue in queues.items() if queue]
     heapq.heapify(heads)
     batch: list[Waiting] = []
@@ -84,7 +98,7 @@ def choose(waiting: Sequence[Waiting], served: Mapping[str, float]) -> list[Wait
         time, *_, client = heapq.heappop(heads)
         batch.append(queues[client].pop())
         if queues[client]:
-            heapq.heappush(heads, _rank(time + batch[-1].ticket.pixels, queues[client][-1]))
+            heapq.heappush(heads, _rank(time + batch[-1].cost, queues[client][-1]))
     return batch
 
 
@@ -95,8 +109,9 @@ def _rank(time: float, waiting: Waiting) -> tuple[float, float, int, str]:
 class Scheduler:
     """Runs tickets on one device through `execute`, which is called on one thread of the scheduler's own.
 
-    At most `max_tickets` tickets and `max_megapixels` wait; what would be more is Overloaded, except for a probe and
-    for a request that has tickets here already: it is not refused half-way (its task bounds how many it sends at once).
+    At most `max_tickets` tickets and `max_megapixels` wait; what would be more is Overloaded, except for a probe, for a
+    job (few run at once) and for a request that has tickets here already: it is not refused half-way (its task bounds
+    how many it sends at once).
     Call everything but `execute` on one event loop.
     """
 
@@ -120,6 +135,8 @@ class Scheduler:
         self._virtual = 0.0
         self._costs: dict[tuple[str, str], float] = {}
         self._order = 0
+        self._kept: asyncio.TimerHandle | None = None
+        self._kept_at = 0.0
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -189,7 +206,8 @@ class Scheduler:
             raise self._rejected("shutting-down", ShuttingDown("The service is shutting down."))
         if ticket.caller.deadline <= self._clock():
             raise self._rejected("deadline-exceeded", _too_late())
-        if self._requests[ticket.caller.request_id] or ticket.caller.probe:
+        caller = ticket.caller
+        if self._requests[caller.request_id] or caller.probe or caller.background:
             return
         pixels = sum(w.ticket.pixels for w in self._waiting)
         too_many = len(self._waiting) >= self._max_tickets
@@ -238,9 +256,11 @@ class Scheduler:
         if not batch:
             self._rest()
             return
+        if self._is_kept_from(batch[0]):
+            return
         self._virtual = self._served.get(batch[0].client, 0.0)
         for waiting in batch:
-            self._served[waiting.client] = self._served.get(waiting.client, 0.0) + waiting.ticket.pixels
+            self._served[waiting.client] = self._served.get(waiting.client, 0.0) + waiting.cost
             self._waiting.remove(waiting)
         present = {w.client for w in self._waiting}
         self._served = {
@@ -263,7 +283,24 @@ class Scheduler:
                 _fail(waiting, outcome)
             elif not waiting.future.done():
                 waiting.future.set_result(outcome)
+        if not batch[0].ticket.caller.background:
+            self._keep(batch[0].client)
         self._pump()
+
+    def _keep(self, client: str) -> None:
+        """Keep the device free of jobs for a moment, as long as `client` had less of it than they."""
+        if self._kept:
+            self._kept.cancel()
+        self._kept_at = self._served.get(client, 0.0)
+        self._kept = asyncio.get_running_loop().call_later(KEPT_S, self._let_go)
+
+    def _let_go(self) -> None:
+        self._kept = None
+        self._pump()
+
+    def _is_kept_from(self, lead: Waiting) -> bool:
+        jobs_had_more = self._served.get(lead.client, 0.0) >= self._kept_at
+        return self._kept is not None and lead.ticket.caller.background and jobs_had_more
 
     def _account(self, batch: list[Waiting], seconds: float) -> None:
         pixels = sum(w.ticket.pixels for w in batch)

@@ -24,6 +24,8 @@ _XYZ_TO_SRGB = np.array(
     np.float32,
 )
 _STRIP_ROWS = 256
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+"""What red, green and blue add to luminance (BT.601)."""
 
 
 def space(icc: bytes) -> str | None:

@@ -87,14 +87,14 @@ def apply(guided: Guided, pixels: NDArray[Any], rows: slice, size: tuple[int, in
         guide = np.repeat(guide, 3, axis=-1)
     found = np.zeros((*guide.shape[:2], guided.classes), np.float32)
     for number, place in enumerate(guided.kept):
-        value = _enlarged(guided.rest[..., number], rows, size)
+        value = enlarged(guided.rest[..., number], rows, size)
         for band in range(3):
-            value += _enlarged(guided.slopes[..., number, band], rows, size) * guide[..., band]
+            value += enlarged(guided.slopes[..., number, band], rows, size) * guide[..., band]
         found[..., place] = value
     return np.clip(found, 0.0, 1.0)
 
 
-def _enlarged(small: Floats, rows: slice, size: tuple[int, int]) -> Floats:
+def enlarged(small: Floats, rows: slice, size: tuple[int, int]) -> Floats:
     """Return `rows` of `small` enlarged bilinearly to `size`, pixel centres aligned: the same whatever the strip."""
     height, width = size
     place = (np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5) * np.float32(small.shape[0] / height) - 0.5

@@ -36,11 +36,8 @@ async def denoise(picture: Picture, wish: DenoiseWish, engine: Engine, caller: C
 
     Raises InvalidField, UnknownModel, ModelUnavailable, WrongSize (a model of fixed size) and what the engine raises.
     """
-    for name, value in (("strength", wish.strength), ("preserve", wish.preserve)):
-        if value is not None and not 0 <= value <= 1:
-            raise InvalidField(f"{name} is {value:g}; it must lie between 0 and 1.", field=name, value=value)
     watch = Stopwatch(caller)
-    manifest = engine.find("denoise", wish.model)
+    manifest = check(wish, engine)
     signature = signature_of(manifest, "denoise")
     plan = await plan_for(picture, manifest, "denoise")
     applied: dict[str, str] = {}
@@ -51,9 +48,6 @@ async def denoise(picture: Picture, wish: DenoiseWish, engine: Engine, caller: C
             level = await _estimate(picture, plan, manifest, engine, caller)
         constants["level"] = np.full((1, 1, 1, 1), level, np.float32)
         applied["strength"] = f"{level:.3f}"
-    elif wish.strength is not None:
-        text = f"The model {manifest.id} knows no strength: leave the field out, or set it to auto."
-        raise InvalidField(text, field="strength", value=wish.strength)
     share = np.float32(wish.preserve)
 
     def blend(window: NDArray[np.float32], result: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -66,14 +60,27 @@ async def denoise(picture: Picture, wish: DenoiseWish, engine: Engine, caller: C
     return Answer(picture.with_pixels(pixels, picture.alpha), manifest.id, applied, watch.seconds())
 
 
+def check(wish: DenoiseWish, engine: Engine) -> Manifest:
+    """Return the model. Raises InvalidField, UnknownModel, ModelUnavailable."""
+    for name, value in (("strength", wish.strength), ("preserve", wish.preserve)):
+        if value is not None and not 0 <= value <= 1:
+            raise InvalidField(f"{name} is {value:g}; it must lie between 0 and 1.", field=name, value=value)
+    manifest = engine.find("denoise", wish.model)
+    takes_level = "level" in signature_of(manifest, "denoise").inputs
+    if wish.strength is not None and not takes_level:
+        text = f"The model {manifest.id} knows no strength: leave the field out, or set it to auto."
+        raise InvalidField(text, field="strength", value=wish.strength)
+    if wish.strength is None and takes_level and "estimate" not in manifest.signatures:
+        text = f"The model {manifest.id} cannot estimate the noise: give strength a number from 0 to 1."
+        raise InvalidField(text, field="strength", value="auto")
+    return manifest
+
+
 async def _estimate(picture: Picture, plan: Plan, manifest: Manifest, engine: Engine, caller: Caller) -> float:
     """Return the noise level of the picture: the median of what the model estimates in tiles spread over it.
 
     The median, because texture makes single tiles look noisier than they are and clipped sky makes them look clean.
     """
-    if "estimate" not in manifest.signatures:
-        text = f"The model {manifest.id} cannot estimate the noise: give strength a number from 0 to 1."
-        raise InvalidField(text, field="strength", value="auto")
     outputs = await sample(picture, plan, manifest, "estimate", engine, caller, tiles=_ESTIMATE_TILES)
     levels = np.array([float(output["level"].mean()) for output in outputs])
     low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)

@@ -80,9 +80,12 @@ async def search(image: Floats, missing: Mask, manifest: Manifest, engine: Engin
     state = {name: np.zeros([max(1, size) for size in tensor.shape], np.float32) for name, tensor in inputs.items()}
     del state["image"], state["mask"]
     result = image
-    for _ in range(int(manifest.defaults.get("calls", 1))):
+    calls = int(manifest.defaults.get("calls", 1))
+    caller.progress.expect(calls)
+    for _ in range(calls):
         result, answer = await _asked(image, missing, manifest, engine, caller, "search", state)
         state = {name: answer[name] for name in state}
+        caller.progress.step()
     return result
 
 

@@ -78,7 +78,9 @@ async def inpaint(picture: Picture, wish: InpaintWish, engine: Engine, caller: C
             await _by_model(work, region, method, manifest, engine, caller)
         else:
             await asyncio.get_running_loop().run_in_executor(_pool(method), _classical, work, region, method)
+        caller.progress.step()
 
+    caller.progress.expect(len(plan))
     await few_at_once(plan, one)
     used = Counter(method for _, method in plan)
     applied = {

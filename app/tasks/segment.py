@@ -51,18 +51,11 @@ async def segment(picture: Picture, wish: SegmentWish, engine: Engine, caller: C
     for name, value in (("threshold", wish.threshold), ("opacity", wish.opacity)):
         if value is not None and not 0 <= value <= 1:
             raise InvalidField(f"{name} is {value:g}; it must lie between 0 and 1.", field=name, value=value)
-    if wish.background is not None and wish.output != "cutout":
-        text = f"A background goes behind a cut-out; output={wish.output} has none."
-        raise ConflictingFields(text, field="background", value=wish.output)
     watch = Stopwatch(caller)
-    manifest = engine.find("segment", wish.model)
+    manifest, chosen = check(wish, engine, behind=wish.background is not None)
     signature = signature_of(manifest, "segment")
-    binary = signature.outputs["probabilities"].shape[-1] == 1
-    if wish.threshold is not None and not binary:
-        text = f"The model {manifest.id} tells {len(manifest.classes)} classes apart and knows no threshold."
-        raise InvalidField(text, field="threshold", value=wish.threshold)
+    binary = _binary(manifest)
     threshold = 0.5 if wish.threshold is None else wish.threshold
-    chosen = _chosen(manifest, wish.classes)
     rows, applied = await _probabilities(picture, manifest, engine, caller)
     found = _Found(picture, rows, manifest.classes, chosen, threshold, binary)
     applied |= {"precision": signature.precision}
@@ -80,6 +73,25 @@ async def segment(picture: Picture, wish: SegmentWish, engine: Engine, caller: C
     if wish.output != "mask" and picture.metadata.icc and not result.metadata.icc:
         applied["icc"] = "dropped"
     return Answer(result, manifest.id, applied, watch.seconds())
+
+
+def check(wish: SegmentWish, engine: Engine, *, behind: bool) -> tuple[Manifest, list[Class]]:
+    """Return the model and the classes that are asked for; `behind`: a background was named.
+
+    Raises UnknownModel, UnknownClass, InvalidField, ConflictingFields, ModelUnavailable.
+    """
+    if behind and wish.output != "cutout":
+        text = f"A background goes behind a cut-out; output={wish.output} has none."
+        raise ConflictingFields(text, field="background", value=wish.output)
+    manifest = engine.find("segment", wish.model)
+    if wish.threshold is not None and not _binary(manifest):
+        text = f"The model {manifest.id} tells {len(manifest.classes)} classes apart and knows no threshold."
+        raise InvalidField(text, field="threshold", value=wish.threshold)
+    return manifest, _chosen(manifest, wish.classes)
+
+
+def _binary(manifest: Manifest) -> bool:
+    return signature_of(manifest, "segment").outputs["probabilities"].shape[-1] == 1
 
 
 def _chosen(manifest: Manifest, wanted: Sequence[str]) -> list[Class]:
@@ -114,7 +126,9 @@ async def _probabilities(
     size = nearest_size((picture.height, picture.width), manifest.geometry)
     small = await asyncio.to_thread(_reduced, picture.pixels, size)
     ticket = Ticket(manifest.id, "segment", {"image": small[None]}, caller, size[0] * size[1])
+    caller.progress.expect(1)
     answer = (await engine.run(ticket))["probabilities"][0]
+    caller.progress.step()
     if not np.isfinite(answer).all():
         raise ModelUnavailable(f"The model {manifest.id} gave values that are no numbers.", value=manifest.id)
     guided = await asyncio.to_thread(mask.fit, answer, small)

@@ -36,17 +36,7 @@ async def superres(picture: Picture, wish: SuperresWish, engine: Engine, caller:
     work, UnknownModel, ModelUnavailable, WrongSize and what the engine raises.
     """
     watch = Stopwatch(caller)
-    manifest = engine.find("superres", wish.model)
-    signature = _signature(manifest, wish.scale)
-    pixels = picture.width * picture.height * wish.scale**2
-    if pixels > wish.max_output_pixels:
-        raise ResultTooLarge(
-            f"The result would have {pixels} pixels ({picture.width * wish.scale}×{picture.height * wish.scale}); "
-            f"the limit is {wish.max_output_pixels}. Choose a smaller scale or picture.",
-            field="scale",
-            value=pixels,
-            limit=wish.max_output_pixels,
-        )
+    manifest, signature = check(picture.width * picture.height, wish, engine)
     plan = await plan_for(picture, manifest, signature)
     alpha = None
     source = picture
@@ -58,6 +48,25 @@ async def superres(picture: Picture, wish: SuperresWish, engine: Engine, caller:
     enlarged = await through(source, plan, manifest, signature, engine, caller)
     applied = {"tiles": str(len(plan.tiles)), "precision": manifest.signatures[signature].precision}
     return Answer(picture.with_pixels(enlarged, alpha), manifest.id, applied, watch.seconds())
+
+
+def check(pixels: int, wish: SuperresWish, engine: Engine) -> tuple[Manifest, str]:
+    """Return the model and the signature for a picture of so many pixels.
+
+    Raises UnknownModel, InvalidField, ResultTooLarge.
+    """
+    manifest = engine.find("superres", wish.model)
+    signature = _signature(manifest, wish.scale)
+    result = pixels * wish.scale**2
+    if result > wish.max_output_pixels:
+        raise ResultTooLarge(
+            f"The picture has {pixels} pixels and {wish.scale}² times as many would be {result}; the limit is "
+            f"{wish.max_output_pixels}. Choose a smaller scale or picture.",
+            field="scale",
+            value=result,
+            limit=wish.max_output_pixels,
+        )
+    return manifest, signature
 
 
 def _signature(manifest: Manifest, scale: int) -> str:

@@ -87,6 +87,7 @@ async def through(
     """Return what `signature` makes of the picture: (height × scale, width × scale, channels), the picture's dtype.
 
     Another `output` than `image` has its own channels, and [0, 1] becomes the whole range of `dtype`.
+    Each tile is a step of the caller's progress.
     `constants` are inputs beside `image`, the same for every tile. `finish(window, result)` may change the result
     of a tile, [1, h, w, channels] in the picture's own channels, before it is rounded. Raises what the engine
     raises; the first error ends the rest.
@@ -108,7 +109,9 @@ async def through(
         except FloatingPointError:
             text = f"The model {manifest.id} gave values that are no numbers."
             raise ModelUnavailable(text, value=manifest.id) from None
+        caller.progress.step()
 
+    caller.progress.expect(len(plan.tiles))
     await few_at_once(plan.tiles, one)
     return canvas.result()
 

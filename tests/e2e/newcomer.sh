@@ -73,7 +73,7 @@ export MAKEFLAGS="" MFLAGS="" MAKELEVEL=""
 start 1800
 
 # Every curl line of the README, as it stands there, against our port.
-mapfile -t lines < <(awk '/^```sh/ {inside = 1; next} /^```/ {inside = 0} inside && /^curl /' README.md)
+mapfile -t lines < <(awk '/^```sh/ {inside = 1; next} /^```/ {inside = 0} inside && /^(curl |job=)/' README.md)
 ((${#lines[@]} > 0)) || fail "the README has no curl line"
 for line in "${lines[@]}"; do
     say "$line"
@@ -106,6 +106,16 @@ assert cut.shape == (*portrait.shape[:2], 4)
 assert 0.2 < opaque.mean() <= table["person"]["fraction"] < 0.8
 assert np.abs(cut[..., :3][opaque].astype(int) - portrait[opaque]).mean() < 2
 assert cv2.imread("placed.jpg").shape == portrait.shape
+
+read = [open(name, "rb").read() for name in ("enlarged.png", "job.png", "denoised.png", "once.png", "twice.png", "waited.png")]
+assert read[0] == read[1], "a job's answer is not the direct one"
+assert len({*read[2:]}) == 1, "a repeat is not the same"
+
+cat, painted, own_style = (cv2.imread(p).astype(float) for p in ("docs/images/chelsea-clean.png", "painted.png", "own-style.png"))
+assert painted.shape == own_style.shape == cat.shape
+assert np.abs(painted - cat).mean() > 10
+shift = (own_style - cat)[(own_style > 8).all(axis=2) & (own_style < 247).all(axis=2)]
+assert np.abs(shift - shift.mean(axis=1, keepdims=True)).max() < 3, "colours are not the photograph's own"
 PY
 
 browser="$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)"

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ class Process:
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
+        self._told: list[str] = []
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
 
     def _read(self) -> None:
         assert self.process.stdout
@@ -42,11 +46,21 @@ class Process:
             self._lines.put(line.rstrip("\n"))
         self._lines.put("")
 
+    def _listen(self) -> None:
+        # Read all the while: a full pipe would hold the service up.
+        assert self.process.stderr
+        self._told.extend(self.process.stderr)
+
+    def errors(self) -> str:
+        """Return what stood on standard error, once the process has ended."""
+        self._listener.join(10)
+        return "".join(self._told)
+
     def until(self, word: str) -> None:
         """Wait until a line that holds `word` was printed."""
         while not any(word in line for line in self.printed):
             self.printed.append(self._lines.get(timeout=120))
-            assert self.printed[-1], self.printed
+            assert self.printed[-1], (self.printed, self.process.poll(), self.errors())
 
     def end(self) -> tuple[int, str]:
         """Send SIGTERM; return the exit code and what stood on standard error."""
@@ -55,8 +69,7 @@ class Process:
         self._reader.join(10)
         while not self._lines.empty():
             self.printed.append(self._lines.get())
-        assert self.process.stderr
-        return code, self.process.stderr.read()
+        return code, self.errors()
 
 
 @contextmanager
@@ -64,15 +77,18 @@ def started(shelf: Path, **settings: str) -> Iterator[Process]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RESTORE_")}
-    told = {"RESTORE_MODELS_DIR": str(shelf), "RESTORE_PORT": str(port), **settings}
-    with subprocess.Popen(
-        [sys.executable, "-m", "app.main"],
-        cwd=ROOT,
-        env=clean | told,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    told = {"RESTORE_MODELS_DIR": str(shelf), "RESTORE_PORT": str(port)}
+    with (
+        tempfile.TemporaryDirectory() as data,
+        subprocess.Popen(
+            [sys.executable, "-m", "app.main"],
+            cwd=ROOT,
+            env=clean | told | {"RESTORE_DATA_DIR": data} | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         running = Process(process, port)
         try:
             yield running
@@ -81,6 +97,7 @@ def started(shelf: Path, **settings: str) -> Iterator[Process]:
             process.kill()
             process.wait(20)
             running._reader.join(10)
+            running._listener.join(10)
 
 
 def test_start_picture_sigterm_and_start_again(tiny_shelf: Path) -> None:
@@ -156,7 +173,6 @@ def test_a_taken_port_is_told(tiny_shelf: Path) -> None:
         port = str(taken.getsockname()[1])
         with started(tiny_shelf, RESTORE_PORT=port) as running:
             assert running.process.wait(120) != 0
-            assert running.process.stderr
-            errors = running.process.stderr.read()
+            errors = running.errors()
             assert "address already in use" in errors
             assert "Traceback" not in errors

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.engine.local import LocalEngine
-from app.engine.protocol import Caller
+from app.engine.protocol import Arrays, Caller
 from app.engine.registry import Registry
 from app.engine.runtime import Runtime
 from app.imaging.picture import Picture
@@ -58,11 +58,7 @@ class Network:
         """Return what the tasks' own path makes of `pixels`, float32, not rounded."""
         described = self.manifest.signatures[signature]
         output = next(iter(described.outputs))
-        constants = {
-            name: np.full([1, *tensor.shape[1:]], sum(tensor.range or (0.0, 1.0)) / 2, np.float32)
-            for name, tensor in described.inputs.items()
-            if tensor.per == "sample"
-        }
+        constants = self.constants(signature)
         plan = make_plan(
             *pixels.shape[:2],
             tile_size=tile_size,
@@ -83,6 +79,20 @@ class Network:
                 await engine.close(60)
 
         return asyncio.run(work())
+
+    def constants(self, signature: str) -> Arrays:
+        """Return what is the same for every tile: the middle of its range; of a painter, a preset of the photograph."""
+        described = self.manifest.signatures[signature]
+        if "preset" in self.manifest.signatures:
+            model = self.registry.load(self.manifest.id)
+            vector = model.run("preset", {"index": np.full((1, 1), 3, np.float32)})["vector"]
+            whole = photograph()[None, ::2, ::2]
+            return {"vector": vector, **model.run("statistics", {"image": whole, "vector": vector})}
+        return {
+            name: np.full([1, *tensor.shape[1:]], sum(tensor.range or (0.0, 1.0)) / 2, np.float32)
+            for name, tensor in described.inputs.items()
+            if tensor.per == "sample"
+        }
 
     def untiled(self, signature: str, pixels: Pixels) -> Pixels:
         step = self.geometry.tile_step

@@ -257,6 +257,9 @@ def test_every_architecture_is_here() -> None:
     assert files == {name.split()[0] for name in CASES} | {
         "dcgan",
         "latent_search",
+        "style_optimizer",
+        "style_painter",
+        "vgg19",
     }  # which have inputs and tests of their own
 
 

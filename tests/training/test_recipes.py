@@ -84,7 +84,8 @@ def test_its_networks_take_and_give_what_its_geometry_promises(recipe: Recipe) -
         for height, width in sizes:
             given: dict[str, Any] = {}
             for key, tensor in network.input.items():
-                shape = (1, height, width, tensor.shape[-1]) if key in ("image", "mask") else (1, *tensor.shape[1:])
+                free = key in ("image", "mask", "style")
+                shape = (1, height, width, tensor.shape[-1]) if free else (1, *tensor.shape[1:])
                 given[key] = np.full(shape, 0.5, np.float32)
             for key, value in network(given).items():
                 found = keras.ops.convert_to_numpy(value)

@@ -17,8 +17,13 @@ MIDDLE_BLOCKS = 6
 EXIT = (256, 512)
 
 
-def features(image: keras.KerasTensor) -> dict[int, keras.KerasTensor]:
-    """Return features of `image` [N,H,W,3] in [0, 1] by stride: 2 (32 channels), 4 (64) and 16 (512).
+def features(
+    image: keras.KerasTensor,
+    entry: tuple[int, int, int] = ENTRY,
+    middle_blocks: int = MIDDLE_BLOCKS,
+    last: tuple[int, int] = EXIT,
+) -> dict[int, keras.KerasTensor]:
+    """Return features of `image` [N,H,W,3] in [0, 1] by stride: 2 (32 channels), 4 and 16 (`entry[0]`, `last[1]`).
 
     Height and width are multiples of 16.
     """
@@ -26,12 +31,12 @@ def features(image: keras.KerasTensor) -> dict[int, keras.KerasTensor]:
     x = _convolution(x, 32, 2, "entry_a")
     found = {2: x}
     x = _convolution(x, 32, 1, "entry_b")
-    for number, channels in enumerate(ENTRY):
+    for number, channels in enumerate(entry):
         x = _block(x, (channels,) * 3, 2, 1, f"entry_{number}")
         found.setdefault(2 * 2 ** (number + 1), x)
-    for number in range(MIDDLE_BLOCKS):
+    for number in range(middle_blocks):
         x = _block(x, (x.shape[-1],) * 3, 1, 1, f"middle_{number}")
-    x = _block(x, (EXIT[0], EXIT[0], EXIT[1]), 1, 2, "exit")
+    x = _block(x, (last[0], last[0], last[1]), 1, 2, "exit")
     return {2: found[2], 4: found[4], 16: x}
 
 

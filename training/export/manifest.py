@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from models.manifest import Class, Geometry, Manifest, Provenance, Serving, Signature, Table, Tensor
+from models.manifest import Class, Geometry, Manifest, Provenance, Serving, Signature, Style, Table, Tensor
 from training.data.packs import Packs, read_rgb
 from training.export import halo
 from training.export.variables import layer_variables
@@ -57,13 +57,14 @@ def describe(
         description=recipe.description,
         created=datetime.datetime.now(datetime.UTC).date(),
         architecture=recipe.architecture,
-        parameters=sum(int(np.prod(v.shape)) for network in networks.values() for _, v in layer_variables(network)),
+        parameters=parameters(networks),
         flops_per_pixel=max(flops_per_pixel(network, own or (recipe.side(64),) * 2) for network in networks.values()),
         licence=LICENCE,
-        signatures={name: _signature(recipe, network) for name, network in networks.items()},
+        signatures={name: signature(network, recipe.inputs, recipe.side(64)) for name, network in networks.items()},
         geometry=geometry,
         defaults=dict(recipe.defaults),
         classes=[Class(id=number, name=name, color=colour) for number, name, colour in recipe.classes],
+        styles=[Style(**style) for style in recipe.styles(packs)],
         quality=[Table(title=t.title, command=t.command, columns=t.columns, rows=t.rows, note=t.note) for t in quality],
         provenance=_provenance(recipe, packs, out),
         files={},
@@ -75,22 +76,23 @@ def describe(
     )
 
 
-def _rounded(table: Measured) -> Table:
-    rows = [[cell if isinstance(cell, str) else round(float(cell), 4) for cell in row] for row in table.rows]
-    return Table(title=table.title, command=table.command, columns=table.columns, rows=rows, note=table.note)
+def parameters(networks: Mapping[str, keras.Model]) -> int:
+    """Return how many numbers the weights of all networks are; what they share counts once."""
+    own = {id(v): v for network in networks.values() for _, v in layer_variables(network)}
+    return sum(int(np.prod(variable.shape)) for variable in own.values())
 
 
-def _signature(recipe: Recipe, network: keras.Model) -> Signature:
+def signature(network: keras.Model, inputs: Mapping[str, dict[str, Any]], side: int = 64) -> Signature:
+    """Return the entry of `network`, which takes sides of `side` pixels; `inputs` as a recipe has them."""
     return Signature(
-        inputs={key: _tensor(recipe, key, tensor) for key, tensor in network.input.items()},
-        outputs={key: _tensor(recipe, key, tensor, given=False) for key, tensor in network.output.items()},
-        scale=scale_of(network, recipe.side(64)),
+        inputs={key: _tensor(inputs.get(key, {}), key, tensor) for key, tensor in network.input.items()},
+        outputs={key: _tensor(inputs.get(key, {}), key, tensor, given=False) for key, tensor in network.output.items()},
+        scale=scale_of(network, side),
     )
 
 
-def _tensor(recipe: Recipe, key: str, tensor: Any, *, given: bool = True) -> Tensor:
-    """Return the entry of an input or output; an input's `recipe.inputs` go before what is usual, and its `per` too."""
-    own = recipe.inputs.get(key, {})
+def _tensor(own: dict[str, Any], key: str, tensor: Any, *, given: bool = True) -> Tensor:
+    """Return the entry of an input or output; an input's `own` fields go before what is usual, and its `per` too."""
     fields: dict[str, Any] = {
         "shape": [-1 if size is None else size for size in tensor.shape],
         "per": "tile" if len(tensor.shape) == 4 and tensor.shape[1] != 1 else "sample",

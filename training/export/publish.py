@@ -22,8 +22,12 @@ def publish(recipe: Recipe, packs: Packs, out: Path, shelf: Path, *, default: bo
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         networks = export(recipe, packs, out, folder)
-        tables = recipe.evaluate(Published(folder), packs)
+        published = Published(folder)
+        tables = recipe.evaluate(published, packs)
         version = store.next_version(recipe.task, recipe.name, shelf)
         manifest = describe(recipe, networks, folder, packs, out, version=version, quality=tables)
+        for path, content in recipe.files(published, packs).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
         (folder / "card.md").write_text(card(recipe, manifest, tables), encoding="utf-8")
         return store.publish(manifest, folder, shelf, default=True if default else None)

@@ -42,25 +42,29 @@ def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> Mapping[str
     for name, network in parts.items():
         if not _halved(recipe, name, network, packs):
             print(f"{recipe.id}:{name}: float16 costs too much, weights stay float32", file=sys.stderr)
-    networks = recipe.serve(parts)
+    networks = recipe.serve(parts, packs)
     save(networks, folder)
     compare(networks, folder, recipe.side(64))
     return networks
 
 
 def save(networks: Mapping[str, keras.Model], folder: Path) -> None:
-    """Write `networks` to `folder`, replacing it: one signature each, weights that float16 holds exactly in float16."""
+    """Write `networks` to `folder`, replacing it: one signature each, weights that float16 holds exactly in float16.
+
+    What networks share is stored once.
+    """
     module = tf.Module()
     module.weights = {}
     signatures = {}
+    variables: dict[int, tf.Variable] = {}
     for part, network in networks.items():
         stored: dict[str, dict[str, tf.Variable]] = {}
-        variables = {}
         for key, variable in layer_variables(network):
-            value = keras.ops.convert_to_numpy(variable)
-            dtype = tf.float16 if np.array_equal(value.astype(np.float16).astype(np.float32), value) else tf.float32
             layer, _, index = key.rpartition("/")
-            variables[id(variable)] = tf.Variable(value, dtype=dtype, trainable=False, name=f"{part}/{key}")
+            if id(variable) not in variables:
+                value = keras.ops.convert_to_numpy(variable)
+                dtype = tf.float16 if np.array_equal(value.astype(np.float16).astype(np.float32), value) else tf.float32
+                variables[id(variable)] = tf.Variable(value, dtype=dtype, trainable=False, name=f"{part}/{key}")
             stored.setdefault(layer, {})[index] = variables[id(variable)]
         module.weights[part] = stored
         signatures[part] = _signature(network, variables)
@@ -101,8 +105,9 @@ def _halved(recipe: Recipe, name: str, network: keras.Model, packs: Packs) -> bo
     return False
 
 
-def compare(networks: Mapping[str, keras.Model], folder: Path, side: int = 64) -> None:
-    """Raise NotTheSame when the SavedModel in `folder` answers otherwise than `networks`, by more than 1e-4.
+def compare(networks: Mapping[str, keras.Model], folder: Path, side: int = 64, tolerance: float = 1e-4) -> None:
+    """Raise NotTheSame when the SavedModel in `folder` answers otherwise than `networks`, by more than `tolerance`, or
+    by as much of the largest number, where that is over 1.
 
     Compared on pictures of `side` pixels, where the networks leave the size free.
     """
@@ -114,8 +119,8 @@ def compare(networks: Mapping[str, keras.Model], folder: Path, side: int = 64) -
             inputs[key] = random.random(sizes, dtype=np.float32)
         expected = {key: keras.ops.convert_to_numpy(value) for key, value in networks[part](inputs).items()}
         for key, value in function(inputs).items():
-            off = float(np.abs(value - expected[key]).max())
-            if not off <= 1e-4:
+            off = float(np.abs(value - expected[key]).max() / max(1.0, np.abs(expected[key]).max()))
+            if not off <= tolerance:
                 raise NotTheSame(f"signature {part}, output {key}: the SavedModel is off by {off:.2g}")
 
 

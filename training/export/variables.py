@@ -22,8 +22,8 @@ def layer_variables(network: keras.Model) -> Iterator[tuple[str, Any]]:
 def read_variables(folder: Path, part: str) -> dict[str, np.ndarray]:
     """Return the weights of a published model's part as `layer/index` -> float32 array.
 
-    A part that the model does not have gets the first one it has: bodies are alike, and what fits is taken. Raises
-    NoStart when `folder` holds no model of ours.
+    A part that the model does not have gets the first one it has, and of the others what that lacks: bodies are alike,
+    and what fits is taken. Raises NoStart when `folder` holds no model of ours.
     """
     import tensorflow as tf
 
@@ -35,10 +35,10 @@ def read_variables(folder: Path, part: str) -> dict[str, np.ndarray]:
     parts = sorted({key.split("/")[1] for key in keys})
     if not parts:
         raise NoStart(f"{folder} holds no published model")
-    chosen = part if part in parts else parts[0]
-    found = {}
-    for key in keys:
-        place = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE").split("/")
-        if place[1] == chosen:
-            found["/".join(place[2:])] = checkpoint.get_tensor(key).astype(np.float32)
+    found: dict[str, np.ndarray] = {}
+    for chosen in [part] if part in parts else parts:
+        for key in keys:
+            place = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE").split("/")
+            if place[1] == chosen:
+                found.setdefault("/".join(place[2:]), checkpoint.get_tensor(key).astype(np.float32))
     return found

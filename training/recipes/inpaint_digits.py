@@ -94,7 +94,7 @@ def recipe() -> Recipe:
         description="Digits with a hole, filled by what a DCGAN makes that agrees with the rest (`method=dcgan`).",
         architecture="Search by Adam over the z of a DCGAN from sixteen starts, ten steps a call; Poisson blending",
         trained_as="dcgan_digits",
-        serve=lambda networks: {"search": latent_search.build(*dcgan.halves(networks["dcgan"]))},
+        serve=lambda networks, packs: {"search": latent_search.build(*dcgan.halves(networks["dcgan"]))},
         inputs={
             "state": {"per": "sample", "range": None, "meaning": "zeros at first, then what the call before gave"},
             "step": {"per": "sample", "range": None, "meaning": "zero at first, then what the call before gave"},

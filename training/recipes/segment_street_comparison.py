@@ -9,8 +9,9 @@ whatever is worth serving has a recipe of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import keras
 from keras import layers
@@ -40,11 +41,11 @@ def small_unet() -> keras.Model:
 
 def recipe() -> Recipe:
     like = segment_street.recipe()
-    networks = {
+    networks: dict[str, Callable[[], keras.Model]] = {
         "autoencoder": segment_street_autoencoder.network,
         "unet": small_unet,
         "mobilenet_v2": segment_street.network,
-        "xception": segment_street_xception.network,
+        "xception": partial(segment_street_xception.network, narrow=False),
     }
     part = replace(like.parts["segment"], learning_rate=1e-3, hours=0.1)
     return replace(

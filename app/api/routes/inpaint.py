@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from app.api import openapi
-from app.api.desk import Desk
+from app.api.desk import Desk, Endpoint, Sizes
 from app.api.forms import InpaintForm
 from app.engine.protocol import Caller
 from app.errors import ConflictingFields, MissingField
@@ -21,7 +21,6 @@ def router(desk: Desk) -> APIRouter:
     routes = APIRouter(tags=["pictures"])
 
     async def work(form: InpaintForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
-        _check(form, pictures)
         wish = task.InpaintWish(
             mask=pictures.get("mask"),
             method=form.method,
@@ -32,25 +31,27 @@ def router(desk: Desk) -> APIRouter:
         )
         return await task.inpaint(pictures["image"], wish, desk.engine, caller)
 
+    endpoint = desk.open(Endpoint(task="inpaint", kind=InpaintForm, work=work, outline=_outline, check=_check))
+
     @routes.post(
         "/inpaint",
         summary="Fill what a mask marks as missing: scratches, stamps, objects",
         response_class=Response,
         responses=openapi.picture_answers((*openapi.PICTURE_PROBLEMS, *PROBLEMS)),
-        openapi_extra={"requestBody": openapi.form_body(InpaintForm), "parameters": [openapi.CANCEL_AFTER]},
+        openapi_extra={"requestBody": openapi.form_body(InpaintForm), "parameters": openapi.REQUEST_HEADERS},
     )
     async def inpaint(request: Request) -> Response:
-        return await desk.serve(request, "inpaint", InpaintForm, work, outline=_outline)
+        return await desk.serve(request, endpoint)
 
     return routes
 
 
-def _check(form: InpaintForm, pictures: dict[str, Picture]) -> None:
+def _check(form: InpaintForm, sizes: Sizes) -> None:
     """Raise MissingField or ConflictingFields for fields that do not go together."""
-    if form.mask_from == "file" and "mask" not in pictures:
+    if form.mask_from == "file" and "mask" not in sizes:
         text = "The file field mask is missing: white is what to fill. Or set mask_from=alpha."
         raise MissingField(text, field="mask")
-    if form.mask_from == "alpha" and "mask" in pictures:
+    if form.mask_from == "alpha" and "mask" in sizes:
         raise ConflictingFields("mask and mask_from=alpha exclude each other: send one of them.", field="mask_from")
     if form.method in ("neural", "dcgan", "biharmonic") and "radius" in form.model_fields_set:
         raise ConflictingFields(f"method={form.method} knows no radius.", field="radius", value=form.radius)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.api import openapi
+from app.api import openapi, responses
 from app.api.problems import NotFound
 from app.engine.local import LocalEngine
 from app.engine.registry import Entry
-
-_FRESH = {"Cache-Control": "no-cache"}
 
 
 def router(engine: LocalEngine, device: str) -> APIRouter:
@@ -25,10 +23,10 @@ def router(engine: LocalEngine, device: str) -> APIRouter:
         response_class=JSONResponse,
         responses=openapi.answers({"description": "Every version of every model."}, openapi.PAGE_PROBLEMS),
     )
-    async def models() -> JSONResponse:
+    async def models(request: Request) -> Response:
         defaults = {manifest.id for manifest in engine.registry.defaults()}
         listed = [_short(entry, entry.id in defaults, device) for entry in engine.registry.entries()]
-        return JSONResponse({"models": listed}, headers=_FRESH)
+        return responses.revalidated(request.headers, JSONResponse({"models": listed}))
 
     @routes.get(
         "/models/{task}/{name}",
@@ -39,7 +37,7 @@ def router(engine: LocalEngine, device: str) -> APIRouter:
             {"description": "The model's manifest and its state."}, (*openapi.PAGE_PROBLEMS, "not-found")
         ),
     )
-    async def card(task: str, name: str) -> JSONResponse:
+    async def card(request: Request, task: str, name: str) -> Response:
         entries = [entry for entry in engine.registry.entries() if entry.id.partition("@")[0] == f"{task}/{name}"]
         entries = entries or [entry for entry in engine.registry.entries() if entry.id == f"{task}/{name}"]
         if not entries:
@@ -50,7 +48,7 @@ def router(engine: LocalEngine, device: str) -> APIRouter:
         content = _short(chosen, chosen.id in defaults, device)
         if chosen.manifest:
             content |= {"manifest": chosen.manifest.model_dump(mode="json")}
-        return JSONResponse(content | {"versions": versions}, headers=_FRESH)
+        return responses.revalidated(request.headers, JSONResponse(content | {"versions": versions}))
 
     return routes
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 
 from app.api import openapi
-from app.api.desk import Desk
+from app.api.desk import Desk, Endpoint, Sizes
 from app.api.forms import SegmentForm
 from app.engine.protocol import Caller
 from app.errors import ConflictingFields
@@ -22,18 +22,17 @@ def router(desk: Desk) -> APIRouter:
 
     async def work(form: SegmentForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
         background = pictures.get("background_image") or _colour(form.background)
-        if form.background != "transparent" and "background_image" in pictures:
+        wish = replace(_wish(form), background=background)
+        return await task.segment(pictures["image"], wish, desk.engine, caller)
+
+    def check(form: SegmentForm, sizes: Sizes) -> None:
+        pictured = "background_image" in sizes
+        if form.background != "transparent" and pictured:
             text = "background and background_image exclude each other: send one of them."
             raise ConflictingFields(text, field="background", value=form.background)
-        wish = task.SegmentWish(
-            model=form.model_name,
-            output=form.output,
-            threshold=form.threshold if "threshold" in form.model_fields_set else None,
-            classes=tuple(name.strip() for name in form.classes.split(",") if name.strip()),
-            background=background,
-            opacity=form.opacity,
-        )
-        return await task.segment(pictures["image"], wish, desk.engine, caller)
+        task.check(_wish(form), desk.engine, behind=pictured or form.background != "transparent")
+
+    endpoint = desk.open(Endpoint(task="segment", kind=SegmentForm, work=work, outline=_outline, check=check))
 
     @routes.post(
         "/segment",
@@ -42,12 +41,22 @@ def router(desk: Desk) -> APIRouter:
         responses=openapi.picture_answers(
             (*openapi.PICTURE_PROBLEMS, "unknown-class", "conflicting-fields"), table="ClassTable"
         ),
-        openapi_extra={"requestBody": openapi.form_body(SegmentForm), "parameters": [openapi.CANCEL_AFTER]},
+        openapi_extra={"requestBody": openapi.form_body(SegmentForm), "parameters": openapi.REQUEST_HEADERS},
     )
     async def segment(request: Request) -> Response:
-        return await desk.serve(request, "segment", SegmentForm, work, outline=_outline)
+        return await desk.serve(request, endpoint)
 
     return routes
+
+
+def _wish(form: SegmentForm) -> task.SegmentWish:
+    return task.SegmentWish(
+        model=form.model_name,
+        output=form.output,
+        threshold=form.threshold if "threshold" in form.model_fields_set else None,
+        classes=tuple(name.strip() for name in form.classes.split(",") if name.strip()),
+        opacity=form.opacity,
+    )
 
 
 def _colour(text: str) -> tuple[int, int, int] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +27,19 @@ from app.main import create_app
 from app.settings import Settings
 from models import store
 from models.manifest import Geometry, Manifest
-from tests.engines import Loader
+from tests.engines import Loader, Painter
 from tests.shelf import (
     CANONICAL,
     DIGIT,
     LIGHT_CLASSES,
+    PAINTER,
+    STYLES,
     digit_signatures,
     inpaint_signatures,
     manifest,
     photo_signatures,
     segment_signatures,
+    stylize_signatures,
     superres_signatures,
 )
 
@@ -75,6 +79,13 @@ MODELS: tuple[Manifest, ...] = (
     ),
     manifest("segment", "lights", signatures=segment_signatures(2), geometry=CANONICAL, classes=LIGHT_CLASSES),
     manifest("inpaint", "grey", signatures=inpaint_signatures(), geometry=WINDOW, default=True),
+    manifest(
+        "stylize",
+        "colour",
+        signatures=stylize_signatures(),
+        styles=STYLES,
+        defaults={**PAINTER, "default": True},
+    ),
 )
 
 
@@ -117,7 +128,11 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def serving(
-    fakes: Mapping[str, Model] | None = None, models: Sequence[Manifest] = MODELS, **settings: Any
+    fakes: Mapping[str, Model] | None = None,
+    models: Sequence[Manifest] = MODELS,
+    *,
+    clock: Callable[[], float] = time.time,
+    **settings: Any,
 ) -> Iterator[Service]:
     """Run the service with these models and settings; `fakes` {model's name: model} replace the honest ones."""
     with tempfile.TemporaryDirectory() as folder:
@@ -128,10 +143,11 @@ def serving(
         honest: dict[str, Model] = {
             model.name: Honest(2 if model.name == "lights" else 1) for model in models if model.name != "lost"
         }
-        chosen = Settings(models_dir=(shelf,), **settings)
+        honest |= {model.name: Painter() for model in models if model.task == "stylize"}
+        chosen = Settings(**{"models_dir": (shelf,), "data_dir": Path(folder) / "data", **settings})
         registry = Registry(chosen.models_dir, Loader(honest | dict(fakes or {})))
         engine = LocalEngine(registry, max_batch=chosen.max_batch, max_megapixels=chosen.queue_megapixels)
-        app = create_app(chosen, engine=engine)
+        app = create_app(chosen, engine=engine, clock=clock)
         with running(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             yield Service(app, client, port)
 

@@ -17,7 +17,7 @@ from tests.app.api.service import Honest, Service, png, serving
 from tests.engines import Slow
 from tests.shelf import manifest
 
-TASKS = ("denoise", "inpaint", "segment", "superres")
+TASKS = ("denoise", "inpaint", "segment", "stylize", "superres")
 
 
 def test_alive(service: Service) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.api import problems
-from app.api.forms import DenoiseForm, InpaintForm, SegmentForm, SuperresForm
-from tests.app.api.service import Service, hole, serving
+from app.api.forms import DenoiseForm, InpaintForm, SegmentForm, StylizeForm, SuperresForm
+from tests.app.api.service import Service, hole, png, serving
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,13 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
         "/superres",
         "/segment",
         "/inpaint",
+        "/stylize",
+        "/styles",
+        "/styles/{name}.webp",
+        "/jobs",
+        "/jobs/{id}",
+        "/jobs/{id}/events",
+        "/jobs/{id}/result",
         "/models",
         "/models/{task}/{name}",
         "/livez",
@@ -45,7 +52,13 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("path", "form"),
-    [("/denoise", DenoiseForm), ("/superres", SuperresForm), ("/segment", SegmentForm), ("/inpaint", InpaintForm)],
+    [
+        ("/denoise", DenoiseForm),
+        ("/superres", SuperresForm),
+        ("/segment", SegmentForm),
+        ("/inpaint", InpaintForm),
+        ("/stylize", StylizeForm),
+    ],
 )
 def test_every_field_says_what_it_is(document: dict[str, Any], path: str, form: Any) -> None:
     listed = fields(document, path)
@@ -62,7 +75,7 @@ def test_every_field_says_what_it_is(document: dict[str, Any], path: str, form: 
 
 
 def test_examples_and_defaults_are_accepted(service: Service, document: dict[str, Any]) -> None:
-    for path in ("/denoise", "/superres", "/segment", "/inpaint"):
+    for path in ("/denoise", "/superres", "/segment", "/inpaint", "/stylize"):
         for kind in ("default", "examples"):
             values = {}
             for name, field in fields(document, path).items():
@@ -70,6 +83,8 @@ def test_examples_and_defaults_are_accepted(service: Service, document: dict[str
                     value = field["examples"][0] if kind == "examples" else field["default"]
                     values[name] = str(value).lower()
             files = {"mask": hole()} if path == "/inpaint" else {}
+            if path == "/stylize" and not values["style"]:
+                files = {"style_image": png()}
             assert service.send(path, **files, **values).status_code == 200
 
 
@@ -79,7 +94,7 @@ def test_every_operation_is_told_and_its_problems_are_in_our_form(document: dict
             assert operation["summary"], path
             for status, answer in operation["responses"].items():
                 assert answer["description"], (path, status)
-                if int(status) >= 400 and path != "/readyz":
+                if (status == "default" or int(status) >= 400) and path != "/readyz":
                     assert list(answer["content"]) == [problems.MEDIA_TYPE], (path, status)
     text = str(document)
     assert "HTTPValidationError" not in text
@@ -113,9 +128,14 @@ def test_cors_is_off_unless_asked_for(service: Service) -> None:
         assert answer.status_code == 401  # readable to the page, as any other answer
         assert answer.headers["access-control-allow-origin"] == "https://example.org"
         answer = open_to_one.denoise(headers={**origin, "X-API-Key": "k"})
-        assert "X-Model" in answer.headers["access-control-expose-headers"]
+        assert {"X-Model", "Location", "ETag"} <= set(answer.headers["access-control-expose-headers"].split(", "))
         asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-API-Key"}
         preflight = open_to_one.client.options("/denoise", headers=asked)
         assert preflight.status_code == 200
+        asked |= {
+            "Access-Control-Request-Method": "DELETE",
+            "Access-Control-Request-Headers": "Idempotency-Key, Prefer",
+        }
+        assert open_to_one.client.options("/jobs/1", headers=asked).status_code == 200
         other = open_to_one.client.get("/livez", headers={"Origin": "https://other.example"})
         assert "access-control-allow-origin" not in other.headers

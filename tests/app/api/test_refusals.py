@@ -21,6 +21,7 @@ from starlette.datastructures import UploadFile
 from structlog.testing import capture_logs
 
 from app.api import problems
+from tests.app.api import test_jobs
 from tests.app.api.service import Service, file, gradient, hole, png, serving
 from tests.engines import Failing, Slow
 
@@ -106,6 +107,10 @@ def test_unknown_field_names_the_nearest(service: Service, given: str, meant: st
         ("/inpaint", "radius", "0", "a whole number from 1 to 64"),
         ("/inpaint", "feather", "65", "a whole number from 0 to 64"),
         ("/inpaint", "mask_from", "picture", "file or alpha"),
+        ("/stylize", "method", "slow", "fast or optimize"),
+        ("/stylize", "strength", "1.1", "a number from 0 to 1"),
+        ("/stylize", "steps", "9", "a whole number from 10 to 2000"),
+        ("/stylize", "preserve_color", "maybe", "true or false"),
     ],
 )
 def test_invalid_values_say_what_is_allowed(service: Service, path: str, field: str, value: str, told: str) -> None:
@@ -186,6 +191,18 @@ def test_fields_of_inpaint_that_exclude_each_other(service: Service) -> None:
     conflict("mask_from", mask_from="alpha")  # the picture is opaque
     conflict("radius", method="biharmonic", radius=4, mask=hole())
     conflict("model", model="photo", method="telea", mask=hole())
+
+
+def test_styles_that_cannot_be(service: Service) -> None:
+    refused(service.send("/stylize"), "missing-field", field="style")
+    refused(service.send("/stylize", style_image=png()[:60]), "broken-image", field="style_image")
+    refused(service.send("/stylize", style_image=png(), style="starry-night"), "conflicting-fields", field="style")
+    refused(service.send("/stylize", style="starry-night", steps=20), "conflicting-fields", field="steps")
+    refused(service.send("/stylize", style="starry-night", method="optimize"), "conflicting-fields", field="method")
+    body = refused(service.send("/stylize", style="stary-night"), "unknown-style", field="style")
+    assert "Did you mean 'starry-night'? Styles: starry-night, green-field." in body["detail"]
+    body = refused(service.send("/stylize", style_image=png(), method="optimize"), "weights-missing", field="method")
+    assert "`python -m training publish vgg19`" in body["detail"]
 
 
 def test_too_large_a_hole_for_a_method(service: Service) -> None:
@@ -494,6 +511,6 @@ def test_a_caller_that_goes_away_has_its_work_taken_off_the_queue() -> None:
 
 def test_every_documented_problem_is_provoked_here(service: Service) -> None:
     documented = set(re.findall(r"/problems/([a-z-]+)", service.client.get("/openapi.json").text))
-    source = Path(__file__).read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__), Path(test_jobs.__file__)))
     assert len(documented) > 15
     assert [slug for slug in documented if f', "{slug}"' not in source] == []

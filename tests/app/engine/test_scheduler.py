@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.protocol import Arrays, Ticket
+from app.engine.protocol import BACKGROUND, INTERACTIVE, Arrays, Ticket
 from app.engine.registry import Model
-from app.engine.scheduler import Scheduler, Waiting, choose
+from app.engine.scheduler import KEPT_S, Scheduler, Waiting, choose
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
 from tests.engines import Chain, Failing, Identity, Recording, Slow, ticket
 
@@ -92,6 +92,12 @@ def test_only_the_same_model_signature_and_shape_share_a_batch() -> None:
     first = ticket(1)
     others = [ticket(2, model="denoise/other@1"), ticket(3, signature="estimate"), ticket(4, size=16)]
     assert names(choose(waiting(first, *others, ticket(5), limit=8), {})) == [("anonymous", 1), ("anonymous", 5)]
+
+
+def test_a_job_takes_no_place_beside_somebody_who_waits_but_somebody_beside_a_job() -> None:
+    job, person = ticket(1, client="job", weight=BACKGROUND), ticket(2, client="person")
+    assert names(choose(waiting(job, person, limit=4), {"job": 10.0})) == [("person", 2)]
+    assert names(choose(waiting(job, person, limit=4), {"person": 10.0})) == [("job", 1), ("person", 2)]
 
 
 def test_policy_changes_nothing_it_is_given() -> None:
@@ -222,6 +228,61 @@ def test_greedy_client_does_not_hold_up_the_polite_one() -> None:
         await engine.close(10)
 
     scenario(work)
+
+
+def test_a_job_gets_its_share_where_both_want_the_device_all_the_time() -> None:
+    async def run() -> None:
+        model = Recording()
+        slow = Slow()
+        to = scheduler(Chain(slow, model), max_tickets=1000)
+        await occupied(slow, to)
+        jobs = send(to, *(ticket(1, client="job", weight=BACKGROUND) for _ in range(20)))
+        people = send(to, *(ticket(2, client="person") for _ in range(20)))
+        await asyncio.sleep(0)
+        slow.gate.set()
+        await asyncio.gather(*jobs, *people)
+        first = [values[0] for _, _, values in model.calls[1:21]]
+        assert first.count(2) == INTERACTIVE / (INTERACTIVE + BACKGROUND) * 20
+
+    scenario(run)
+
+
+def test_the_device_is_kept_for_the_next_tile_of_who_waits_and_not_for_long() -> None:
+    async def run() -> None:
+        model = Recording()
+        to = scheduler(model)
+        jobs: list[asyncio.Task[Arrays]] = []
+        for tile in range(3):
+            person = send(to, ticket(2, client="person"))
+            await asyncio.sleep(0)
+            if tile == 0:
+                jobs = send(to, *(ticket(1, client="job", weight=BACKGROUND, size=64) for _ in range(3)))
+            await asyncio.gather(*person)
+            await asyncio.sleep(KEPT_S / 10)  # what puts a tile into the picture and cuts the next
+        assert [values[0] for _, _, values in model.calls].count(2) == 3
+        before = [values[0] for _, _, values in model.calls]
+        assert before.count(1) <= 1  # it had nothing yet, and went once
+        await asyncio.gather(*jobs)
+        assert [values[0] for _, _, values in model.calls].count(1) == 3
+
+    scenario(run)
+
+
+def test_a_full_queue_refuses_no_job() -> None:
+    async def run() -> None:
+        slow = Slow()
+        to = scheduler(slow, max_tickets=1)
+        await occupied(slow, to)
+        first = send(to, ticket(1, client="a"))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await to.submit(ticket(2, client="b"), 1)
+        job = send(to, ticket(3, client="job", weight=BACKGROUND))
+        await asyncio.sleep(0)
+        slow.gate.set()
+        await asyncio.gather(*first, *job)
+
+    scenario(run)
 
 
 def test_returning_client_has_saved_up_no_credit() -> None:

@@ -67,7 +67,7 @@ def test_result_too_large_is_refused_before_any_work() -> None:
     with pytest.raises(ResultTooLarge) as caught:
         asyncio.run(superres(image, SuperresWish(max_output_pixels=399), engine, Caller("test")))
     assert (caught.value.limit, caught.value.value) == (399, 400)
-    assert "20×20" in caught.value.detail
+    assert "100 pixels and 2² times as many would be 400" in caught.value.detail
     assert engine.tickets == []
 
 

@@ -1,0 +1,70 @@
+"""`GET /styles` and a small painting in each."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from app.api import openapi, responses
+from app.api.problems import NotFound
+from app.engine.local import LocalEngine
+from app.engine.registry import Entry
+
+
+def router(engine: LocalEngine) -> APIRouter:
+    """Return the endpoints."""
+    routes = APIRouter(tags=["models"])
+
+    def default() -> Entry | None:
+        """Return the model whose presets are listed, None where there is none."""
+        chosen = [manifest.id for manifest in engine.registry.defaults() if manifest.task == "stylize"]
+        return next((entry for entry in engine.registry.entries() if entry.id in chosen), None)
+
+    @routes.get(
+        "/styles",
+        summary="The presets of /stylize",
+        description="Those of the default model. `painting` is a photograph painted in the style.",
+        response_class=JSONResponse,
+        responses=openapi.answers(
+            {
+                "description": "Every preset.",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Styles"}}},
+            },
+            openapi.PAGE_PROBLEMS,
+        ),
+    )
+    async def styles(request: Request) -> Response:
+        entry = default()
+        listed: list[dict[str, Any]] = []
+        if entry is not None and entry.manifest is not None:
+            for style in entry.manifest.styles:
+                painting = f"/styles/{style.name}.webp" if _painting(style.name) in entry.manifest.files else None
+                listed.append({**style.model_dump(), "painting": painting})
+        content = {"model": entry.id if entry else None, "styles": listed}
+        return responses.revalidated(request.headers, JSONResponse(content))
+
+    @routes.get(
+        "/styles/{name}.webp",
+        summary="A photograph painted in a preset",
+        response_class=Response,
+        responses=openapi.answers(
+            {"description": "The painting.", "content": {"image/webp": {"schema": {"type": "string"}}}},
+            (*openapi.PAGE_PROBLEMS, "not-found"),
+        ),
+    )
+    async def painting(request: Request, name: str) -> Response:
+        entry = default()
+        if entry is None or entry.manifest is None or _painting(name) not in entry.manifest.files:
+            raise NotFound("There is no such painting. GET /styles lists what there is.")
+        # The manifest's list is what may be read: no name leads anywhere else.
+        data = await asyncio.to_thread((entry.folder / _painting(name)).read_bytes)
+        return responses.revalidated(request.headers, Response(data, media_type="image/webp"))
+
+    return routes
+
+
+def _painting(name: str) -> str:
+    return f"styles/{name}.webp"

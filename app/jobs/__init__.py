@@ -1,0 +1,1 @@
+"""Long work: kept on disk, run one after the other, never lost."""

@@ -1,0 +1,107 @@
+"""Style by optimisation (Gatys et al. 2016, arXiv 1508.06576): a model that changes the picture a few steps a call.
+
+Coarse to fine, each size from what the one before reached. What becomes of the reduced picture is carried to the whole
+one as a difference, so that this keeps its own details.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.protocol import Caller, Engine
+from app.errors import WorkTooLarge
+from app.imaging.color import LUMINANCE
+from app.imaging.mask import enlarged, strips
+from app.imaging.picture import Picture
+from app.tasks.whole import asked, default, reduced
+from models.manifest import Manifest
+
+COARSEST = 96
+"""Sizes are halved down to this side, in pixels."""
+MOST_AT_ONCE = 6_000_000
+"""Pixels × steps that a direct answer may take, about half a minute of two cores; more is a job's."""
+
+Floats = NDArray[np.float32]
+
+
+async def optimized(
+    picture: Picture,
+    style: Picture,
+    steps: int,
+    manifest: Manifest,
+    engine: Engine,
+    caller: Caller,
+) -> Floats:
+    """Return how the picture changes on its way to `style` in `steps`, float32 (h, w, 3), reduced.
+
+    Each call of the model is a ticket of few steps: others go in between, and whoever cancels need not wait. Raises
+    WorkTooLarge for a caller who waits for the answer, ModelUnavailable and what the engine raises.
+    """
+    sizes = _sizes(picture, int(default(manifest, "side_on_gpu" if engine.accelerated else "side")))
+    shares = [steps * (place + 1) // len(sizes) - steps * place // len(sizes) for place in range(len(sizes))]
+    work = sum(side**2 * share for side, share in zip(sizes, shares, strict=True))
+    if not caller.background and work > MOST_AT_ONCE:
+        raise WorkTooLarge(
+            f"{steps} steps at up to {sizes[-1]}×{sizes[-1]} pixels are too much for a direct answer. Send the header "
+            "Prefer: respond-async to have them done as a job, or ask for fewer steps.",
+            field="steps",
+            value=steps,
+            limit=max(1, steps * MOST_AT_ONCE // work),
+        )
+    caller.progress.expect(steps)
+    multiple = manifest.geometry.multiple
+    content = image = await asyncio.to_thread(reduced, picture.pixels, sizes[0], multiple)
+    for side, share in zip(sizes, shares, strict=True):
+        content = await asyncio.to_thread(reduced, picture.pixels, side, multiple)
+        manner = await asyncio.to_thread(reduced, style.pixels, side, multiple)
+        image = await _searched(content, image, manner, share, manifest, engine, caller)
+    return np.asarray((image - content)[0])
+
+
+def _sizes(picture: Picture, most: int) -> list[int]:
+    """Return the sides of the squares that have as many pixels as what is worked on, coarse to fine."""
+    sides = [min(most, round(math.sqrt(picture.height * picture.width)))]
+    while sides[0] // 2 >= COARSEST:
+        sides.insert(0, sides[0] // 2)
+    return sides
+
+
+async def _searched(
+    content: Floats, begun: Floats, style: Floats, steps: int, manifest: Manifest, engine: Engine, caller: Caller
+) -> Floats:
+    """Return what becomes of `content` [1,h,w,3] in `steps` that go on from `begun`, which may be smaller."""
+    pixels = content.shape[1] * content.shape[2]
+    kept = await asked(manifest, "content", {"image": content}, engine, caller)
+    look = await asked(manifest, "look", {"style": style}, engine, caller)
+    image = cv2.resize(begun[0], content.shape[2:0:-1], interpolation=cv2.INTER_LINEAR)[None]
+    zeros = np.zeros_like(content)
+    state = {"image": image, "mean": zeros, "square": zeros}
+    at_once = max(1, int(default(manifest, "pixels_a_call")) // pixels)
+    weight = default(manifest, "style_weight")
+    for done in range(0, steps, at_once):
+        count = min(at_once, steps - done)
+        turn = np.array([[count, done, steps, weight]], np.float32)
+        inputs = {**state, "content": kept["content"], "grams": look["grams"], "turn": turn}
+        answer = await asked(manifest, "optimize", inputs, engine, caller, pixels=pixels * count)
+        state = {name: answer[name] for name in state}
+        for _ in range(count):
+            caller.progress.step()
+    return np.asarray(state["image"])
+
+
+def changed(picture: Picture, difference: Floats, *, luminance_only: bool) -> NDArray[Any]:
+    """Return the picture's pixels with `difference` (h, w, 3), enlarged, added to them."""
+    size, white = (picture.height, picture.width), np.float32(picture.maximum)
+    if luminance_only or picture.channels == 1:
+        difference = np.ascontiguousarray((difference @ LUMINANCE)[..., None])
+    result = np.empty_like(picture.pixels)
+    for rows in strips(*size):
+        added = np.stack([enlarged(difference[..., i], rows, size) for i in range(difference.shape[-1])], axis=-1)
+        result[rows] = np.rint(np.clip(picture.pixels[rows] + added * white, 0, white))
+    return result

@@ -1,0 +1,112 @@
+"""The painter on the shelf: its presets differ, its tiles do not show, and what it says of itself is there."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from numpy.typing import NDArray
+
+from app.engine.local import LocalEngine
+from app.engine.protocol import Caller
+from app.engine.registry import Registry
+from app.engine.runtime import Runtime
+from app.imaging.picture import Picture
+from app.imaging.tiles import make_plan
+from app.tasks.answer import Answer
+from app.tasks.stylize import StylizeWish, stylize
+from models.manifest import read
+from tests.published.test_shelf import FOLDERS, SHELF
+
+pytestmark = pytest.mark.tf
+
+FOLDER = next(folder for folder in FOLDERS if folder.parts[-3:-1] == ("stylize", "any"))
+MANIFEST = read(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry([SHELF], Runtime())
+
+
+def painted(registry: Registry, pixels: NDArray[Any], **wish: Any) -> Answer:
+    async def asked() -> Answer:
+        engine = LocalEngine(registry)
+        try:
+            return await stylize(Picture(pixels), StylizeWish(**wish), engine, Caller("test"))
+        finally:
+            await engine.close(60)
+
+    return asyncio.run(asked())
+
+
+@functools.cache
+def photograph(height: int, width: int) -> NDArray[np.uint8]:
+    """Return scikit-image's coffee, enlarged, with a grain as fine as a camera's."""
+    large = cv2.resize(skimage.data.coffee(), (width, height), interpolation=cv2.INTER_CUBIC)
+    grain = np.random.default_rng(0).integers(-6, 7, large.shape)
+    return np.clip(large + grain, 0, 255).astype(np.uint8)
+
+
+def test_each_preset_has_its_painting() -> None:
+    assert len(MANIFEST.styles) == 16
+    assert {f"styles/{style.name}.webp" for style in MANIFEST.styles} <= set(MANIFEST.files)
+    assert "impression-sunrise" in {style.name for style in MANIFEST.styles}
+
+
+def test_presets_differ_and_a_picture_is_painted_in_its_own_way(registry: Registry) -> None:
+    pixels = photograph(200, 300)
+    found = [painted(registry, pixels, style=style.name).picture.pixels for style in MANIFEST.styles]
+    tones = np.array([picture.mean(axis=(0, 1)) for picture in found])
+    apart = np.abs(tones[:, None] - tones[None]).max(axis=-1)[~np.eye(len(tones), dtype=bool)]
+    assert np.median(apart) > 20
+    own = painted(registry, pixels, style_image=Picture(pixels)).picture.pixels
+    others = [np.abs(one.astype(float) - pixels).mean() for one in found]
+    assert np.abs(own.astype(float) - pixels).mean() < 0.5 * np.median(others)
+
+
+def steps_across(pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Return the mean step across the borders of tiles, and just inside of them."""
+    geometry = MANIFEST.geometry
+    plan = make_plan(
+        *pixels.shape[:2],
+        tile_size=geometry.tile_size,
+        tile_step=geometry.tile_step,
+        halo=geometry.halo,
+        multiple=geometry.multiple,
+    )
+    rows = sorted({tile.inner.top for tile in plan.tiles} - {0})
+    columns = sorted({tile.inner.left for tile in plan.tiles} - {0})
+    assert rows or columns
+    down, right = (np.abs(np.diff(pixels.astype(np.float32), axis=axis)).mean(axis=(1 - axis, 2)) for axis in (0, 1))
+    # A convolution with steps of four pixels has that rhythm everywhere: compared is the same beat, a tile's inside.
+    inside = [4 * shift for shift in range(-12, 13) if shift]
+    across = np.mean([*down[[row - 1 for row in rows]], *right[[column - 1 for column in columns]]])
+    near = [
+        (steps, place - 1 + shift)
+        for steps, places in ((down, rows), (right, columns))
+        for place in places
+        for shift in inside
+    ]
+    within = np.mean([steps[place] for steps, place in near if place < len(steps)])
+    return float(across), float(within)
+
+
+@pytest.mark.parametrize(
+    "size", [(1100, 1500), pytest.param((4000, 6000), marks=pytest.mark.slow)], ids=["small", "24 megapixels"]
+)
+def test_tiles_do_not_show(size: tuple[int, int], registry: Registry) -> None:
+    across, within = steps_across(painted(registry, photograph(*size), style="starry-night").picture.pixels)
+    assert across == pytest.approx(within, rel=0.02 if size[0] > 2000 else 0.05)
+
+
+def test_a_seam_would_show() -> None:
+    pixels = photograph(1100, 1500).copy()
+    pixels[:, MANIFEST.geometry.tile_size - MANIFEST.geometry.margin :] //= 2
+    across, within = steps_across(pixels)
+    assert across > 1.05 * within
