@@ -16,6 +16,7 @@ import asyncio
 import importlib.util
 from functools import partial
 
+import keras
 import numpy as np
 from PIL import Image
 
@@ -53,9 +54,8 @@ def magenta() -> Paint | None:
     return paint
 
 
-def gram_distance(packs: Packs, picture: np.ndarray, painting: np.ndarray) -> float:
+def gram_distance(network: keras.Model, picture: np.ndarray, painting: np.ndarray) -> float:
     """Return how far the Gram matrices of `picture` are from those of `painting`, relative to these."""
-    network = vgg19.build(style_optimizer.STYLE, packs.weights(WEIGHTS))
     found, wanted = (network((one[None] / 255).astype(np.float32)) for one in (picture, painting))
     apart = []
     for name in style_optimizer.STYLE:
@@ -86,12 +86,13 @@ def main() -> None:
 def optimized(count: int, methods: dict[str, Paint], packs: Packs, engine: BareEngine) -> None:
     """Print the table of `count` pairs, each picture with a painting of its own, and the Gram ratio."""
     pictures, paintings = contents(packs, OPTIMIZED_SIDE)[:: max(1, 20 // count)][:count], styles(packs)[:count]
+    network = vgg19.build(style_optimizer.STYLE, packs.weights(WEIGHTS))
     ratios: list[float] = []
 
     def search(picture: np.ndarray, painting: np.ndarray) -> np.ndarray:
         found = served(engine, picture, painting, "optimize")
         style = square(painting, OPTIMIZED_SIDE)
-        ratios.append(gram_distance(packs, found, style) / gram_distance(packs, picture, style))
+        ratios.append(gram_distance(network, found, style) / gram_distance(network, picture, style))
         return found
 
     methods = {**methods, f"optimize, {STEPS} steps": search}

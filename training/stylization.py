@@ -106,7 +106,7 @@ def judge(packs: Packs) -> Judge:
 
 def _numbers(network: keras.Model, pictures: Iterable[np.ndarray]) -> Iterable[dict[str, np.ndarray]]:
     for picture in pictures:
-        found = network((picture[None] / 255).astype(np.float32))
+        found = network(_batch(picture))
         yield {name: ops.convert_to_numpy(values) for name, values in found.items()}
 
 

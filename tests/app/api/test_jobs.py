@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import statistics
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from starlette.datastructures import Headers
 
 from app.api import problems
@@ -27,9 +26,9 @@ from app.api.jobs import Preference, preference
 from app.engine.protocol import Arrays
 from tests.app.api.service import Service, file, hole, opened, png, serving
 from tests.engines import Slow
+from tests.walk import STEPS, walk
 
 ASYNC = {"Prefer": "respond-async"}
-STEPS = 10_000 if int(os.environ.get("RESTORE_FUZZ", "300")) >= 5000 else 1000
 
 
 class Clock:
@@ -768,15 +767,5 @@ def test_the_contract_holds_whatever_is_sent_in_whatever_order() -> None:
     Machine.steps = 0
     Machine.slow.gate.set()
     with serving({"slow": Machine.slow}, clock=Machine.clock, job_ttl_h=1, jobs_max=4) as Machine.service:
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=STEPS // 25,
-                stateful_step_count=50,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        walk(Machine)
     assert Machine.steps >= STEPS

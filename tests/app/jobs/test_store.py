@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -20,16 +19,15 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
-    run_state_machine_as_test,
 )
 
 from app.errors import JobsFull, StorageFull
 from app.jobs import store as module
 from app.jobs.store import ABANDONED_S, ATTEMPTS, LEASE_S, ROW_BYTES, Job, Order, Store, StoreError
+from tests.walk import STEPS, walk
 
 TTL = 100.0
 LOST, LATE = {"type": "/problems/lost"}, {"type": "/problems/late"}
-STEPS = 10_000 if int(os.environ.get("RESTORE_FUZZ", "300")) >= 5000 else 1000
 
 
 class Clock:
@@ -522,15 +520,5 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.timeout(1800)
 def test_the_contract_holds_whatever_happens_in_whatever_order() -> None:
     Machine.steps = 0
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=STEPS // 25,
-            stateful_step_count=50,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    walk(Machine)
     assert Machine.steps >= STEPS
