@@ -21,6 +21,7 @@ RUN chown 10001 var
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
     RESTORE_HOST=0.0.0.0 \
     RESTORE_PORT=8000
 USER 10001

@@ -6,13 +6,13 @@ import asyncio
 import functools
 import json
 import logging
-import signal
-import socket
+import os
+import platform
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from types import FrameType
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -36,8 +36,11 @@ from app.api.middleware import Gate, Head, Record
 from app.api.routes import denoise, health, inpaint, models, pages, segment, styles, stylize, superres
 from app.api.routes import jobs as job_routes
 from app.api.runner import Runner, explain
+from app.api.server import LAST_S, Server, ignore_signals
+from app.engine.costs import CostTable
 from app.engine.local import LocalEngine
-from app.engine.protocol import Caller
+from app.engine.protocol import Caller, Load, ServingEngine
+from app.engine.ray import Cluster, ClusterError, RayEngine
 from app.engine.registry import Registry
 from app.errors import InvalidField, ServiceError
 from app.imaging.picture import Picture
@@ -58,8 +61,10 @@ from app.tasks.superres import superres as run_superres
 from models.manifest import Manifest
 
 VERSION = "0.1.0"
-DRAIN_S = 30.0
-"""Seconds that requests under way get at the end."""
+
+COSTS = "costs.json"
+"""The file in `RESTORE_DATA_DIR` of what calls of the device take."""
+COSTS_KEPT_S = 300.0
 
 log = structlog.get_logger("restore.main")
 
@@ -87,15 +92,13 @@ ACCEPTED = [
 
 
 def create_app(
-    settings: Settings, *, engine: LocalEngine | None = None, clock: Callable[[], float] = time.time
+    settings: Settings, *, engine: ServingEngine | None = None, clock: Callable[[], float] = time.time
 ) -> FastAPI:
-    """Return the service. Without `engine`, one is made of the models in `settings.models_dir`, with TensorFlow.
+    """Return the service. Without `engine`, one is made of the models in `settings.models_dir`.
 
     `clock` is the time of day by which jobs live.
     """
-    device = "unnamed"
-    if engine is None:
-        engine, device = _start_engine(settings)
+    engine = engine or _start_engine(settings)
     metrics = Metrics()
     access = Access([key.get_secret_value() for key in settings.api_keys], settings.trusted_proxies)
     desk = Desk(settings, engine, metrics)
@@ -109,14 +112,21 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await worker.start()
-        warming = asyncio.create_task(_warm(engine, settings.preload, golden))
+        measured = settings.data_dir / COSTS
+        await asyncio.to_thread(engine.costs.load, measured)
+        beside = [
+            asyncio.create_task(_keep_warm(engine, settings, golden)),
+            asyncio.create_task(_keep(engine.costs, measured)),
+        ]
         yield
         desk.closing = True
         await worker.stop()
-        warming.cancel()
-        await asyncio.gather(warming, return_exceptions=True)
-        await engine.close(DRAIN_S)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await engine.close(LAST_S)
         await desk.drain()
+        await asyncio.to_thread(engine.costs.save, measured)
 
     app = FastAPI(
         title="restore",
@@ -141,7 +151,7 @@ def create_app(
     app.include_router(stylize.router(desk))
     app.include_router(styles.router(engine))
     app.include_router(job_routes.router(jobs))
-    app.include_router(models.router(engine, device))
+    app.include_router(models.router(engine))
     app.include_router(health.router(desk, golden))
     app.include_router(pages.router(document))
     for kind in (ServiceError, HTTPException, RequestValidationError):
@@ -173,22 +183,48 @@ def _store(settings: Settings, clock: Callable[[], float]) -> Store:
     )
 
 
-def _start_engine(settings: Settings) -> tuple[LocalEngine, str]:
-    """Return the engine of this machine and what it runs on. Takes seconds: TensorFlow is imported here."""
+def _start_engine(settings: Settings) -> ServingEngine:
+    return _join_cluster(settings) if settings.engine == "ray" else _start_tensorflow(settings)
+
+
+def _start_tensorflow(settings: Settings) -> LocalEngine:
+    """Return the engine of this machine. Takes seconds: TensorFlow is imported here."""
     with _step("starting TensorFlow"):
         from app.engine.runtime import Runtime
 
         runtime = Runtime()
     folders = ", ".join(str(folder) for folder in settings.models_dir)
     with _step(f"checking the models in {folders}"):
-        registry = Registry(settings.models_dir, runtime)
-    engine = LocalEngine(
+        registry = Registry(settings.models_dir, runtime, budget=settings.models_mb * 2**20)
+    return LocalEngine(
         registry,
         max_batch=settings.max_batch,
         max_megapixels=settings.queue_megapixels,
+        lanes=runtime.lanes,
         accelerated=runtime.device != "CPU",
+        device=runtime.device,
+        costs=CostTable(f"{runtime.device}, {platform.machine()}, {os.cpu_count()} cores"),
     )
-    return engine, runtime.device
+
+
+def _join_cluster(settings: Settings) -> RayEngine:
+    """Return the engine of a Ray cluster. Takes up to a minute where no replica works yet. Raises ClusterError."""
+    cluster = Cluster(settings.ray_address, settings.ray_replicas, settings.ray_cpus, settings.ray_gpus)
+    with _step("starting replicas on Ray"):
+        return RayEngine(
+            settings.models_dir,
+            cluster,
+            preload=settings.preload,
+            max_batch=settings.max_batch,
+            max_megapixels=settings.queue_megapixels,
+        )
+
+
+async def _keep(costs: CostTable, path: Path) -> None:
+    """Save what was measured now and then, for a start after an end that nobody asked for."""
+    while True:
+        await asyncio.sleep(COSTS_KEPT_S)
+        await asyncio.to_thread(costs.save, path)
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
@@ -215,7 +251,7 @@ def _own(status: int, request: Request) -> ServiceError:
     return problems.MalformedRequest("The request cannot be read.")
 
 
-def _golden_tasks(engine: LocalEngine) -> dict[str, Callable[[Manifest, Picture, Caller], Any]]:
+def _golden_tasks(engine: ServingEngine) -> dict[str, Callable[[Manifest, Picture, Caller], Any]]:
     async def through_denoise(model: Manifest, picture: Picture, caller: Caller) -> Answer:
         return await run_denoise(picture, DenoiseWish(model=f"{model.name}@{model.version}"), engine, caller)
 
@@ -247,13 +283,24 @@ def _golden_tasks(engine: LocalEngine) -> dict[str, Callable[[Manifest, Picture,
     }
 
 
-async def _warm(engine: LocalEngine, wanted: tuple[str, ...], golden: Golden) -> None:
+async def _keep_warm(engine: ServingEngine, settings: Settings, golden: Golden) -> None:
+    """Warm what is to be loaded at start, then follow the shelves."""
+    await _warm(engine, settings.preload, golden)
+    while settings.reload_s:
+        await asyncio.sleep(settings.reload_s)
+        try:
+            await engine.refresh()
+        except Exception:  # a disk that is away for a while, or a bug: what is served goes on
+            log.exception("the shelves cannot be followed")
+
+
+async def _warm(engine: ServingEngine, wanted: tuple[str, ...], golden: Golden) -> None:
     """Load and warm what `wanted` names, with a line on standard output for each step. A failure ends no other."""
     started = time.perf_counter()
     chosen: dict[str, Manifest] = {}
     for entry in wanted:
         if entry == "defaults":
-            chosen |= {manifest.id: manifest for manifest in engine.registry.defaults()}
+            chosen |= {manifest.id: manifest for manifest in engine.defaults()}
             continue
         task, _, name = entry.partition("/")
         try:
@@ -264,7 +311,7 @@ async def _warm(engine: LocalEngine, wanted: tuple[str, ...], golden: Golden) ->
     for manifest in chosen.values():
         begun = time.perf_counter()
         try:
-            await engine.warm(manifest)
+            await engine.warm(manifest, keep=True)
         except ServiceError as error:
             _say(f"loading {manifest.id} … failed: {error.detail}")
         except Exception:
@@ -296,16 +343,32 @@ def _step(what: str) -> Iterator[None]:
     _say(f"{time.perf_counter() - begun:.1f} s")
 
 
-def _watch(metrics: Metrics, desk: Desk, engine: LocalEngine) -> None:
-    scheduler, counters = engine.scheduler, engine.scheduler.counters
+def _watch(metrics: Metrics, desk: Desk, engine: ServingEngine) -> None:
     metrics.watch("restore_decoded_megapixels", "Megapixels held decoded.", lambda: desk.budget.used)
     metrics.watch("restore_requests_waiting", "Requests that wait to be decoded.", lambda: desk.budget.waiting)
-    metrics.watch("restore_queue_tickets", "Tiles that wait for the device.", lambda: scheduler.depth)
-    metrics.watch("restore_queue_megapixels", "Megapixels that wait for the device.", lambda: scheduler.megapixels)
-    metrics.watch("restore_device_busy_seconds", "Seconds that the device worked.", lambda: counters.busy_seconds)
-    metrics.watch("restore_device_tiles", "Tiles that the device did.", lambda: counters.tickets)
-    metrics.watch("restore_device_batches", "Batches that the device did.", lambda: counters.batches)
-    metrics.watch("restore_device_failures", "Tiles that failed.", lambda: counters.failures)
+
+    def watch(name: str, meaning: str, read: Callable[[Load], float]) -> None:
+        each = {device: functools.partial(read, load) for device, load in engine.devices.items()}
+        metrics.watch_each(name, meaning, "device", each)
+
+    watch("restore_queue_tickets", "Tiles that wait for a device.", lambda one: one.depth)
+    watch("restore_queue_megapixels", "Megapixels that wait for a device.", lambda one: one.megapixels)
+    watch("restore_device_busy_seconds", "Seconds that a device worked.", lambda one: one.counters.busy_seconds)
+    watch("restore_device_tiles", "Tiles that a device did.", lambda one: one.counters.tickets)
+    watch("restore_device_batches", "Batches that a device did.", lambda one: one.counters.batches)
+    watch("restore_device_failures", "Tiles that failed.", lambda one: one.counters.failures)
+    metrics.watch("restore_device_retries", "Tiles sent to another replica.", lambda: engine.counters.retries)
+    metrics.watch("restore_devices", "Devices, or replicas, that work.", lambda: engine.width)
+    metrics.watch_sizes(
+        "restore_batch_size", "Tiles that went to a device at once.", lambda: engine.counters.batch_sizes
+    )
+    metrics.watch_kinds("restore_rejections", "Tiles refused, by reason.", "reason", lambda: engine.counters.rejections)
+    metrics.watch("restore_work_seconds", "Seconds of a device that requests need.", lambda: desk.admission.seconds)
+    metrics.watch(
+        "restore_models_unavailable",
+        "Models on the shelf that cannot be served.",
+        lambda: sum(entry.state == "unavailable" for entry in engine.entries()),
+    )
 
 
 def _watch_jobs(metrics: Metrics, worker: Worker) -> None:
@@ -319,25 +382,6 @@ def _watch_jobs(metrics: Metrics, worker: Worker) -> None:
         metrics.watch(f"restore_jobs_{state}", f"Jobs that {meaning}.", kept(state))
     for state in ("succeeded", "failed", "cancelled"):
         metrics.watch(f"restore_jobs_{state}", f"Jobs that ended so since the start: {state}.", ended(state))
-
-
-class _Server(uvicorn.Server):
-    """Says when it listens, and tells the desk of a signal at once: kept connections are refused new work then."""
-
-    def __init__(self, config: uvicorn.Config, desk: Desk, begun: float) -> None:
-        super().__init__(config)
-        self._desk = desk
-        self._begun = begun
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            where = f"http://{self.config.host}:{self.config.port}"
-            _say(f"serving on {where} after {time.perf_counter() - self._begun:.1f} s, docs at /docs")
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._desk.closing = True
-        super().handle_exit(sig, frame)
 
 
 def _start_logging(form: str) -> None:
@@ -379,13 +423,16 @@ def main() -> int:
     for sentence in configuration.misspelt():
         sys.stderr.write(f"restore: {sentence}\n")
     _start_logging(settings.log_format)
-    app = create_app(settings)
+    try:
+        app = create_app(settings)
+    except ClusterError as error:
+        sys.stderr.write(f"restore: {configuration.variable('engine')}=ray: {error}\n")
+        return 2
     try:
         app.state.store.open()
     except StoreError as error:
         sys.stderr.write(f"restore: {configuration.variable('data_dir')}: {error}\n")
         return 2
-    desk: Desk = app.state.desk
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -395,12 +442,14 @@ def main() -> int:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=15,
-        timeout_graceful_shutdown=int(DRAIN_S),
     )
-    # uvicorn raises the signal again when it is done; an asked-for end is a clean one.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
-    server = _Server(config, desk, begun)
+
+    def listening() -> None:
+        where = f"http://{settings.host}:{settings.port}"
+        _say(f"serving on {where} after {time.perf_counter() - begun:.1f} s, docs at /docs")
+
+    ignore_signals()
+    server = Server(config, app.state.desk, settings.stop_timeout_s, listening)
     server.run()
     _say("stopped")
     return 0 if server.started else 1

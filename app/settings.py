@@ -56,10 +56,48 @@ class Settings(BaseSettings):
         description="Folders that hold models, as `<folder>/<task>/<name>/<version>/`. A folder that is not there is "
         "taken for an empty one.",
     )
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="Where models run: `local` is this process, `ray` replicas on the nodes of a Ray cluster "
+        "(docs/operations.md).",
+    )
+    ray_address: str = Field(
+        "",
+        description="With `ENGINE=ray`: the cluster, as `host:port`, or `auto` for the one that this machine is a node "
+        "of. Empty: one is started here and ends with the service.",
+    )
+    ray_replicas: int = Field(
+        2, ge=1, le=1000, description="With `ENGINE=ray`: replicas, each with every model that it was asked for."
+    )
+    ray_cpus: float = Field(
+        1.0, ge=0, le=1024, allow_inf_nan=False, description="With `ENGINE=ray`: processor cores for each replica."
+    )
+    ray_gpus: float = Field(
+        0.0,
+        ge=0,
+        le=64,
+        allow_inf_nan=False,
+        description="With `ENGINE=ray`: GPUs for each replica; `0.5` lets two share one.",
+    )
     preload: Annotated[tuple[str, ...], NoDecode, Listed] = Field(
         ("defaults",),
         description="Models to load at start, as `task/name` or `task/name@version`; `defaults` stands for the "
         "default model of each task. The others are loaded when they are first asked for.",
+    )
+    reload_s: float = Field(
+        5.0,
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds between two looks at the shelves. What changed there and was still for one such time is "
+        "taken up while the service runs; 0: only at its start.",
+    )
+    models_mb: int = Field(
+        1024,
+        ge=0,
+        le=100_000_000,
+        description="Room for models in memory, on each device, in MiB: what was not used for longest is unloaded for "
+        "what is asked for, unless it is at work. 0: no limit.",
     )
     max_upload_mb: int = Field(
         256, ge=1, le=4096, description="Largest body of a request, in MiB. A larger one is refused while it streams."
@@ -85,6 +123,14 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds that a request may take once its body is there. `Cancel-After` may ask for less.",
     )
+    stop_timeout_s: float = Field(
+        20.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that requests under way get when the service is told to stop; what is not done then is "
+        "answered `shutting-down`. Whoever stops it should wait for ten seconds more.",
+    )
     decoded_megapixels: float = Field(
         256.0,
         gt=0,
@@ -97,7 +143,7 @@ class Settings(BaseSettings):
         ge=1,
         le=100_000,
         description="Pictures that may be here at once, on their way in or out, waiting or worked on; more are "
-        "`overloaded`. "
+        "`overloaded`. One caller alone has room for three quarters of them. "
         "Times `MAX_UPLOAD_MB`, it bounds the room for temporary files.",
     )
     queue_megapixels: float = Field(

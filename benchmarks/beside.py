@@ -93,8 +93,8 @@ def seconds_of_a_call(client: httpx.Client) -> float:
 
 def counters(client: httpx.Client) -> tuple[float, float]:
     """Return the device's busy seconds and batches so far."""
-    lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[:1] != "#")
-    return tuple(float(lines[f"restore_device_{name}"]) for name in ("busy_seconds", "batches"))  # type: ignore[return-value]
+    found = service.metrics(client)
+    return found["restore_device_busy_seconds"], found["restore_device_batches"]
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +18,11 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 180.0
+START_SECONDS = 600.0
 
 
 @contextmanager
-def running(**settings: str) -> Iterator[tuple[str, int]]:
+def running(module: str = "app.main", *arguments: str, **settings: str) -> Iterator[tuple[str, int]]:
     """Yield (address, process id) of a service that is ready. `settings` are variables without `RESTORE_`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -30,10 +32,11 @@ def running(**settings: str) -> Iterator[tuple[str, int]]:
     environment = os.environ | {"RESTORE_HOST": "127.0.0.1", "RESTORE_PORT": str(port)} | given
     url = f"http://127.0.0.1:{port}"
     with data, tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "app.main"]
+        command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
             _wait(url, process)
+            _settle(url, settings.get("api_keys", "").partition(",")[0])
             yield url, process.pid
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
@@ -45,6 +48,25 @@ def running(**settings: str) -> Iterator[tuple[str, int]]:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def metrics(client: httpx.Client) -> dict[str, float]:
+    """Return what `/metrics` says, by name: the sum over its labels."""
+    found: defaultdict[str, float] = defaultdict(float)
+    for name, value in re.findall(r"^(\w+)(?:{.*})? (\S+)$", client.get("/metrics").text, re.MULTILINE):
+        found[name] += float(value)
+    return dict(found)
+
+
+def _settle(url: str, key: str) -> None:
+    """Wait until the warm-up is over: the device was idle for two seconds."""
+    with httpx.Client(base_url=url, timeout=60, headers={"X-API-Key": key}) as client:
+        busy, idle = -1.0, 0
+        while idle < 2:
+            time.sleep(1.0)
+            now = metrics(client).get("restore_device_busy_seconds", 0.0)
+            idle = idle + 1 if now == busy else 0
+            busy = now
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:

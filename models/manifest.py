@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +23,7 @@ MANIFEST_NAME = "manifest.json"
 Task = Literal["denoise", "superres", "segment", "inpaint", "stylize"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=64)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["float32", "bfloat16", "float16"]
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -62,12 +64,27 @@ class Tensor(_Part):
 
 
 class Signature(_Part):
-    """A function of the SavedModel: `scale` is output size over input size."""
+    """A function of the SavedModel: `scale` is output size over input size.
+
+    `variants` {precision: name of another function} do the same with arithmetic of another `precision`: same inputs and
+    outputs, float32 as they. The service measures which is the fastest where it runs, so an answer may be any one's.
+    """
 
     inputs: dict[str, Tensor] = Field(min_length=1)
     outputs: dict[str, Tensor] = Field(min_length=1)
     scale: Positive = 1
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
+    variants: dict[Precision, str] = {}
+
+    @model_validator(mode="after")
+    def _another_precision(self) -> Self:
+        if self.precision in self.variants:
+            raise ValueError(f"variants: {self.precision} is the precision of the signature itself")
+        return self
+
+    def at(self, precision: Precision) -> Self:
+        """Return the same signature computed with another precision."""
+        return self.model_copy(update={"precision": precision})
 
 
 class SizeRule(_Part):
@@ -175,8 +192,58 @@ class Provenance(_Part):
 
 
 class Serving(_Part):
+    """The largest of `batch_sizes` is the most tiles that may go together; how many pay is measured where it runs."""
+
     batch_sizes: list[Positive] = [1]
     mebibytes_per_megapixel: Annotated[float, Field(gt=0)]
+
+
+MOST_LOST = {"psnr": 0.1, "iou": 0.3}
+"""What 8 bit may cost by the kind of figure: dB, and per cent of IoU."""
+
+
+def kind_of(figure: str) -> str | None:
+    """Return the key of MOST_LOST that says what `figure` (`psnr25`, `iou`) may lose; None where nothing does."""
+    return next((kind for kind in MOST_LOST if figure.startswith(kind)), None)
+
+
+def too_dear(figures: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return what is wrong with {figure: (SavedModel's, variant's)}: those that lose too much, one sentence each."""
+    problems = []
+    for name, (before, after) in figures.items():
+        kind = kind_of(name)
+        if kind is None:
+            problems.append(f"there is no bound for what {name} may lose")
+        elif not before - after < MOST_LOST[kind]:
+            problems.append(f"{name} falls from {before:.3f} to {after:.3f}, and may lose less than {MOST_LOST[kind]}")
+    return problems
+
+
+class Variant(_Part):
+    """A signature in 8 bit, as a LiteRT file: the service uses it for a batch of one where it is faster there.
+
+    `file` has a signature `<height>x<width>` for each of `sizes`, with the names and, but for free sizes, the shapes of
+    `signature`. Weights are int8, a scale for each channel. Activations are too: `int8` by ranges found on training
+    pictures, `dynamic` by those of what goes through. `figures` are the SavedModel's and the variant's own, on pictures
+    that neither saw in training; `faster` is how many times as fast it was where it was made, which says little of
+    another machine. `operators` are LiteRT's built-in operators in the file.
+    """
+
+    signature: str
+    file: str
+    bytes: Positive
+    precision: Literal["int8", "dynamic"]
+    sizes: list[tuple[Positive, Positive]] = Field(min_length=1)
+    figures: dict[str, tuple[float, float]] = Field(min_length=1)
+    faster: Annotated[float, Field(gt=0)]
+    operators: list[str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _within_bounds(self) -> Self:
+        problems = too_dear(self.figures)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
 
 class Manifest(_Part):
@@ -201,11 +268,22 @@ class Manifest(_Part):
     files: dict[str, Digest]
     serving: Serving
     operations: list[str] = Field(min_length=1)
+    variants: list[Variant] = []
 
     @property
     def id(self) -> str:
         """`task/name@version`, as in `X-Model`."""
         return f"{self.task}/{self.name}@{self.version}"
+
+    @property
+    def functions(self) -> dict[str, Signature]:
+        """Every function of the SavedModel: the signatures and their variants, by name."""
+        variants = {
+            name: signature.at(precision)
+            for signature in self.signatures.values()
+            for precision, name in signature.variants.items()
+        }
+        return {**self.signatures, **variants}
 
     @model_validator(mode="after")
     def _files_stay_inside(self) -> Self:
@@ -219,6 +297,19 @@ class Manifest(_Part):
             raise ValueError("classes: each id stands once")
         if len({style.name for style in self.styles}) != len(self.styles):
             raise ValueError("styles: each name stands once")
+        if len(self.functions) != sum(1 + len(signature.variants) for signature in self.signatures.values()):
+            raise ValueError("signatures: each function stands once, as a signature or as a variant of one")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_of_what_is_there(self) -> Self:
+        if len({variant.signature for variant in self.variants}) != len(self.variants):
+            raise ValueError("variants: each signature has at most one")
+        for variant in self.variants:
+            if variant.signature not in self.signatures:
+                raise ValueError(f"variants: there is no signature {variant.signature!r}")
+            if variant.file not in self.files:
+                raise ValueError(f"variants: {variant.file!r} is not among the files")
         return self
 
 

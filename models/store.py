@@ -11,10 +11,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from models import manifest as contract
 from models.manifest import MANIFEST_NAME, Manifest
+
+Stamp = tuple[tuple[str, int, int], ...]
 
 
 class ShelfError(ValueError):
@@ -34,6 +37,16 @@ def digest(path: Path) -> str:
 def files(folder: Path) -> dict[str, str]:
     """Return {path below `folder`: SHA-256} of every file there but the manifest, in order of path."""
     return {path: digest(folder / path) for path in _paths(folder) if path != MANIFEST_NAME}
+
+
+def stamp(folder: Path) -> Stamp:
+    """Return what tells, without reading a file, whether one of them changed: path, size and time of each."""
+    found = []
+    with suppress(FileNotFoundError):  # it is being removed while we look
+        for path in _paths(folder):
+            status = (folder / path).lstat()
+            found.append((path, status.st_size, status.st_mtime_ns))
+    return tuple(found)
 
 
 def folders(shelves: Iterable[Path]) -> Iterator[Path]:
@@ -63,8 +76,8 @@ def open_model(folder: Path) -> Manifest:
             problems.append(f"{path} is missing")
         elif (folder / path).is_symlink():
             problems.append(f"{path} is a link")
-        elif digest(folder / path) != expected:
-            problems.append(f"{path} has another SHA-256 than the manifest says")
+        else:
+            problems += _difference(folder / path, path, expected)
     if problems:
         raise ShelfError(problems)
     return manifest
@@ -114,6 +127,13 @@ def is_default(manifest: Manifest) -> bool:
     return manifest.defaults.get("default") is True
 
 
+def _difference(file: Path, path: str, expected: str) -> list[str]:
+    try:
+        return [] if digest(file) == expected else [f"{path} has another SHA-256 than the manifest says"]
+    except OSError as error:
+        return [f"{path} cannot be read: {error.strerror}"]
+
+
 def _next(manifest: Manifest, shelf: Path) -> int:
     return next_version(manifest.task, manifest.name, shelf)
 
@@ -139,9 +159,9 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return []
 
 
 def _paths(folder: Path) -> list[str]:

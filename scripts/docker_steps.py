@@ -4,7 +4,8 @@
 .dockerignore lets through, runs each RUN there, then starts CMD with exactly the environment that the image and the
 compose file give, waits for both health checks, and stops it. So a file that the image would lack, a variable that
 nobody sets, a step that needs what is not there or a write outside the volumes are found without Docker. What only an
-engine can do (users, namespaces, capabilities) is named and left out. `--reuse` takes the installed packages of a
+engine can do (users, namespaces, capabilities) is named and left out, and of other images (Prometheus, Grafana) only
+what the compose file gives them is looked at. `--reuse` takes the installed packages of a
 virtual environment instead of installing them again.
 """
 
@@ -235,15 +236,25 @@ def interpolated(value: Any) -> Any:
     return expand(value, {}) if isinstance(value, str) else value
 
 
-def compose_service(root: Path) -> dict[str, Any]:
-    """Return the one service of the compose file, with `${NAME:-default}` as an empty environment leaves them."""
+def compose_services(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the services of the compose file, with `${NAME:-default}` as an empty environment leaves them.
+
+    Raises StepError for a volume that nobody declares, a file of ours that is not there, or a lock that no image has.
+    """
     document = interpolated(yaml.safe_load((root / "docker-compose.yml").read_text()))
-    (service,) = document["services"].values()
-    named = {volume.split(":")[0] for volume in service.get("volumes", [])}
-    missing = {name for name in named if not name.startswith((".", "/"))} - set(document.get("volumes", {}))
-    if missing:
-        raise StepError(f"compose: volumes that nobody declares: {', '.join(sorted(missing))}")
-    return dict(service)
+    services: dict[str, dict[str, Any]] = document["services"]
+    for name, service in services.items():
+        sources = {volume.split(":")[0] for volume in service.get("volumes", [])}
+        ours = {source for source in sources if source.startswith(".")}
+        missing = {source for source in ours if not (root / source).exists()}
+        missing |= {source for source in sources - ours if source not in document.get("volumes", {})}
+        build = service.get("build", {})
+        lock = build.get("args", {}).get("LOCK") if isinstance(build, dict) else None
+        if lock and not (root / "requirements" / lock).exists():
+            missing.add(lock)
+        if missing:
+            raise StepError(f"compose: {name} wants what is not there: {', '.join(sorted(missing))}")
+    return services
 
 
 def engine_config(root: Path) -> None:
@@ -251,7 +262,9 @@ def engine_config(root: Path) -> None:
     if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
         say("left out: docker compose config (no client here that can)")
         return
-    done = subprocess.run(["docker", "compose", "config", "--quiet"], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        ["docker", "compose", "--profile", "*", "config", "--quiet"], cwd=root, capture_output=True, text=True
+    )
     if done.returncode:
         raise StepError(f"docker compose config: {done.stderr.strip()}")
     say("docker compose config: fine")
@@ -277,7 +290,7 @@ def serve(stage: Stage, service: dict[str, Any]) -> None:
         raise StepError("the image would run as root")
     given = {name: str(value) for name, value in service.get("environment", {}).items()}
     given["RESTORE_PORT"] = str(free_port())
-    writable = [stage.folder / "tmp", *(stage.inside(path) for path in service.get("tmpfs", []))]
+    writable = [stage.folder / "tmp", *(stage.inside(path.split(":")[0]) for path in service.get("tmpfs", []))]
     for volume in service.get("volumes", []):
         _, target, *mode = volume.split(":")
         stage.inside(target).mkdir(parents=True, exist_ok=True)
@@ -337,7 +350,7 @@ def main() -> int:
     try:
         engine_config(ROOT)
         stage = build(ROOT, area, wish.python, wish.reuse.absolute() if wish.reuse else None)
-        serve(stage, compose_service(ROOT))
+        serve(stage, compose_services(ROOT)["restore"])
     except (StepError, DockerfileError) as error:
         say(f"FAILED: {error}")
         return 1

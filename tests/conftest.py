@@ -14,4 +14,7 @@ __all__ = ["offline", "quiet", "tiny_shelf"]
 @pytest.fixture(scope="session", autouse=True)
 def quiet() -> None:
     """Send the service's log lines through `logging`, where pytest keeps them and shows those of a failed test."""
-    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
+    # Plain, as the service's own: a traceback that shows every array takes seconds, in which the device does nothing.
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    processors: list[structlog.types.Processor] = [structlog.processors.add_log_level, renderer]
+    structlog.configure(processors=processors, logger_factory=structlog.stdlib.LoggerFactory())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -33,6 +34,18 @@ class Slow:
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         self.entered.set()
         assert self.gate.wait(30)
+        return dict(inputs)
+
+
+class Costly:
+    """A model that gives its inputs back after `call` seconds, `tile` more for each tile and `pixel` for each pixel."""
+
+    def __init__(self, call: float = 0.0, tile: float = 0.0, pixel: float = 0.0) -> None:
+        self.call, self.tile, self.pixel = call, tile, pixel
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        tiles, height, width = inputs["image"].shape[:3]
+        time.sleep(self.call + tiles * (self.tile + height * width * self.pixel))
         return dict(inputs)
 
 
@@ -102,17 +115,25 @@ class Painter:
 
 
 class Loader:
-    """Loads the fake of a model's name; `broken` {name: what is wrong with its graph}."""
+    """Loads the fake of a model's name; `broken` {name: what is wrong with its graph}. A model takes 100 bytes."""
 
     def __init__(self, fakes: Mapping[str, Model] | None = None, broken: Mapping[str, str] | None = None) -> None:
         self.fakes = dict(fakes or {})
         self.broken = dict(broken or {})
+        self.devices = ["CPU:0"]
         self.loads: list[str] = []
+        self.unloads: list[Model] = []
 
     def problems(self, folder: Path, manifest: Manifest) -> list[str]:
         return [self.broken[manifest.name]] if manifest.name in self.broken else []
 
-    def load(self, folder: Path, manifest: Manifest) -> Model:
+    def size(self, folder: Path) -> int:
+        return 100
+
+    def unload(self, model: Model) -> None:
+        self.unloads.append(model)
+
+    def load(self, folder: Path, manifest: Manifest, device: str) -> Model:
         self.loads.append(manifest.id)
         if manifest.name not in self.fakes:
             raise ModelUnavailable("It cannot be loaded.")
@@ -178,6 +199,7 @@ def ticket(
     client: str = "anonymous",
     request: str | None = None,
     deadline: float = float("inf"),
+    due: float = float("inf"),
     model: str = "denoise/identity@1",
     signature: str = "denoise",
     size: int = 8,
@@ -185,5 +207,5 @@ def ticket(
 ) -> Ticket:
     """Return a ticket whose picture is filled with `value`, of a request of its own unless told."""
     image: NDArray[np.float32] = np.full((1, size, size, 3), value, np.float32)
-    caller = Caller(request or f"{client} {value}", client, deadline, weight=weight)
+    caller = Caller(request or f"{client} {value}", client, deadline, due, weight=weight)
     return Ticket(model, signature, {"image": image}, caller, size * size)

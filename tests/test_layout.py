@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {"app", "models", "training", "scripts", "benchmarks"}
-LOCKS = ("serve.txt", "dev.txt", "gpu.txt")
+LOCKS = ("serve.txt", "dev.txt", "gpu.txt", "ray.txt")
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -51,7 +51,13 @@ def test_locks_are_hashed_and_name_no_address(lock: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("serve.txt", ["cpu"]), ("dev.txt", ["cpu", "dev", "train"]), ("gpu.txt", ["gpu", "train"])]
+    ("lock", "extras"),
+    [
+        ("serve.txt", ["cpu"]),
+        ("dev.txt", ["cpu", "dev", "train"]),
+        ("gpu.txt", ["gpu", "train"]),
+        ("ray.txt", ["cpu", "ray"]),
+    ],
 )
 def test_locks_hold_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -72,11 +78,20 @@ def test_tests_run_on_what_serves() -> None:
     assert {name: dev.get(name) for name in serve} == serve
 
 
+def test_replicas_and_their_tests_run_on_what_serves() -> None:
+    """`make test-ray` puts both locks into one environment."""
+    ray, dev = pins("ray.txt"), pins("dev.txt")
+    shared = ray.keys() & dev.keys()
+    assert {name: ray[name] for name in shared} == {name: dev[name] for name in shared}
+    assert pins("serve.txt").keys() <= shared
+
+
 def test_importing_the_service_starts_nothing() -> None:
     """No TensorFlow, no Keras, no thread and no socket, whatever module of the service is imported."""
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in tracked("app/*.py", "models/*.py")
+        if path.name != "serve_router.py"  # Ray imports it, and it Ray
     ]
     program = (
         "import importlib, socket, sys, threading\n"

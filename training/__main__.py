@@ -44,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--weights", type=Path, help="of vgg19: an .npz to take instead of what keras.applications downloads"
     )
+    quantize = command("quantize", "put the newest published version on another shelf with what is faster in 8 bit")
+    quantize.add_argument("--shelf", type=Path, default=Path("models/published"), help="default: models/published")
+    quantize.add_argument("--to", type=Path, default=Path("models/local"), help="default: models/local")
+    quantize.add_argument("--precision", choices=("int8", "dynamic"), help="try this alone (default: both in turn)")
     pack = command("pack", "write what training these needs as a small kit for another machine")
     pack.add_argument("--from", dest="start", type=Path, help="shelf whose newest models go along, to start from")
     sheet = command("sheet", "draw the contact sheets of training results")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import time
@@ -104,11 +105,16 @@ def _published(recipe: Recipe, shelf: Path) -> dict[str, keras.Model]:
     """Return the newest published SavedModel of `recipe` below `shelf`, to be called like its networks."""
     from training.export.savedmodel import Published
 
+    return dict(Published(_newest(recipe, shelf)))
+
+
+def _newest(recipe: Recipe, shelf: Path) -> Path:
+    """Return the folder of the newest published version of `recipe` below `shelf`."""
     below = shelf / recipe.task / recipe.name
     versions = sorted((int(path.name) for path in below.glob("*") if path.name.isdecimal()), reverse=True)
     if not versions:
         raise Refused(f"{shelf} holds no {recipe.task}/{recipe.name}: publish it first")
-    return dict(Published(below / str(versions[0])))
+    return below / str(versions[0])
 
 
 def export(options: argparse.Namespace, started: float) -> None:
@@ -139,6 +145,23 @@ def publish(options: argparse.Namespace, started: float) -> None:
             if recipe.sample is not None:
                 raise Refused(f"{recipe.id} is for training alone: the service has no task {recipe.task!r}")
             print(put(recipe, Packs(options.data), options.out, shelf, default=options.default))
+
+
+def quantize(options: argparse.Namespace, started: float) -> None:
+    """Put each model with its 8-bit variants on --to."""
+    from training.export.eight_bit import PRECISIONS, NotWorthIt
+    from training.export.eight_bit import quantize as write
+
+    precisions = [options.precision] if options.precision else PRECISIONS
+    for name in options.recipes:
+        for recipe in _whole(name):
+            folder = _newest(recipe, options.shelf)
+            if importlib.util.find_spec("ai_edge_litert") is None:
+                raise Refused("this needs the package ai-edge-litert: install the extra `litert`")
+            try:
+                print(write(recipe, Packs(options.data), folder, options.to, precisions=precisions))
+            except NotWorthIt as error:
+                raise Refused(str(error)) from None
 
 
 def pack(options: argparse.Namespace, started: float) -> None:
@@ -190,6 +213,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, float], None]] = {
     "evaluate": evaluate,
     "export": export,
     "publish": publish,
+    "quantize": quantize,
     "pack": pack,
     "sheet": sheet,
     "sample": sample,

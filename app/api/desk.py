@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
@@ -15,12 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.api import forms, limits, responses
+from app.api.admission import Admission
 from app.api.forms import PictureForm, Upload
 from app.api.limits import PixelBudget
 from app.api.metrics import Metrics
 from app.api.responses import Parcel
-from app.engine.local import LocalEngine
-from app.engine.protocol import Caller
+from app.engine.protocol import Caller, ServingEngine
 from app.errors import DeadlineExceeded, Overloaded, ServiceError, ShuttingDown
 from app.imaging import codec
 from app.imaging.codec import Output
@@ -34,6 +36,8 @@ R = TypeVar("R")
 
 Work = Callable[[F, dict[str, Picture], Caller], Awaitable[Answer]]
 """What an endpoint does with its form and its pictures, by field."""
+ROOM = 3
+"""A caller may have so many times as many pictures here as there is room left for: three quarters of all, alone."""
 Sizes = Mapping[str, int]
 """Pixels of the pictures that came, by field."""
 
@@ -77,17 +81,19 @@ Defer = Callable[[Request, Errand, float], Awaitable[Parcel | None]]
 class Desk:
     """Takes requests with a picture and answers them, within the limits that the settings set."""
 
-    def __init__(self, settings: Settings, engine: LocalEngine, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, engine: ServingEngine, metrics: Metrics) -> None:
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
         self.budget = PixelBudget(settings.decoded_megapixels)
+        self.admission = Admission(engine.costs, devices=engine.width)
         self.closing = False
         self.endpoints: dict[str, Endpoint[Any]] = {}
         self.defer: Defer | None = None
-        self._here = 0
+        self._here: Counter[str] = Counter()
         self._numbers = itertools.count(1)
         self._work: set[asyncio.Task[Parcel]] = set()
+        self._limits: set[asyncio.Timeout] = set()
 
     def open(self, endpoint: Endpoint[F]) -> Endpoint[F]:
         """Make an endpoint known to jobs, which come back to it by the name of its task. Returns it."""
@@ -102,21 +108,53 @@ class Desk:
         """
         if self.closing:
             raise ShuttingDown("The service is stopping.", retry_after=5)
-        limit = self.settings.max_requests
-        if self._here >= limit:
-            text = f"{limit} pictures are here already, which is as many as may be."
+        client, limit = request.state.client, self.settings.max_requests
+        # Dynamic thresholds (Choudhury & Hahne, 1998): however many one caller sends, there is room for others.
+        if self._here[client] >= ROOM * (limit - self.here):
+            text = f"As many pictures are here already as may be: {limit} of all callers together, fewer of one."
             raise Overloaded(text, limit=limit, retry_after=self.budget.seconds_ahead())
-        self._here += 1
+        self._here[client] += 1
+        left = partial(self._left, client)
         try:
-            parcel = await self._serve(request, endpoint)
+            parcel = await self._until_the_end(self._serve(request, endpoint))
         except BaseException:
-            self._left()
+            left()
             raise
-        parcel.timeout_s, parcel.sent = self.settings.body_timeout_s, self._left
+        parcel.timeout_s, parcel.sent = self.settings.body_timeout_s, left
         return parcel
 
-    def _left(self) -> None:
-        self._here -= 1
+    @property
+    def here(self) -> int:
+        """Requests with a picture that are here: on their way in or out, waiting, or worked on."""
+        return self._here.total()
+
+    def _left(self, client: str) -> None:
+        self._here[client] -= 1
+        if not self._here[client]:
+            del self._here[client]
+
+    def end_in(self, seconds: float) -> asyncio.TimerHandle:
+        """Answer whatever will be under way in so many seconds with ShuttingDown, unless the handle is cancelled."""
+
+        def end() -> None:
+            for limit in self._limits:
+                limit.reschedule(0)
+
+        return asyncio.get_running_loop().call_later(seconds, end)
+
+    async def _until_the_end(self, going: Coroutine[Any, Any, Parcel]) -> Parcel:
+        """Return what `going` returns. Raises ShuttingDown when the service ends first."""
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._limits.add(limit)
+                return await going
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ShuttingDown("The service stopped before the answer was ready.", retry_after=5) from None
+        finally:
+            self._limits.discard(limit)
 
     async def _serve(self, request: Request, endpoint: Endpoint[F]) -> Parcel:
         arrived = time.monotonic()
@@ -166,12 +204,18 @@ class Desk:
     async def make(self, errand: Errand, caller: Caller, budget: PixelBudget) -> Parcel:
         """Return what an errand asks for, done for `caller` within `budget`. Raises whatever ServiceError is met."""
         clock = _Stages()
+        sizes = await self.measure(errand)
+        clock.lap("decode")
+        kind = f"{self.model_of(errand)} ×{errand.enlarged}"
+        mark = await _on_thread(_marks, errand.uploads)
+        with self.admission.enter(kind, sizes["image"], caller, mark) as due:
+            return await self._made(errand, sizes, replace(caller, due=due), budget, clock)
+
+    async def _made(self, errand: Errand, sizes: Sizes, caller: Caller, budget: PixelBudget, clock: _Stages) -> Parcel:
         endpoint, form, uploads, enlarged = errand.endpoint, errand.form, errand.uploads, errand.enlarged
         task, most = endpoint.task, self.settings.max_pixels
         enveloped = responses.wants_envelope(errand.accept)
         accept = None if enveloped else errand.accept
-        sizes = await self.measure(errand)
-        clock.lap("decode")
         extra = sizes["image"] * enlarged**2
         async with budget.hold((sum(sizes.values()) + extra) / 1e6):
             clock.lap("queue")
@@ -258,6 +302,10 @@ class _Stages:
 def _decoded(upload: Upload, max_pixels: int, field: str) -> Picture:
     with _about(field):
         return codec.decode(upload.read(), max_pixels=max_pixels)
+
+
+def _marks(uploads: Mapping[str, Upload]) -> Hashable:
+    return tuple(sorted((name, upload.mark()) for name, upload in uploads.items()))
 
 
 def _measured(upload: Upload, max_pixels: int, field: str) -> int:

@@ -6,6 +6,7 @@ import difflib
 import errno
 import functools
 import re
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from app.imaging.codec import Output
 
 MOST_PARTS = 32
 LONGEST_TEXT = 64 * 1024
+_END = 64 * 1024
 COLOUR = "^#[0-9a-fA-F]{6}$"
 
 F = TypeVar("F", bound="PictureForm")
@@ -235,6 +237,12 @@ class Upload:
         """Return the file's bytes. Reads from disk: call it on a thread."""
         self.file.seek(0)
         return self.file.read()
+
+    def mark(self) -> tuple[int, int]:
+        """Return what the same file has when it comes again and another hardly ever: its size, and a checksum of its
+        end, where pictures in compressed formats differ. Reads from disk: call it on a thread."""
+        self.file.seek(max(0, self.size - _END))
+        return self.size, zlib.crc32(self.file.read())
 
 
 class _Parser(MultiPartParser):

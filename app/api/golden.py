@@ -13,8 +13,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from app.engine.local import LocalEngine
-from app.engine.protocol import Caller
+from app.engine.protocol import Caller, ServingEngine
 from app.errors import DeadlineExceeded, ServiceError, UnknownModel
 from app.imaging import codec
 from app.imaging.picture import Picture
@@ -47,7 +46,7 @@ class Golden:
     """Sends a golden picture through `tasks` {task: how to do it with a model} and remembers how that went."""
 
     def __init__(
-        self, engine: LocalEngine, tasks: Mapping[str, Work], clock: Callable[[], float] = time.monotonic
+        self, engine: ServingEngine, tasks: Mapping[str, Work], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._engine = engine
         self._tasks = tasks
@@ -56,14 +55,14 @@ class Golden:
         self._last: dict[str, Verdict] = {}
         self._judged: dict[str, float] = {}
         self._lock = asyncio.Lock()
-        self._first: dict[str, NDArray[Any]] = {}
+        self._first: dict[tuple[str, ...], NDArray[Any]] = {}  # by the model's id and digests
         self.warming = True
         """Models are being loaded at start: one that is not there yet is not asked for here. Set it to False then."""
 
     async def check(self) -> dict[str, Verdict]:
         """Return the verdict on each task that has models; no older than FRESH_S. Many may ask at once."""
         async with self._lock:
-            served = {entry.id.partition("/")[0] for entry in self._engine.registry.entries()}
+            served = {entry.id.partition("/")[0] for entry in self._engine.entries()}
             tasks = [task for task in self._tasks if task in served]
             stale = [task for task in tasks if self._clock() - self._judged.get(task, -float("inf")) > FRESH_S]
             verdicts = await asyncio.gather(*(self._judge(task) for task in stale))
@@ -77,11 +76,14 @@ class Golden:
             return Verdict(False, "no default model")
         except ServiceError as error:
             return Verdict(False, type(error).__name__)
-        if self.warming and self._engine.registry.loaded(model.id) is None:
+        if self.warming and not self._is_loaded(model):
             return Verdict(False, "loading")
         verdict = await self._tried(task, model)
         self._last[task], self._judged[task] = verdict, self._clock()
         return verdict
+
+    def _is_loaded(self, model: Manifest) -> bool:
+        return any(entry.id == model.id and entry.state == "loaded" for entry in self._engine.entries())
 
     async def _tried(self, task: str, model: Manifest) -> Verdict:
         try:
@@ -94,7 +96,7 @@ class Golden:
         except Exception as error:
             log.exception("golden picture failed", model=model.id)
             return Verdict(False, type(error).__name__)
-        first = self._first.setdefault(model.id, result)
+        first = self._first.setdefault((model.id, *model.files.values()), result)
         if first.shape != result.shape or np.abs(first.astype(np.int16) - result).max() > TOLERANCE:
             return self._failed(model, "another result than before")
         return Verdict(True)

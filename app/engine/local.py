@@ -1,82 +1,243 @@
-"""The engine of one machine: a registry and a scheduler behind the Engine protocol."""
+"""The engine of one machine: a registry, and a scheduler for each device, behind the Engine protocol."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import structlog
 
-from app.engine.protocol import Arrays, Caller, Ticket
-from app.engine.registry import Model, Registry
+from app.engine.costs import MOST_S, CostTable
+from app.engine.protocol import Arrays, Caller, Counters, Entry, Ticket
+from app.engine.registry import Registry
 from app.engine.scheduler import Scheduler
+from app.errors import ModelUnavailable, ServiceError
 from models.manifest import Geometry, Manifest, Tensor
 
 log = structlog.get_logger(__name__)
 
+MARGIN = 1.1
+"""How many times as fast as a signature a variant of another precision must be to be used in its place."""
+
+_TURNS = 4
+
 
 class LocalEngine:
-    """Implements `protocol.Engine` with models in this process. `max_batch` caps what manifests allow."""
+    """Implements `protocol.ServingEngine` with models in this process.
+
+    `max_batch` caps what manifests allow. Each device does `lanes` batches at once.
+
+    A ticket goes to the device with the least work ahead, so that the tiles of a picture spread; a model is loaded on a
+    device when its first ticket comes there.
+    """
 
     def __init__(
         self,
         registry: Registry,
         *,
         max_batch: int = 64,
-        max_tickets: int = 256,
         max_megapixels: float = 64.0,
+        lanes: int = 1,
         accelerated: bool = False,
+        device: str = "unnamed",
+        costs: CostTable | None = None,
     ) -> None:
         self.registry = registry
+        self.device = device
         self.accelerated = accelerated
-        self.scheduler = Scheduler(self._execute, max_tickets=max_tickets, max_megapixels=max_megapixels)
+        self.costs = CostTable() if costs is None else costs
+        self.schedulers = {
+            name: Scheduler(
+                functools.partial(self._execute, name), lanes=lanes, costs=self.costs, max_megapixels=max_megapixels
+            )
+            for name in registry.devices
+        }
         self._max_batch = max_batch
         self._limits: dict[str, int] = {}
-        self._loads: dict[str, asyncio.Task[Model]] = {}
+        self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._coming: Counter[str] = Counter()  # tickets that wait for a model to be loaded, by device
+        self._functions: dict[str, dict[str, str]] = {}  # {model: {signature: the function that runs for it}}
+        self._choosing = asyncio.Lock()
+
+    @property
+    def width(self) -> int:
+        """How many devices work at once."""
+        return len(self.schedulers)
+
+    @property
+    def devices(self) -> Mapping[str, Scheduler]:
+        """What waits and what was done, by device."""
+        return self.schedulers
+
+    @property
+    def counters(self) -> Counters:
+        """What happened on all devices since the start."""
+        return sum((scheduler.counters for scheduler in self.schedulers.values()), Counters())
+
+    def entries(self) -> list[Entry]:
+        """Return what is on the shelf, by task, name and version."""
+        return self.registry.entries()
+
+    def defaults(self) -> list[Manifest]:
+        """Return the default model of each task that has one that can be served."""
+        return self.registry.defaults()
 
     def find(self, task: str, name: str | None = None) -> Manifest:
-        """Return the manifest of model `name` (`name` or `name@version`), or of the task's default when None."""
+        """Return the manifest of model `name` (`name` or `name@version`), or of the task's default when None.
+
+        The precision of its signatures is the one that they are computed with here, once the model was loaded.
+        """
         manifest = self.registry.find(task, name)
         self._limits[manifest.id] = min(self._max_batch, max(manifest.serving.batch_sizes))
-        return manifest
+        return self.as_run(manifest)
+
+    def as_run(self, manifest: Manifest) -> Manifest:
+        """Return `manifest` with the precision that each signature is computed with here."""
+        chosen = self._functions.get(manifest.id)
+        if not chosen:
+            return manifest
+        signatures = {
+            name: signature.at(manifest.functions.get(chosen.get(name, name), signature).precision)
+            for name, signature in manifest.signatures.items()
+        }
+        return manifest.model_copy(update={"signatures": signatures})
 
     async def run(self, ticket: Ticket) -> Arrays:
         """Return the outputs of `ticket`, loading its model if it is not in memory."""
-        if self.registry.loaded(ticket.model) is None:
-            await self._load(ticket.model)
-        return await self.scheduler.submit(ticket, self._limits.get(ticket.model, 1))
+        return await self._run(ticket, self._least_busy(self.registry.places(ticket.model)))
 
-    async def warm(self, manifest: Manifest, *, every_size: bool = False) -> None:
-        """Load a model and run each signature once at its first tile size, or at every one, so that requests find
-        it ready. Raises what `run` raises."""
+    async def warm(self, manifest: Manifest, *, keep: bool = False, every_size: bool = False) -> None:
+        """Load a model on every device and run each signature at its first tile size, or at every one, so that
+        requests find it ready.
+
+        What batches take is measured then, also at other sizes where that is quick. What is to be kept is unloaded
+        last. Raises what `run` raises.
+        """
+        if keep:
+            self.registry.keep(manifest.id)
         manifest = self.find(manifest.task, f"{manifest.name}@{manifest.version}")
-        sizes = warm_sizes(manifest.geometry)
-        caller = Caller(request_id=f"warm {manifest.id}", client="warm-up")
-        for name, size in itertools.product(manifest.signatures, sizes if every_size else sizes[:1]):
-            inputs = {key: _grey(tensor, size) for key, tensor in manifest.signatures[name].inputs.items()}
-            await self.run(Ticket(manifest.id, name, inputs, caller, pixels=size[0] * size[1]))
+        caller = Caller(request_id=f"warm {manifest.id}", client="warm-up", probe=True)
+        first = warm_sizes(manifest.geometry)[0]
+        for device, ticket in itertools.product(self.schedulers, warm_tickets(manifest, caller, every_size=True)):
+            is_quick = 2 * self.costs.seconds(manifest.id, ticket.signature, ticket.pixels) <= MOST_S
+            if every_size or is_quick or ticket.pixels == first[0] * first[1]:
+                await self._measure(ticket, device)
+        self.registry.prove(manifest.id)
         log.info("model warm", model=manifest.id, seconds=round(caller.spent.get("model", 0.0), 2))
+
+    async def _measure(self, ticket: Ticket, device: str) -> None:
+        """Run `ticket`, and find out which batches of it pay if that is not known from an earlier start."""
+        await self._run(ticket, device)
+        limit = self._limits[ticket.model]
+        if limit > 1 and not self.costs.knows(ticket.model, ticket.signature, ticket.pixels, 2):
+            await self.schedulers[device].measure(ticket, limit)
+
+    async def refresh(self) -> None:
+        """Look at the shelves. What is new there takes its place once it is warm; what cannot be warmed never does."""
+        await asyncio.to_thread(self.registry.look)
+        for manifest in self.registry.candidates():
+            try:
+                await self.warm(manifest)
+            except ModelUnavailable as error:
+                self.registry.refuse(manifest.id, error.detail)
+            except ServiceError as error:  # it may work later
+                log.warning("model not warm", model=manifest.id, reason=error.detail)
+            except Exception as error:
+                log.exception("warm-up failed", model=manifest.id)
+                self.registry.refuse(manifest.id, type(error).__name__)
 
     async def close(self, limit: float) -> None:
         """End gracefully: what is here gets `limit` seconds, then ShuttingDown."""
-        await self.scheduler.close(limit)
+        await asyncio.gather(*(scheduler.close(limit) for scheduler in self.schedulers.values()))
 
-    async def _load(self, model: str) -> None:
+    def _least_busy(self, devices: Iterable[str]) -> str:
+        """Return the device with the least work ahead, of equal ones the one that fewest tickets are to come to."""
+        first, *others = devices
+        if not others:  # the usual case: what waits need not be counted
+            return first
+        return min(devices, key=lambda name: (self.schedulers[name].seconds_ahead(), self._coming[name]))
+
+    async def _run(self, ticket: Ticket, device: str) -> Arrays:
+        with self.registry.held(ticket.model):
+            if (ticket.model, device) in self._loads or self.registry.loaded(ticket.model, device) is None:
+                self._coming[device] += 1
+                try:
+                    await self._load(ticket.model, device)
+                finally:
+                    self._coming[device] -= 1
+            return await self.schedulers[device].submit(ticket, self._limits.get(ticket.model, 1))
+
+    async def _load(self, model: str, device: str) -> None:
         # One load however many wait, and it goes on when those who wait go away.
-        task = self._loads.get(model)
+        key = model, device
+        task = self._loads.get(key)
         if task is None:
-            task = self._loads[model] = asyncio.create_task(asyncio.to_thread(self.registry.load, model))
-            task.add_done_callback(lambda done: self._loaded(model, done))
+            task = self._loads[key] = asyncio.create_task(self._bring(model, device))
+            task.add_done_callback(lambda done: self._brought(key, done))
         await asyncio.shield(task)
 
-    def _loaded(self, model: str, done: asyncio.Task[Model]) -> None:
-        del self._loads[model]
+    async def _bring(self, model: str, device: str) -> None:
+        await asyncio.to_thread(self.registry.load, model, device)
+        task, _, name = model.partition("/")
+        manifest = self.registry.find(task, name)
+        async with self._choosing:
+            if model not in self._functions and any(one.variants for one in manifest.signatures.values()):
+                self._functions[model] = await self._fastest(manifest, device)
+
+    def _brought(self, key: tuple[str, str], done: asyncio.Task[None]) -> None:
+        del self._loads[key]
         if not done.cancelled():
             done.exception()  # seen, even where everybody who waited has gone
 
-    def _execute(self, model: str, signature: str, inputs: Arrays) -> Arrays:
-        return self.registry.load(model).run(signature, inputs)
+    async def _fastest(self, manifest: Manifest, device: str) -> dict[str, str]:
+        """Return {signature: the function to run for it}, by timing each with its variants, in turns, on a whole tile.
+
+        One choice a model, wherever it runs: the tiles of a picture are all of one precision.
+        """
+        size = warm_sizes(manifest.geometry)[-1]
+        chosen = {}
+        for name, signature in manifest.signatures.items():
+            seconds = {function: [math.inf] for function in (name, *signature.variants.values())}
+            for turn, function in itertools.product(range(_TURNS), seconds if signature.variants else ()):
+                taken = await self._seconds(manifest, function, size, device)
+                seconds[function] += [taken] if turn else []  # the first call of a shape prepares it
+            chosen[name] = clearly_fastest(name, seconds)
+            if signature.variants:
+                told = {function: round(min(times), 4) for function, times in seconds.items()}
+                log.info("precision chosen", model=manifest.id, signature=name, function=chosen[name], seconds=told)
+        return chosen
+
+    async def _seconds(self, manifest: Manifest, function: str, size: tuple[int, int], device: str) -> float:
+        """Return the seconds that a call of `function` takes; infinity where the device cannot do it."""
+        caller = Caller(request_id=f"measure {manifest.id}", client="warm-up", probe=True)
+        try:
+            await self.schedulers[device].submit(_grey_ticket(manifest, function, size, caller), 1)
+        except ModelUnavailable:
+            return math.inf
+        return caller.spent["model"]
+
+    def _execute(self, device: str, model: str, signature: str, inputs: Arrays) -> Arrays:
+        function = self._functions.get(model, {}).get(signature, signature)
+        with self.registry.held(model):
+            return self.registry.load(model, device).run(function, inputs)
+
+
+def clearly_fastest(usual: str, seconds: Mapping[str, Sequence[float]]) -> str:
+    """Return the function that took least at its best, or the `usual` one where that is no slower by the margin."""
+    best = min(seconds, key=lambda function: min(seconds[function]))
+    return best if min(seconds[best]) * MARGIN < min(seconds[usual]) else usual
+
+
+def warm_tickets(manifest: Manifest, caller: Caller, *, every_size: bool = False) -> Iterator[Ticket]:
+    """Yield a ticket for each signature at the model's first tile size, or at every one."""
+    sizes = warm_sizes(manifest.geometry)
+    for name, size in itertools.product(manifest.signatures, sizes if every_size else sizes[:1]):
+        yield _grey_ticket(manifest, name, size, caller)
 
 
 def warm_sizes(geometry: Geometry) -> list[tuple[int, int]]:
@@ -88,6 +249,11 @@ def warm_sizes(geometry: Geometry) -> list[tuple[int, int]]:
         size = 64 if rule is None else 64 - 64 % rule.modulus + rule.modulus + rule.remainder
         return [(size, size)]
     return list(geometry.canonical_sizes if geometry.kind == "canonical" else geometry.valid_sizes)
+
+
+def _grey_ticket(manifest: Manifest, function: str, size: tuple[int, int], caller: Caller) -> Ticket:
+    inputs = {key: _grey(tensor, size) for key, tensor in manifest.functions[function].inputs.items()}
+    return Ticket(manifest.id, function, inputs, caller, pixels=size[0] * size[1])
 
 
 def _grey(tensor: Tensor, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -1,13 +1,17 @@
-"""What the tasks see of the engine: models to ask for by name, and tickets to run."""
+"""What the tasks see of the engine, models to ask for by name and tickets to run, and what the service sees of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engine.costs import CostTable
 from models.manifest import Manifest
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -35,7 +39,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """For whom work is done. `deadline` is on the clock of `time.monotonic`, in seconds.
+    """For whom work is done. `deadline` is on the clock of `time.monotonic`, in seconds; of one client's requests the
+    one that is `due` first has the device first, the earliest deadline where nothing is due.
 
     The engine adds to `spent` what the caller's tickets used, in seconds: `model`, their share of the device's time.
     A `probe` asks whether the device works, and is not refused because others wait. Tasks count their steps in
@@ -45,6 +50,7 @@ class Caller:
     request_id: str
     client: str = "anonymous"
     deadline: float = float("inf")
+    due: float = float("inf")
     probe: bool = False
     weight: float = INTERACTIVE
     spent: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
@@ -70,6 +76,46 @@ class Ticket:
     pixels: int
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version on the shelf. `manifest` is None where it cannot be read; `reason` says why it is unavailable;
+    `latest` is the version that the name alone means."""
+
+    id: str
+    folder: Path
+    manifest: Manifest | None
+    state: Literal["unloaded", "loaded", "unavailable"]
+    reason: str = ""
+    latest: bool = False
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start, for metrics. They only grow, and those of two devices add up.
+
+    `busy_seconds` are those in which a device worked, `pixels` were done, `retries` are tickets that were sent to
+    another replica because theirs died.
+    """
+
+    tickets: int = 0
+    failures: int = 0
+    batches: int = 0
+    pixels: int = 0
+    busy_seconds: float = 0.0
+    retries: int = 0
+    batch_sizes: Counter[int] = field(default_factory=Counter)
+    rejections: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(*(mine + its for mine, its in zip(self._values(), other._values(), strict=True)))
+
+    def __sub__(self, earlier: Counters) -> Counters:
+        return Counters(*(now - then for now, then in zip(self._values(), earlier._values(), strict=True)))
+
+    def _values(self) -> list[Any]:
+        return [getattr(self, one.name) for one in fields(self)]
+
+
 class Engine(Protocol):
     """Runs tickets. Safe to call from the event loop; never blocks it. `accelerated` where the device is no CPU."""
 
@@ -87,3 +133,62 @@ class Engine(Protocol):
         Cancelling the awaiting task takes a waiting ticket off the queue. Raises DeadlineExceeded, Overloaded,
         ModelUnavailable, ShuttingDown.
         """
+
+
+class Load(Protocol):
+    """What waits for a device, and what it did since the start."""
+
+    @property
+    def depth(self) -> int:
+        """Tickets that wait."""
+
+    @property
+    def megapixels(self) -> float:
+        """Megapixels that wait."""
+
+    @property
+    def counters(self) -> Counters:
+        """What happened."""
+
+
+class ServingEngine(Engine, Protocol):
+    """What the service needs of an engine beside what tasks need. `costs` is what was measured."""
+
+    costs: CostTable
+
+    @property
+    def device(self) -> str:
+        """What models run on, in words."""
+
+    @property
+    def width(self) -> int:
+        """How many devices work at once; 0 while none can."""
+
+    @property
+    def devices(self) -> Mapping[str, Load]:
+        """What waits and what was done, by device."""
+
+    @property
+    def counters(self) -> Counters:
+        """What happened on all devices since the start, as far as it is known here."""
+
+    def entries(self) -> list[Entry]:
+        """Return what is on the shelf, by task, name and version."""
+
+    def defaults(self) -> list[Manifest]:
+        """Return the default model of each task that has one that can be served."""
+
+    def as_run(self, manifest: Manifest) -> Manifest:
+        """Return `manifest` with the precision that each signature is computed with here."""
+
+    async def refresh(self) -> None:
+        """Take in what changed on the shelves."""
+
+    async def warm(self, manifest: Manifest, *, keep: bool = False) -> None:
+        """Load a model and run each signature once, so that requests find it ready; `keep` it before others.
+
+        Raises what `run` raises.
+        """
+
+    async def close(self, limit: float) -> None:
+        """End gracefully: what is here gets `limit` seconds, then ShuttingDown."""

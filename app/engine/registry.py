@@ -1,28 +1,39 @@
-"""What is on the shelf, what of it may be served, and what is in memory. Knows no TensorFlow, only a Loader."""
+"""What is on the shelf, what of it may be served, what a name means now, and what is in memory.
+
+Knows no TensorFlow, only a Loader. A look at the shelf makes a new `_Shelf` of the old one, which is swapped in whole:
+who asks meanwhile sees the old shelf or the new one. A newer version becomes the one that a name means once it has been
+loaded and run (`prove`); until then, and if that fails, the older one goes on serving.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import structlog
 
-from app.engine.protocol import Arrays
+from app.engine.protocol import Arrays, Entry
 from app.errors import ModelUnavailable, UnknownModel, nearest
 from models import manifest as contract
 from models import store
 from models.manifest import Manifest, ManifestError
-from models.store import ShelfError
+from models.store import ShelfError, Stamp
 
 log = structlog.get_logger(__name__)
 
+LINGER_S = 60.0
+"""Seconds for which a model that left the shelf stays in memory after its last use: a request asks for it again and
+again, with other work between."""
+
 
 class Model(Protocol):
-    """A model in memory, called by one thread at a time."""
+    """A model in memory, called by several threads at once where a device has lanes."""
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """Return the outputs of a batch by name; raises Overloaded or ModelUnavailable."""
@@ -31,38 +42,64 @@ class Model(Protocol):
 class Loader(Protocol):
     """What brings models into memory: `runtime.Runtime`."""
 
+    @property
+    def devices(self) -> Sequence[str]:
+        """What models can be loaded on, the usual one first; never empty."""
+
     def problems(self, folder: Path, manifest: Manifest) -> list[str]:
         """Return every breach of the contract in the model's graph, without loading it."""
 
-    def load(self, folder: Path, manifest: Manifest) -> Model:
-        """Return the model in memory; raises ModelUnavailable."""
+    def size(self, folder: Path) -> int:
+        """Return about how many bytes of memory the model takes once it is loaded."""
+
+    def load(self, folder: Path, manifest: Manifest, device: str) -> Model:
+        """Return the model in memory; raises ModelUnavailable, or Overloaded where there is too little of it now."""
+
+    def unload(self, model: Any) -> None:
+        """Give the memory of a model back that `load` returned; it is not called again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One version on the shelf. `manifest` is None where it cannot be read; `reason` says why it is unavailable."""
-
-    id: str
-    folder: Path
-    manifest: Manifest | None
-    state: Literal["unloaded", "loaded", "unavailable"]
-    reason: str = ""
-
-
+@dataclass(slots=True, eq=False)
 class _Slot:
-    """An entry that changes: guarded by its own lock, so that a load holds up only those who want that model."""
+    """A version that changes: `lock` guards its loads, so that one holds up only those who want that model.
 
-    def __init__(self, place: tuple[str, str, int], folder: Path, manifest: Manifest | None, reason: str) -> None:
-        self.task, self.name, self.version = place
-        self.folder = folder
-        self.manifest = manifest
-        self.reason = reason
-        self.model: Model | None = None
-        self.lock = threading.Lock()
+    `stamp` is of the files as they were read; `refused` is of files that were changed while the version was in memory.
+    `proven` is what was loaded and works, `gone` what is on no shelf any more. `models` are those in memory, by device,
+    of `bytes` each; `holds` counts who needs them, `used` is when last, `kept` ones go last.
+    """
+
+    task: str
+    name: str
+    version: int
+    folder: Path
+    stamp: Stamp
+    manifest: Manifest | None
+    reason: str
+    refused: Stamp = ()
+    proven: bool = False
+    gone: bool = False
+    kept: bool = False
+    models: dict[str, Model] = field(default_factory=dict)
+    bytes: int = 0
+    holds: int = 0
+    used: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def id(self) -> str:
         return f"{self.task}/{self.name}@{self.version}"
+
+    @property
+    def needed(self) -> bool:
+        return bool(self.models or self.holds)
+
+    @property
+    def usable(self) -> bool:
+        return not self.reason and self.manifest is not None
+
+    @property
+    def default(self) -> bool:
+        return self.manifest is not None and store.is_default(self.manifest)
 
     def unavailable(self) -> ModelUnavailable:
         return ModelUnavailable(
@@ -72,53 +109,167 @@ class _Slot:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """What is on the shelf by id, the version that each (task, name) means, and each task's default name."""
+
+    slots: Mapping[str, _Slot] = field(default_factory=dict)
+    latest: Mapping[tuple[str, str], _Slot] = field(default_factory=dict)
+    default: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, task: str) -> list[_Slot]:
+        return [slot for slot in self.slots.values() if slot.task == task]
+
+    def tasks(self) -> list[str]:
+        return sorted({slot.task for slot in self.slots.values()})
+
+    def marked(self, task: str) -> list[str]:
+        """Return the names of a task that are marked as its default: a newer version need not bear the mark."""
+        return list(dict.fromkeys(slot.name for slot in self.of(task) if slot.default))
+
+    def followed_by(self, slots: Mapping[str, _Slot]) -> _Shelf:
+        """Return the shelf that holds `slots` now. What cannot serve gives way, and so does what is proven to have a
+        successor."""
+        names: dict[tuple[str, str], list[_Slot]] = {}
+        for slot in slots.values():
+            names.setdefault((slot.task, slot.name), []).append(slot)
+        latest = {key: _latest(versions, self.latest.get(key)) for key, versions in names.items()}
+        shelf = _Shelf(slots, latest)
+        default = {task: self._default_of(shelf, task) for task in shelf.tasks()}
+        return _Shelf(slots, latest, {task: name for task, name in default.items() if name})
+
+    def _default_of(self, shelf: _Shelf, task: str) -> str:
+        wanted, present = next(iter(shelf.marked(task)), ""), self.default.get(task, "")
+        serving, follower = shelf.latest.get((task, present)), shelf.latest.get((task, wanted))
+        if serving is None or (follower and not serving.usable):
+            return wanted
+        return wanted if follower and follower.proven and follower.usable else present
+
+    def unproven(self) -> list[_Slot]:
+        """Return what takes a place as soon as it is proven: a newer version, another default."""
+        newest = [max(_usable(self.slots.values(), key), default=None, key=_version) for key in self.latest]
+        found = [slot for slot in newest if slot and slot.version > self.latest[slot.task, slot.name].version]
+        for task, present in self.default.items():
+            wanted = next(iter(self.marked(task)), present)
+            if wanted != present:
+                found.append(self.latest[task, wanted])
+        return [slot for slot in dict.fromkeys(found) if slot.usable and not slot.proven]
+
+
+def _latest(versions: Iterable[_Slot], serving: _Slot | None) -> _Slot:
+    """Return the version that a name means: the newest proven one, unless one that serves is newer; where none of
+    these is, the newest that may be served, or the newest of all."""
+    usable = [slot for slot in versions if slot.usable]
+    proven = [slot for slot in usable if slot.proven or (serving and slot.version == serving.version)]
+    return max(proven or usable or versions, key=_version)
+
+
+def _usable(slots: Iterable[_Slot], key: tuple[str, str]) -> list[_Slot]:
+    return [slot for slot in slots if (slot.task, slot.name) == key and slot.usable]
+
+
+def _version(slot: _Slot) -> int:
+    return slot.version
+
+
 class Registry:
     """The models of `folders` (shelves; where two hold the same version, the first counts). Safe from any thread.
 
-    When the registry is made or scanned again, every file's digest is compared and every graph checked. What breaks
-    its contract is logged and remembered as unavailable; the rest is served.
+    When a folder is read, every file's digest is compared and its graph checked, and once more before it is loaded.
+    What breaks its contract is logged and remembered as unavailable until its files change; the rest is served.
+
+    Models in memory take at most about `budget` bytes on each device (0: any number): for a further one those that
+    nobody needs are unloaded, the least recently used first. Where all are needed it is loaded all the same.
     """
 
-    def __init__(self, folders: Sequence[Path], loader: Loader) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        loader: Loader,
+        *,
+        budget: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folders = tuple(folders)
         self._loader = loader
-        self._slots: dict[str, _Slot] = {}
-        self.scan()
+        self._budget = budget
+        self._clock = clock
+        self._shelf = _Shelf()
+        self._leaving: dict[str, _Slot] = {}  # off the shelf and still in memory
+        self._restless: dict[Path, Stamp] = {}  # what changed when it was looked at last
+        self._shadowed: set[Path] = set()
+        self._coming: Counter[str] = Counter()  # bytes that are being loaded, by device
+        self._lock = threading.Lock()  # guards the shelf, holds and what is in memory; held for moments
+        self._looking = threading.Lock()
+        new, _ = self._read(patient=False)
+        log.info("shelf read", models=len(new), refused=sum(bool(slot.reason) for slot in new))
+        self._tell_of_defaults()
 
-    def scan(self) -> None:
-        """Read the shelves anew. A model whose manifest did not change stays in memory."""
-        slots: dict[str, _Slot] = {}
-        for folder in store.folders(self._folders):
-            slot = self._read(folder)
-            known = self._slots.get(slot.id)
-            if slot.id in slots:
-                log.warning("model shadowed", model=slot.id, folder=str(folder), by=str(slots[slot.id].folder))
-            elif known and known.model and known.folder == folder and known.manifest == slot.manifest:
-                slots[slot.id] = known
-            else:
-                slots[slot.id] = slot
-        self._slots = slots  # swapped whole: who looks meanwhile sees the old shelf or the new one
-        log.info("shelf read", models=len(slots), refused=sum(bool(slot.reason) for slot in slots.values()))
-        for task in self._tasks():
-            names = self._default_names(task)
-            if len(names) > 1:
-                log.warning("several default models", task=task, names=names, chosen=names[0])
-            try:
-                self.find(task)
-            except (UnknownModel, ModelUnavailable) as error:
-                log.warning("task without default model", task=task, reason=error.detail)
+    @property
+    def devices(self) -> Sequence[str]:
+        """What models are loaded on, the usual one first."""
+        return self._loader.devices
+
+    # --- the shelf ---
+
+    def look(self) -> None:
+        """Read what changed on the shelves before the last look and not since, so that nothing is read half-copied.
+
+        An unchanged folder costs a listing. What left the shelf is unloaded when it was not used for a while.
+        """
+        with self._looking:
+            new, left = self._read(patient=True)
+        for slot in left:
+            log.info("model left the shelf", model=slot.id)
+        for slot in new:
+            log.info("model on the shelf", model=slot.id, usable=slot.usable)
+        if new or left:
+            self._tell_of_defaults()
+        self._forget()
+        for device in self.devices:
+            self._make_room(0, device)
+
+    def candidates(self) -> list[Manifest]:
+        """Return what takes the place of a version or a default that serves, once it is proven."""
+        return [slot.manifest for slot in self._shelf.unproven() if slot.manifest]
+
+    def prove(self, model: str) -> None:
+        """Say that this model was loaded and works: it may take the place of an older one."""
+        with self._lock:
+            self._slot(model).proven = True
+            self._settle(self._shelf.slots)
+
+    def refuse(self, model: str, reason: str) -> None:
+        """Say that this model does not work: it is unavailable until its files change."""
+        log.error("model unavailable", model=model, reason=reason)
+        with self._lock:
+            slot = self._slot(model)
+            slot.reason = reason
+            self._settle(self._shelf.slots)
+            idle = {} if slot.holds else slot.models.copy()
+            for device in idle:
+                del slot.models[device]
+        for device, there in idle.items():
+            self._unload(slot, device, there)
+
+    def keep(self, model: str) -> None:
+        """Let this model, and a version that takes its place, be unloaded last."""
+        self._slot(model).kept = True
 
     def entries(self) -> list[Entry]:
         """Return what is on the shelf, by task, name and version."""
-        ordered = sorted(self._slots.values(), key=lambda slot: (slot.task, slot.name, slot.version))
-        return [_entry(slot) for slot in ordered]
+        shelf = self._shelf
+        ordered = sorted(shelf.slots.values(), key=lambda slot: (slot.task, slot.name, slot.version))
+        return [_entry(slot, latest=shelf.latest[slot.task, slot.name] is slot) for slot in ordered]
 
     def find(self, task: str, name: str | None = None) -> Manifest:
-        """Return the manifest of `name` or `name@version`, the latest version by default, or of the task's default.
+        """Return the manifest of `name` or `name@version`, or of the task's default.
 
-        Raises UnknownModel, which names the nearest, or ModelUnavailable.
+        A name means its newest version, once that is proven where an older one serves. Raises UnknownModel, which
+        names the nearest, or ModelUnavailable.
         """
-        slot = self._default(task) if name is None else self._named(task, name)
+        shelf = self._shelf
+        slot = _default(shelf, task) if name is None else _named(shelf, task, name)
         if slot.reason or slot.manifest is None:
             raise slot.unavailable()
         return slot.manifest
@@ -126,84 +277,253 @@ class Registry:
     def defaults(self) -> list[Manifest]:
         """Return the default model of each task that has one that can be served."""
         found = []
-        for task in self._tasks():
+        for task in self._shelf.tasks():
             with suppress(UnknownModel, ModelUnavailable):
                 found.append(self.find(task))
         return found
 
-    def loaded(self, model: str) -> Model | None:
-        """Return the model of this id if it is in memory."""
-        slot = self._slots.get(model)
-        return slot.model if slot else None
+    def _read(self, *, patient: bool) -> tuple[list[_Slot], list[_Slot]]:
+        """Swap in the shelf as it is now; when `patient`, without what is still being written.
 
-    def load(self, model: str) -> Model:
-        """Return the model of this id, loading it at the first call (seconds; those who come meanwhile wait).
+        Returns what is new on it, and what left it."""
+        known = dict(self._shelf.slots)
+        slots: dict[str, _Slot] = {}
+        restless: dict[Path, Stamp] = {}
+        for folder in store.folders(self._folders):
+            place = _place(folder)
+            if place in slots:
+                self._tell_of_shadow(folder, slots[place].folder)
+                continue
+            stamp = store.stamp(folder)
+            old = known.get(place) or self._leaving.get(place)
+            waits = patient and self._restless.get(folder) != stamp
+            if old and _unchanged(old, folder, stamp):
+                slots[place] = old
+            elif waits:
+                restless[folder] = stamp
+                slots |= {place: old} if old else {}
+            else:
+                slots[place] = self._read_folder(folder, stamp, old)
+        self._restless = restless
+        left = self._swap(known, slots, {folder.parts[-3] for folder in restless})
+        return [slot for place, slot in slots.items() if known.get(place) is not slot], left
 
-        Raises UnknownModel or ModelUnavailable; a model that failed to load once is not tried again.
-        """
-        slot = self._slots.get(model)
-        if slot is None:
-            raise UnknownModel(f"There is no model {model!r}.", field="model", value=model)
-        with slot.lock:
-            if slot.model is None:
-                if slot.reason or slot.manifest is None:
-                    raise slot.unavailable()
-                try:
-                    slot.model = self._loader.load(slot.folder, slot.manifest)
-                except ModelUnavailable as error:
-                    slot.reason = error.detail
-                    log.error("model unavailable", model=slot.id, reason=slot.reason)
-                    raise slot.unavailable() from None
-                log.info("model loaded", model=slot.id)
-            return slot.model
-
-    def _default(self, task: str) -> _Slot:
-        names = self._default_names(task)
-        if not names:
-            raise UnknownModel(f"There is no default model for {task}.{self._choice(task)}", field="model")
-        return max((slot for slot in self._of(task) if slot.name == names[0]), key=lambda slot: slot.version)
-
-    def _default_names(self, task: str) -> list[str]:
-        # A name stays the default when a newer version of it comes without the mark.
-        marked = [slot.name for slot in self._of(task) if slot.manifest and store.is_default(slot.manifest)]
-        return list(dict.fromkeys(marked))
-
-    def _named(self, task: str, wanted: str) -> _Slot:
-        name, _, version = wanted.partition("@")
-        versions = {slot.version: slot for slot in self._of(task) if slot.name == name}
-        if not versions:
-            hint = nearest(name, {slot.name for slot in self._of(task)})
-            text = f"There is no model {wanted!r} for {task}.{hint}{self._choice(task)}"
-            raise UnknownModel(text, field="model", value=wanted)
-        if not version and "@" not in wanted:
-            return versions[max(versions)]
-        if not (version.isascii() and version.isdecimal()) or len(version) > 9 or int(version) not in versions:
-            there = ", ".join(str(number) for number in sorted(versions))
-            text = f"There is no version {version!r} of {task}/{name}. Versions: {there}."
-            raise UnknownModel(text, field="model", value=wanted)
-        return versions[int(version)]
-
-    def _read(self, folder: Path) -> _Slot:
-        place = folder.parts[-3], folder.parts[-2], int(folder.parts[-1])
-        manifest = None
+    def _read_folder(self, folder: Path, stamp: Stamp, old: _Slot | None) -> _Slot:
+        """Return the slot of a folder whose files are not those of `old`; what is in memory stays as it is."""
+        task, name, version = folder.parts[-3:]
+        manifest, problems = None, []
         try:
             manifest = store.open_model(folder)
             problems = self._loader.problems(folder, manifest)
         except (ManifestError, ShelfError) as error:
             problems = error.problems
+        except OSError as error:
+            problems = [f"it cannot be read: {error.strerror}"]
+        if old and old.needed:
+            if manifest and old.manifest and _same(manifest, old.manifest) and not problems:
+                old.folder, old.stamp, old.manifest = folder, stamp, manifest
+            else:
+                old.refused = stamp
+                log.error("model changed on the shelf, the one in memory goes on", model=old.id, folder=str(folder))
+            return old
         if problems:
-            log.error("model refused", model="{}/{}@{}".format(*place), folder=str(folder), problems=problems)
-        return _Slot(place, folder, manifest or _readable(folder), "; ".join(problems))
+            log.error("model refused", model=_place(folder), folder=str(folder), problems=problems)
+        manifest = manifest or _readable(folder)
+        kept = bool(old and old.kept)
+        return _Slot(task, name, int(version), folder, stamp, manifest, "; ".join(problems), kept=kept)
 
-    def _tasks(self) -> list[str]:
-        return sorted({slot.task for slot in self._slots.values()})
+    def _swap(self, known: Mapping[str, _Slot], slots: dict[str, _Slot], restless: set[str]) -> list[_Slot]:
+        """Make `slots` the shelf and return what left it. It stays while something of its task is about to take its
+        place."""
+        gone = {place: slot for place, slot in known.items() if place not in slots}
+        with self._lock:
+            unsettled = restless | {s.task for s in self._shelf.followed_by({**gone, **slots}).unproven()}
+            staying = {place: slot for place, slot in gone.items() if slot.needed and slot.task in unsettled}
+            left = {place: slot for place, slot in gone.items() if place not in staying}
+            self._leaving = {place: slot for place, slot in self._leaving.items() if place not in slots}
+            self._leaving |= {place: slot for place, slot in left.items() if slot.needed}
+            for slot in (*gone.values(), *slots.values()):
+                slot.gone = slot.id in gone
+            self._settle({**staying, **slots})
+        return list(left.values())
 
-    def _of(self, task: str) -> list[_Slot]:
-        return [slot for slot in self._slots.values() if slot.task == task]
+    def _settle(self, slots: Mapping[str, _Slot]) -> None:
+        """Swap in the shelf that follows; with the lock held."""
+        before, self._shelf = self._shelf, self._shelf.followed_by(slots)
+        for key, slot in self._shelf.latest.items():
+            old = before.latest.get(key)
+            if old and old.version != slot.version:
+                slot.kept, old.kept = slot.kept or old.kept, False
+                log.info("model takes its place", model=slot.id, before=old.id)
+        for task, name in self._shelf.default.items():
+            if before.default.get(task, name) != name:
+                log.info("default changes", task=task, name=name, before=before.default[task])
 
-    def _choice(self, task: str) -> str:
-        names = sorted({slot.name for slot in self._of(task)})
-        return f" Models: {', '.join(names)}." if names else ""
+    def _tell_of_shadow(self, folder: Path, by: Path) -> None:
+        if folder not in self._shadowed:
+            self._shadowed.add(folder)
+            log.warning("model shadowed", model=_place(folder), folder=str(folder), by=str(by))
+
+    def _tell_of_defaults(self) -> None:
+        shelf = self._shelf
+        for task in shelf.tasks():
+            if len(shelf.marked(task)) > 1:
+                log.warning("several default models", task=task, names=shelf.marked(task), chosen=shelf.default[task])
+            try:
+                self.find(task)
+            except (UnknownModel, ModelUnavailable) as error:
+                log.warning("task without default model", task=task, reason=error.detail)
+
+    # --- memory ---
+
+    def places(self, model: str) -> Sequence[str]:
+        """Return the devices that the model of this id can run on: those that it is loaded on where it left the shelf,
+        else all. Raises UnknownModel."""
+        slot = self._slot(model)
+        return list(slot.models) if slot.gone and slot.models else self.devices
+
+    def loaded(self, model: str, device: str | None = None) -> Model | None:
+        """Return the model of this id if it is in memory, on `device` or on any."""
+        slot = self._shelf.slots.get(model) or self._leaving.get(model)
+        models = slot.models if slot else {}
+        return models.get(device) if device else next(iter(models.values()), None)
+
+    @contextmanager
+    def held(self, model: str) -> Iterator[None]:
+        """Keep the model of this id in memory meanwhile, once it is there. Raises UnknownModel."""
+        with self._lock:
+            slot = self._slot(model)
+            slot.holds += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                slot.holds -= 1
+                slot.used = self._clock()
+
+    def load(self, model: str, device: str | None = None) -> Model:
+        """Return the model of this id on a device, loading it at the first call (seconds; who comes meanwhile waits).
+
+        Hold it while it is used. Raises UnknownModel, ModelUnavailable, or Overloaded where the device has no memory
+        for it now. A model that failed to load is not tried again until its files change.
+        """
+        slot = self._slot(model)
+        device = device or self.devices[0]
+        with slot.lock:
+            there = slot.models.get(device)
+            return self._load(slot, device) if there is None else there
+
+    def _load(self, slot: _Slot, device: str) -> Model:
+        if slot.reason or slot.manifest is None:
+            raise slot.unavailable()
+        try:
+            # Once more: since it was read its files may have been changed, or have begun to rot.
+            if not _same(store.open_model(slot.folder), slot.manifest):
+                raise ShelfError(["its manifest was changed"])
+            slot.bytes = self._loader.size(slot.folder)
+            with self._room(slot.bytes, device):
+                loaded = self._loader.load(slot.folder, slot.manifest, device)
+                with self._lock:
+                    slot.models[device] = loaded
+                    slot.used = self._clock()
+        except (ModelUnavailable, ManifestError, ShelfError, OSError) as error:
+            self.refuse(slot.id, str(error))
+            raise slot.unavailable() from None
+        log.info("model loaded", model=slot.id, device=device, mebibytes=round(slot.bytes / 2**20, 1))
+        return loaded
+
+    @contextmanager
+    def _room(self, wanted: int, device: str) -> Iterator[None]:
+        """Count `wanted` bytes as taken meanwhile, for which what nobody needs was unloaded."""
+        with self._lock:
+            self._coming[device] += wanted
+        try:
+            self._make_room(wanted, device)
+            yield
+        finally:
+            with self._lock:
+                self._coming[device] -= wanted
+
+    def _make_room(self, wanted: int, device: str) -> None:
+        """Unload what nobody needs, the least recently used first, until the device's models are within the budget."""
+        if not self._budget:
+            return
+        with self._lock:
+            slots = (*self._shelf.slots.values(), *self._leaving.values())
+            there = [slot for slot in slots if device in slot.models]
+            over = sum(slot.bytes for slot in there) + self._coming[device] - self._budget
+            victims = []
+            # What is gone from the shelf cannot be loaded again: it goes by `_forget`.
+            for slot in sorted((s for s in there if not s.holds and not s.gone), key=lambda s: (s.kept, s.used)):
+                if over > 0:
+                    victims.append((slot, slot.models.pop(device)))
+                    over -= slot.bytes
+        for slot, model in victims:
+            self._unload(slot, device, model)
+        if wanted and over > 0:
+            log.warning("models over their budget", device=device, mebibytes=round(over / 2**20, 1))
+
+    def _forget(self) -> None:
+        """Unload what left the shelf, once nobody needs it and nobody did for a while."""
+        with self._lock:
+            idle = [s for s in self._leaving.values() if not s.holds and self._clock() - s.used >= LINGER_S]
+            for slot in idle:
+                del self._leaving[slot.id]
+        for slot in idle:
+            for device in list(slot.models):
+                self._unload(slot, device, slot.models.pop(device))
+
+    def _unload(self, slot: _Slot, device: str, model: Model) -> None:
+        self._loader.unload(model)
+        log.info("model unloaded", model=slot.id, device=device)
+
+    def _slot(self, model: str) -> _Slot:
+        slot = self._shelf.slots.get(model) or self._leaving.get(model)
+        if slot is None:
+            raise UnknownModel(f"There is no model {model!r}.", field="model", value=model)
+        return slot
+
+
+def _place(folder: Path) -> str:
+    """Return the id that a version's folder stands for."""
+    task, name, version = folder.parts[-3:]
+    return f"{task}/{name}@{int(version)}"
+
+
+def _unchanged(slot: _Slot, folder: Path, stamp: Stamp) -> bool:
+    return slot.folder == folder and (slot.stamp == stamp or (slot.needed and slot.refused == stamp))
+
+
+def _same(one: Manifest, other: Manifest) -> bool:
+    """Return whether two manifests differ in nothing but the mark of a default."""
+    return one.model_copy(update={"defaults": {}}) == other.model_copy(update={"defaults": {}})
+
+
+def _default(shelf: _Shelf, task: str) -> _Slot:
+    if task not in shelf.default:
+        raise UnknownModel(f"There is no default model for {task}.{_choice(shelf, task)}", field="model")
+    return shelf.latest[task, shelf.default[task]]
+
+
+def _named(shelf: _Shelf, task: str, wanted: str) -> _Slot:
+    name, _, version = wanted.partition("@")
+    versions = {slot.version: slot for slot in shelf.of(task) if slot.name == name}
+    if not versions:
+        hint = nearest(name, {slot.name for slot in shelf.of(task)})
+        text = f"There is no model {wanted!r} for {task}.{hint}{_choice(shelf, task)}"
+        raise UnknownModel(text, field="model", value=wanted)
+    if not version and "@" not in wanted:
+        return shelf.latest[task, name]
+    if not (version.isascii() and version.isdecimal()) or len(version) > 9 or int(version) not in versions:
+        there = ", ".join(str(number) for number in sorted(versions))
+        text = f"There is no version {version!r} of {task}/{name}. Versions: {there}."
+        raise UnknownModel(text, field="model", value=wanted)
+    return versions[int(version)]
+
+
+def _choice(shelf: _Shelf, task: str) -> str:
+    names = sorted({slot.name for slot in shelf.of(task)})
+    return f" Models: {', '.join(names)}." if names else ""
 
 
 def _readable(folder: Path) -> Manifest | None:
@@ -213,7 +533,6 @@ def _readable(folder: Path) -> Manifest | None:
         return None
 
 
-def _entry(slot: _Slot) -> Entry:
-    if slot.reason:
-        return Entry(slot.id, slot.folder, slot.manifest, "unavailable", slot.reason)
-    return Entry(slot.id, slot.folder, slot.manifest, "loaded" if slot.model else "unloaded")
+def _entry(slot: _Slot, *, latest: bool) -> Entry:
+    state: Literal["unloaded", "loaded", "unavailable"] = "loaded" if slot.models else "unloaded"
+    return Entry(slot.id, slot.folder, slot.manifest, "unavailable" if slot.reason else state, slot.reason, latest)

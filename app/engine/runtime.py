@@ -3,23 +3,30 @@
 Before a graph is loaded its operations are read from `saved_model.pb` and held against two lists: `ALLOWED` here and
 `operations` in the manifest. What a signature reaches, function by function, must stand in both. The rest of the
 file is TensorFlow's own saving and restoring, whose file operations (`SAVER`) are let pass there and nowhere else.
+
+A signature may have a variant in 8 bit, which LiteRT runs where it is installed and the variant is faster: one trial at
+loading decides. Its operators are held against two lists as well, `ALLOWED_LITE` and the manifest's.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 
 from app.engine.protocol import Arrays
 from app.errors import ModelUnavailable, Overloaded
-from models.manifest import Manifest, Signature
+from models.manifest import Manifest, Signature, Tensor, Variant
+from models.trial import times_as_fast
 
 log = structlog.get_logger(__name__)
 
@@ -60,27 +67,68 @@ SAVER = frozenset(
     """.split()
 )
 
+# The same for variants: arithmetic on tensors of fixed sizes, no control flow, no state, nothing custom.
+ALLOWED_LITE = frozenset(
+    """
+    ABS ADD AVERAGE_POOL_2D BATCH_TO_SPACE_ND BROADCAST_TO CAST CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEPTH_TO_SPACE
+    DEQUANTIZE DIV ELU EXP EXPAND_DIMS FILL FULLY_CONNECTED HARD_SWISH LEAKY_RELU LOG LOGISTIC MAXIMUM MAX_POOL_2D MEAN
+    MINIMUM MIRROR_PAD MUL NEG PACK PAD PADV2 POW PRELU QUANTIZE RELU RELU6 RESHAPE RESIZE_BILINEAR
+    RESIZE_NEAREST_NEIGHBOR RSQRT SLICE SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SQRT SQUARE SQUARED_DIFFERENCE
+    SQUEEZE STRIDED_SLICE SUB SUM TANH TILE TRANSPOSE TRANSPOSE_CONV UNPACK ZEROS_LIKE
+    """.split()
+)
+
+GRAPH_GROWTH = 44
+"""How many times as large as its file a graph is in memory: fitted to how much each published model lets the process
+grow, 5 to 50 MiB, which `Runtime.size` tells within a quarter."""
+
 _INITIALISER = "__saved_model_init_op"
 _OBJECTS = frozenset({"user_object", "variable", "function", "bare_concrete_function", "constant"})
 
 
 class LoadedModel:
-    """A SavedModel in memory. Safe to call from one thread at a time."""
+    """A SavedModel in memory on `device`. Safe to call from several threads at once."""
 
-    def __init__(self, tensorflow: Any, saved: Any, manifest: Manifest) -> None:
+    def __init__(self, tensorflow: Any, saved: Any, manifest: Manifest, device: str) -> None:
         self._tf = tensorflow
         self._saved = saved  # its functions hold their variables only weakly
-        self._functions = {name: saved.signatures[name] for name in manifest.signatures}
+        self._functions = {name: saved.signatures[name] for name in manifest.functions}
         self._id = manifest.id
+        self._variants: dict[str, EightBit] = {}
+        self._device = device
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """Return the outputs of a batch by name, float32, with the batch axis of `inputs`.
 
         Raises Overloaded when the device has too little memory for it, ModelUnavailable for any other failure.
         """
+        variant = self._variants.get(signature)
+        if variant is not None and variant.takes(inputs):
+            try:
+                return variant.run(inputs)
+            except (RuntimeError, ValueError) as error:
+                log.error("variant failed", model=self._id, signature=signature, error=_short(error))
+                self._variants.pop(signature, None)  # a call beside this one may have done it
+        return self._saved_run(signature, inputs)
+
+    def offer(self, variant: EightBit) -> None:
+        """Use `variant` from now on if it is faster than the SavedModel: both run in turn, on noise."""
+        noise = variant.noise()
+        ratio = times_as_fast(lambda: self._saved_run(variant.signature, noise), lambda: variant.run(noise))
+        log.info("variant timed", model=self._id, signature=variant.signature, times_as_fast=round(ratio, 2))
+        if ratio > 1:
+            self.use(variant)
+
+    def use(self, variant: EightBit) -> None:
+        """Use `variant` from now on for what it takes."""
+        self._variants[variant.signature] = variant
+
+    def _saved_run(self, signature: str, inputs: Arrays) -> Arrays:
         tf = self._tf
         try:
-            outputs = self._functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
+            # Without it the arithmetic would go to the first device, and the weights after it at every call.
+            with tf.device(self._device):
+                outputs = self._functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
             return {name: tensor.numpy() for name, tensor in outputs.items()}
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             log.warning("device out of memory", model=self._id, signature=signature, error=_short(error))
@@ -88,6 +136,52 @@ class LoadedModel:
         except (tf.errors.OpError, ValueError, TypeError) as error:
             log.error("model failed", model=self._id, signature=signature, error=_short(error))
             raise ModelUnavailable(f"The model {self._id} failed on this picture.", value=self._id) from None
+
+    def forget(self) -> None:
+        """Let go of all that is in memory."""
+        self._functions.clear()
+        self._variants.clear()
+        self._saved = None
+
+
+class EightBit:
+    """A variant in memory: LiteRT's interpreter of its file. Safe to call from several threads: they take turns."""
+
+    def __init__(self, folder: Path, manifest: Manifest, variant: Variant) -> None:
+        """Raises ImportError where LiteRT is not installed, ValueError or RuntimeError for a file that is none, or
+        whose signatures are not those of the manifest."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.signature = variant.signature
+        self._tensors = manifest.signatures[variant.signature].inputs
+        self._sizes = variant.sizes
+        content = (folder / variant.file).read_bytes()
+        self._interpreter = Interpreter(model_content=content, num_threads=_cores())
+        self._lock = threading.Lock()
+        self._runners = {}
+        for size in variant.sizes:
+            runner = self._interpreter.get_signature_runner("{}x{}".format(*size))
+            problems = _lite_mismatches(runner, manifest.signatures[variant.signature], size)
+            if problems:
+                raise ValueError("; ".join(problems))
+            self._runners[_shapes({name: _fixed(tensor, size) for name, tensor in self._tensors.items()})] = runner
+
+    def takes(self, inputs: Arrays) -> bool:
+        """Return whether `inputs` are a batch of one of a size that it has."""
+        return _shapes({name: array.shape for name, array in inputs.items()}) in self._runners
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Return the outputs by name, float32. Raises RuntimeError or ValueError."""
+        runner = self._runners[_shapes({name: array.shape for name, array in inputs.items()})]
+        with self._lock:
+            return dict(runner(**inputs))
+
+    def noise(self) -> Arrays:
+        """Return inputs of its first size, anything between 0 and 1."""
+        random = np.random.default_rng(0)
+        return {
+            name: random.random(_fixed(tensor, self._sizes[0]), np.float32) for name, tensor in self._tensors.items()
+        }
 
 
 class Runtime:
@@ -97,28 +191,67 @@ class Runtime:
         self._tf = _tensorflow()
 
     @property
+    def devices(self) -> list[str]:
+        """What models can be loaded on: every GPU, `GPU:0` the first, or the CPU where there is none."""
+        found = self._tf.config.list_logical_devices("GPU") or self._tf.config.list_logical_devices("CPU")
+        return [device.name.removeprefix("/device:") for device in found]
+
+    @property
     def device(self) -> str:
-        """What the models run on: `GPU` or `CPU`, in words."""
+        """What the models run on, in words: `CPU`, or the GPU's name, with how many there are of it."""
         gpus = self._tf.config.list_physical_devices("GPU")
         if not gpus:
             return "CPU"
-        return str(self._tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+        name = str(self._tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+        return f"{len(gpus)} × {name}" if len(gpus) > 1 else name
 
-    def load(self, folder: Path, manifest: Manifest) -> LoadedModel:
-        """Return the SavedModel in `folder`, checked against `manifest`.
+    @property
+    def lanes(self) -> int:
+        """How many batches a device does best at once: on a CPU two where it has two threads, since no network keeps
+        them all busy all the time (5 to 45 % more tiles a second on two cores); on an accelerator one."""
+        threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")) or _cores()
+        return min(2, threads) if self.device == "CPU" else 1
 
-        Raises ModelUnavailable for operations or signatures other than the manifest says; the log line has them all.
+    def size(self, folder: Path) -> int:
+        """Return about how many bytes of memory the SavedModel in `folder` takes once it is loaded: its variables as
+        they are stored, and its graph, of which TensorFlow makes functions."""
+        variables = sum(path.stat().st_size for path in (folder / "variables").glob("*"))
+        return variables + GRAPH_GROWTH * (folder / "saved_model.pb").stat().st_size
+
+    def unload(self, model: LoadedModel) -> None:
+        """Give the memory of a model back, which is not called again. Takes up to 0.2 s, in which nothing else runs."""
+        model.forget()
+        gc.collect()  # functions and their graphs refer to each other
+
+    def load(self, folder: Path, manifest: Manifest, device: str = "") -> LoadedModel:
+        """Return the SavedModel in `folder`, checked against `manifest`, on `device` (the first, unless told).
+
+        Raises ModelUnavailable for operations or signatures other than the manifest says (the log line has them all),
+        Overloaded when the device has too little memory for it.
         """
+        tf, device = self._tf, device or self.devices[0]
         problems = self.problems(folder, manifest)
         if problems:
             log.error("model refused", model=manifest.id, problems=problems)
             raise ModelUnavailable(f"The model {manifest.id} does not keep its contract.", value=manifest.id)
         try:
-            saved = self._tf.saved_model.load(str(folder))
+            with tf.device(device):  # where its variables stay
+                saved = tf.saved_model.load(str(folder))
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            log.warning("device out of memory", model=manifest.id, device=device, error=_short(error))
+            raise Overloaded("The device has too little memory for this now. Try again later.") from None
         except Exception as error:  # the loader raises whatever a broken file leads to
             log.error("model refused", model=manifest.id, error=_short(error))
             raise ModelUnavailable(f"The model {manifest.id} cannot be loaded.", value=manifest.id) from None
-        return LoadedModel(self._tf, saved, manifest)
+        model = LoadedModel(tf, saved, manifest, device)
+        for variant in manifest.variants:
+            try:
+                model.offer(EightBit(folder, manifest, variant))
+            except ImportError:
+                log.info("LiteRT is not installed: no 8 bit", model=manifest.id)
+            except (OSError, RuntimeError, ValueError, ModelUnavailable, Overloaded) as error:
+                log.error("variant refused", model=manifest.id, signature=variant.signature, error=_short(error))
+        return model
 
     def problems(self, folder: Path, manifest: Manifest) -> list[str]:
         """Return every breach of the contract in the SavedModel of `folder`, without loading it."""
@@ -133,7 +266,11 @@ class Runtime:
         if len(saved.meta_graphs) != 1:
             return [f"saved_model.pb holds {len(saved.meta_graphs)} graphs instead of one"]
         graph = saved.meta_graphs[0]
-        return _forbidden(graph, manifest.operations) + _mismatches(graph.signature_def, manifest.signatures)
+        return [
+            *_forbidden(graph, manifest.operations),
+            *_mismatches(graph.signature_def, manifest.functions),
+            *(problem for variant in manifest.variants for problem in _forbidden_lite(folder, variant)),
+        ]
 
 
 def _tensorflow() -> Any:
@@ -148,6 +285,8 @@ def _tensorflow() -> Any:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # somebody used the device before this Runtime was made
             log.warning("GPU memory growth is fixed already", device=gpu.name)
+    gc.collect()
+    gc.freeze()  # what TensorFlow is made of stays: later collections, of models unloaded, need not walk it
     return tf
 
 
@@ -251,6 +390,61 @@ def _tensors(where: str, defined: Mapping[str, Any], expected: Mapping[str, list
         if not matches:
             problems.append(f"{where} {key} has shape {sizes}, the manifest says {shape}")
     return problems
+
+
+def _forbidden_lite(folder: Path, variant: Variant) -> list[str]:
+    """Return what is wrong with the operators of a variant's file; nothing where LiteRT is not there to run it."""
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError:
+        return []
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    try:
+        file = schema.Model.GetRootAs((folder / variant.file).read_bytes())
+        # A code over 126 does not fit into the older field of the two, which then holds 127.
+        uses = [file.OperatorCodes(number) for number in range(file.OperatorCodesLength())]
+        codes = {max(use.BuiltinCode(), use.DeprecatedBuiltinCode()) for use in uses}
+    except Exception:  # the reader runs into whatever a broken file leads to
+        return [f"{variant.file} cannot be read"]
+    found = {names.get(code, str(code)) for code in codes}
+    return [
+        *(f"operator {name} is not allowed in {variant.file}" for name in sorted(found - ALLOWED_LITE)),
+        *(
+            f"operator {name} of {variant.file} is not listed in the manifest"
+            for name in sorted(found & ALLOWED_LITE - set(variant.operators))
+        ),
+    ]
+
+
+def _lite_mismatches(runner: Any, signature: Signature, size: tuple[int, int]) -> list[str]:
+    """Compare names, dtypes and shapes of a variant's function with what the manifest says for `size`."""
+    larger = (size[0] * signature.scale, size[1] * signature.scale)
+    sides = [
+        ("input", runner.get_input_details(), {key: _fixed(one, size) for key, one in signature.inputs.items()}),
+        ("output", runner.get_output_details(), {key: _fixed(one, larger) for key, one in signature.outputs.items()}),
+    ]
+    problems = []
+    for where, found, expected in sides:
+        defined = {key: (np.dtype(one["dtype"]).name, tuple(map(int, one["shape"]))) for key, one in found.items()}
+        wanted = {key: ("float32", shape) for key, shape in expected.items()}
+        if defined != wanted:
+            problems.append(f"the {where}s at {size[0]}x{size[1]} are {defined}, the manifest says {wanted}")
+    return problems
+
+
+def _fixed(tensor: Tensor, size: tuple[int, int]) -> tuple[int, ...]:
+    """Return the shape of a batch of one whose free height and width are `size`."""
+    free = iter(size)
+    return (1, *(next(free, 1) if length == -1 else length for length in tensor.shape[1:]))
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple(sorted(shapes.items()))
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _short(error: BaseException) -> str:

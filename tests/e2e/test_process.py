@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import pytest
 from tests.app.api.service import gradient, opened, png
 
 ROOT = Path(__file__).parents[2]
+SERVE = [sys.executable, "-m", "app.main"]
 
 pytestmark = pytest.mark.tf
 
@@ -73,7 +74,7 @@ class Process:
 
 
 @contextmanager
-def started(shelf: Path, **settings: str) -> Iterator[Process]:
+def started(shelf: Path, command: Sequence[str] = SERVE, **settings: str) -> Iterator[Process]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RESTORE_")}
@@ -81,7 +82,7 @@ def started(shelf: Path, **settings: str) -> Iterator[Process]:
     with (
         tempfile.TemporaryDirectory() as data,
         subprocess.Popen(
-            [sys.executable, "-m", "app.main"],
+            command,
             cwd=ROOT,
             env=clean | told | {"RESTORE_DATA_DIR": data} | settings,
             stdout=subprocess.PIPE,

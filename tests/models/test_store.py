@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -105,6 +106,32 @@ def test_every_difference_is_reported_at_once(source: Path, shelf: Path) -> None
         "saved_model.pb has another SHA-256 than the manifest says",
         "variables/variables.index is missing",
     ]
+
+
+def test_a_file_that_cannot_be_read_is_a_difference(source: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = store.publish(manifest(), source, shelf)
+
+    def failing(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(store, "digest", failing)
+    with pytest.raises(ShelfError, match=r"saved_model\.pb cannot be read: Input/output error"):
+        store.open_model(folder)
+
+
+def test_a_stamp_tells_of_any_change_without_reading(source: Path, shelf: Path) -> None:
+    folder = store.publish(manifest(), source, shelf)
+    stamps = [store.stamp(folder)]
+    (folder / "variables" / "extra").write_bytes(b"")
+    stamps.append(store.stamp(folder))
+    (folder / "variables" / "extra").write_bytes(b"more")
+    stamps.append(store.stamp(folder))
+    os.utime(folder / "saved_model.pb", (1, 1))
+    stamps.append(store.stamp(folder))
+    (folder / "card.md").unlink()
+    stamps.append(store.stamp(folder))
+    assert len(set(stamps)) == 5
+    assert store.stamp(folder) == stamps[-1]
 
 
 def test_links_are_no_files(source: Path, shelf: Path) -> None:

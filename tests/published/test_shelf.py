@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from app.engine.local import warm_sizes
 from app.engine.registry import Registry
 from app.engine.runtime import Runtime
 from models import store
+from models.manifest import Tensor
 
 SHELF = Path(__file__).resolve().parents[2] / "models" / "published"
 FOLDERS = list(store.folders([SHELF]))
@@ -33,6 +37,28 @@ def test_it_is_what_its_manifest_says(folder: Path) -> None:
 @pytest.mark.tf
 def test_its_graph_keeps_the_contract(folder: Path) -> None:
     assert Runtime().problems(folder, store.open_model(folder)) == []
+
+
+@each_model
+@pytest.mark.tf
+def test_pictures_of_a_batch_do_not_see_each_other(folder: Path) -> None:
+    manifest = store.open_model(folder)
+    model = Runtime().load(folder, manifest)
+    dice = np.random.default_rng(0)
+    size = warm_sizes(manifest.geometry)[0]
+    for name, signature in manifest.signatures.items():
+        pair = [{key: _anything(dice, tensor, size) for key, tensor in signature.inputs.items()} for _ in range(2)]
+        together = model.run(name, {key: np.concatenate([one[key] for one in pair]) for key in pair[0]})
+        for place, one in enumerate(pair):
+            for key, alone in model.run(name, one).items():
+                np.testing.assert_allclose(together[key][place], alone[0], atol=2e-3, err_msg=f"{name} {key}")
+
+
+def _anything(dice: np.random.Generator, tensor: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    low, high = tensor.range or (0.0, 1.0)
+    free = iter(size)
+    rest = [(next(free, 1) if tensor.per == "tile" else 1) if n == -1 else n for n in tensor.shape[1:]]
+    return dice.uniform(low, high, (1, *rest)).astype(np.float32)
 
 
 @pytest.mark.tf

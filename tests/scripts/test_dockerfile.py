@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
-from scripts.docker_steps import ROOT, Stage, StepError, compose_service, context, copy, files_below, tracked
+from app.settings import Settings
+from scripts.docker_steps import ROOT, Stage, StepError, compose_services, context, copy, files_below, tracked
 from scripts.dockerfile import DockerfileError, exec_form, expand, ignored, pairs, parse
+
+SERVICES = compose_services(ROOT)
 
 
 def test_continued_lines_comments_and_flags() -> None:
@@ -92,7 +97,7 @@ def test_our_dockerfile_finds_its_files(tmp_path: Path) -> None:
     steps = parse((ROOT / "Dockerfile").read_text())
     values = {step.body.partition("=")[0]: step.body.partition("=")[2] for step in steps if step.word == "ARG"}
     copied = [step for step in steps if step.word == "COPY" and "from" not in step.flags]
-    for lock in (values["LOCK"], "gpu.txt"):
+    for lock in (values["LOCK"], "gpu.txt", "ray.txt"):
         for step in copied:
             for name in shlex.split(expand(step.body, {"LOCK": lock}))[:-1]:
                 assert (tmp_path / name).exists(), f"line {step.line}: {name} is not sent to the builder"
@@ -103,8 +108,69 @@ def test_our_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:
     steps = {step.word: step for step in parse((ROOT / "Dockerfile").read_text())}
     assert steps["USER"].body not in ("root", "0")
     assert "/livez" in steps["HEALTHCHECK"].body
-    service = compose_service(ROOT)
+    for name in ("restore", "restore-gpu"):
+        service = SERVICES[name]
+        assert "/readyz" in " ".join(service["healthcheck"]["test"])
+        assert service["environment"]["RESTORE_API_KEYS"] == ""
+        assert service["ports"] == ["127.0.0.1:8000:8000"]
+        # The service says itself when it stops, before the engine loses its patience.
+        assert int(service["stop_grace_period"].removesuffix("s")) >= Settings().stop_timeout_s + 10
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_in_the_compose_file_has_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
     assert service["read_only"] is True
-    assert "/readyz" in " ".join(service["healthcheck"]["test"])
-    assert service["environment"]["RESTORE_API_KEYS"] == ""
-    assert service["ports"] == ["127.0.0.1:8000:8000"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert service["healthcheck"]["test"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    if "build" not in service:  # ours says in the Dockerfile who runs it
+        assert service["user"] not in ("root", "0")
+        assert re.fullmatch(r"\S+:v?\d+\.\d+\.\d+", service["image"])
+    for volume in service["volumes"]:
+        if volume.startswith("."):
+            assert volume.endswith(":ro")
+
+
+def test_profiles_add_to_the_service_and_change_nothing_of_it() -> None:
+    profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
+    assert profiles["restore"] == []
+    assert profiles["restore-gpu"] == ["gpu"]
+    assert profiles["prometheus"] == profiles["grafana"] == ["monitoring"]
+    own = {"build", "image", "profiles", "deploy"}
+    assert {key: value for key, value in SERVICES["restore-gpu"].items() if key not in own} == {
+        key: value for key, value in SERVICES["restore"].items() if key not in own
+    }
+    assert SERVICES["restore-gpu"]["build"]["args"] == {"LOCK": "gpu.txt"}
+    (device,) = SERVICES["restore-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("services: {a: {volumes: ['lost:/x']}}", "lost"),
+        ("services: {a: {volumes: ['./gone.yml:/x:ro']}}", "gone.yml"),
+        ("services: {a: {build: {context: ., args: {LOCK: none.txt}}}}", "none.txt"),
+    ],
+)
+def test_what_the_compose_file_wants_must_be_there(tmp_path: Path, text: str, wanted: str) -> None:
+    (tmp_path / "docker-compose.yml").write_text(text)
+    with pytest.raises(StepError, match=wanted):
+        compose_services(tmp_path)
+
+
+def test_nodes_of_a_cluster_are_as_confined_and_cannot_be_reached_from_outside() -> None:
+    cluster = {name: service for name, service in SERVICES.items() if "ray" in service.get("profiles", ())}
+    document = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert set(cluster) == {"ray-head", "ray-node", "ray-front"}
+    for name, service in cluster.items():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["build"]["args"]["LOCK"] == "ray.txt"
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert ("ports" in service) == ("default" in service["networks"]) == (name == "ray-front")
+    assert document["networks"]["ray"]["internal"] is True

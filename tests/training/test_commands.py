@@ -36,6 +36,8 @@ def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "denoise_digits", "--shelf", "."], "holds no denoise/digits"),
         (["evaluate", "denoise_digits", "--url", "http://localhost:1"], "has no table for a service"),
         (["publish", "denoise_digits"], "is not there"),
+        (["quantize", "denoise_digits", "--shelf", "."], "holds no denoise/digits"),
+        (["quantize", "denoise_digits:denoise"], "takes whole recipes"),
         (["publish", "dcgan_digits"], "is for training alone"),
         (["sheet", "denoise_digits"], "is not there"),
         (["sample", "dcgan_digits"], "python -m training train dcgan_digits:dcgan"),

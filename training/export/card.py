@@ -50,7 +50,7 @@ with as float32.
 
 {quality}
 
-## Made by
+{_eight_bit(manifest)}## Made by
 
 `{made.command}`: {made.steps:,} steps in {made.hours:.2f} h on {made.device}, seed {made.seed}\
 {f", started from {made.started_from}" if made.started_from else ""}; published {manifest.created}.
@@ -59,3 +59,16 @@ with as float32.
 
 {manifest.licence}: whoever uses the model for more than research minds them too.
 """
+
+
+def _eight_bit(manifest: Manifest) -> str:
+    if not manifest.variants:
+        return ""
+    rows = [
+        f"| {one.signature} | {one.precision} | {', '.join(f'{tall}x{wide}' for tall, wide in one.sizes)} | "
+        + ", ".join(f"{name} {before:.2f} to {after:.2f}" for name, (before, after) in one.figures.items())
+        + f" | {one.faster:.2f} |"
+        for one in manifest.variants
+    ]
+    head = "| signature | kind | sizes | on held-out pictures | times as fast, where it was made |\n"
+    return "## In 8 bit\n\n" + head + "|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"

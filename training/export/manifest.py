@@ -46,7 +46,6 @@ def describe(
     """Return the manifest of the SavedModel in `folder`; `networks` are what it was made from."""
     geometry = _geometry(recipe, networks, packs)
     own = next(iter([*geometry.valid_sizes, *geometry.canonical_sizes]), None)
-    fixed = own if geometry.kind == "fixed" else None
     side = geometry.tile_size or recipe.side(256)
     pixels = own or (side, side)
     return Manifest(
@@ -69,7 +68,7 @@ def describe(
         provenance=_provenance(recipe, packs, out),
         files={},
         serving=Serving(
-            batch_sizes=[1, 16, 64] if fixed else [1],
+            batch_sizes=[1, 16, 64],
             mebibytes_per_megapixel=mebibytes_per_megapixel(folder, next(iter(networks)), pixels, recipe.side(32)),
         ),
         operations=operations(folder),

@@ -9,13 +9,16 @@ from fastapi.responses import JSONResponse
 
 from app.api import openapi, responses
 from app.api.problems import NotFound
-from app.engine.local import LocalEngine
-from app.engine.registry import Entry
+from app.engine.protocol import Entry, ServingEngine
+from models.manifest import Manifest
 
 
-def router(engine: LocalEngine, device: str) -> APIRouter:
-    """Return the endpoints. `device` names what models run on, in words."""
+def router(engine: ServingEngine) -> APIRouter:
+    """Return the endpoints."""
     routes = APIRouter(tags=["models"])
+
+    def short(entry: Entry, default: bool) -> dict[str, Any]:
+        return _short(entry, default, engine.device, engine.as_run(entry.manifest) if entry.manifest else None)
 
     @routes.get(
         "/models",
@@ -24,28 +27,27 @@ def router(engine: LocalEngine, device: str) -> APIRouter:
         responses=openapi.answers({"description": "Every version of every model."}, openapi.PAGE_PROBLEMS),
     )
     async def models(request: Request) -> Response:
-        defaults = {manifest.id for manifest in engine.registry.defaults()}
-        listed = [_short(entry, entry.id in defaults, device) for entry in engine.registry.entries()]
+        defaults = {manifest.id for manifest in engine.defaults()}
+        listed = [short(entry, entry.id in defaults) for entry in engine.entries()]
         return responses.revalidated(request.headers, JSONResponse({"models": listed}))
 
     @routes.get(
         "/models/{task}/{name}",
         summary="The card of a model: data, metrics, licence",
-        description="`name` is a model's name, for its newest version, or `name@version`.",
+        description="`name` is a model's name, for the version that it means now, or `name@version`.",
         response_class=JSONResponse,
         responses=openapi.answers(
             {"description": "The model's manifest and its state."}, (*openapi.PAGE_PROBLEMS, "not-found")
         ),
     )
     async def card(request: Request, task: str, name: str) -> Response:
-        entries = [entry for entry in engine.registry.entries() if entry.id.partition("@")[0] == f"{task}/{name}"]
-        entries = entries or [entry for entry in engine.registry.entries() if entry.id == f"{task}/{name}"]
-        if not entries:
+        asked = f"{task}/{name}"
+        chosen = next((e for e in engine.entries() if asked == e.id or (e.latest and asked == _name(e))), None)
+        if chosen is None:
             raise NotFound("There is no such model. GET /models lists what there is.")
-        chosen = entries[-1]
-        versions = [_version(entry) for entry in engine.registry.entries() if _name(entry) == _name(chosen)]
-        defaults = {manifest.id for manifest in engine.registry.defaults()}
-        content = _short(chosen, chosen.id in defaults, device)
+        versions = [_version(entry) for entry in engine.entries() if _name(entry) == _name(chosen)]
+        defaults = {manifest.id for manifest in engine.defaults()}
+        content = short(chosen, chosen.id in defaults)
         if chosen.manifest:
             content |= {"manifest": chosen.manifest.model_dump(mode="json")}
         return responses.revalidated(request.headers, JSONResponse(content | {"versions": versions}))
@@ -53,17 +55,18 @@ def router(engine: LocalEngine, device: str) -> APIRouter:
     return routes
 
 
-def _short(entry: Entry, default: bool, device: str) -> dict[str, Any]:
+def _short(entry: Entry, default: bool, device: str, manifest: Manifest | None) -> dict[str, Any]:
+    """Return what is told of a model in a list; `manifest` is as the model is run here."""
     told: dict[str, Any] = {
         "id": entry.id,
         "task": entry.id.partition("/")[0],
         "name": _name(entry).partition("/")[2],
         "version": _version(entry),
         "default": default,
+        "latest": entry.latest,
         "state": entry.state,
         "card": f"/models/{_name(entry)}",
     }
-    manifest = entry.manifest
     if manifest is not None:
         told |= {
             "title": manifest.title,

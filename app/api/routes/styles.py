@@ -10,18 +10,17 @@ from fastapi.responses import JSONResponse
 
 from app.api import openapi, responses
 from app.api.problems import NotFound
-from app.engine.local import LocalEngine
-from app.engine.registry import Entry
+from app.engine.protocol import Entry, ServingEngine
 
 
-def router(engine: LocalEngine) -> APIRouter:
+def router(engine: ServingEngine) -> APIRouter:
     """Return the endpoints."""
     routes = APIRouter(tags=["models"])
 
     def default() -> Entry | None:
         """Return the model whose presets are listed, None where there is none."""
-        chosen = [manifest.id for manifest in engine.registry.defaults() if manifest.task == "stylize"]
-        return next((entry for entry in engine.registry.entries() if entry.id in chosen), None)
+        chosen = [manifest.id for manifest in engine.defaults() if manifest.task == "stylize"]
+        return next((entry for entry in engine.entries() if entry.id in chosen), None)
 
     @routes.get(
         "/styles",
@@ -57,10 +56,13 @@ def router(engine: LocalEngine) -> APIRouter:
     )
     async def painting(request: Request, name: str) -> Response:
         entry = default()
+        missing = NotFound("There is no such painting. GET /styles lists what there is.")
         if entry is None or entry.manifest is None or _painting(name) not in entry.manifest.files:
-            raise NotFound("There is no such painting. GET /styles lists what there is.")
-        # The manifest's list is what may be read: no name leads anywhere else.
-        data = await asyncio.to_thread((entry.folder / _painting(name)).read_bytes)
+            raise missing
+        try:  # The manifest's list is what may be read: no name leads anywhere else.
+            data = await asyncio.to_thread((entry.folder / _painting(name)).read_bytes)
+        except FileNotFoundError:  # the model is in memory and left the shelf
+            raise missing from None
         return responses.revalidated(request.headers, Response(data, media_type="image/webp"))
 
     return routes

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.api.desk import Desk
+from app.api.server import Server
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays
 from app.engine.registry import Model, Registry
@@ -96,6 +97,7 @@ class Service:
     app: FastAPI
     client: httpx.Client
     port: int
+    server: Server
 
     @property
     def desk(self) -> Desk:
@@ -116,14 +118,12 @@ class Service:
         return self.client.post(path, files=files, data=texts, headers=headers)
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = threading.Event()
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
+def wait_until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something is so."""
+    limit = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -144,24 +144,31 @@ def serving(
             model.name: Honest(2 if model.name == "lights" else 1) for model in models if model.name != "lost"
         }
         honest |= {model.name: Painter() for model in models if model.task == "stylize"}
-        chosen = Settings(**{"models_dir": (shelf,), "data_dir": Path(folder) / "data", **settings})
+        chosen = Settings(
+            **{"models_dir": (shelf,), "data_dir": Path(folder) / "data", "stop_timeout_s": 5, **settings}
+        )
         registry = Registry(chosen.models_dir, Loader(honest | dict(fakes or {})))
         engine = LocalEngine(registry, max_batch=chosen.max_batch, max_megapixels=chosen.queue_megapixels)
         app = create_app(chosen, engine=engine, clock=clock)
-        with running(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield Service(app, client, port)
+        with (
+            running(app) as (server, port),
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        ):
+            yield Service(app, client, port, server)
 
 
 @contextmanager
-def running(app: FastAPI) -> Iterator[int]:
-    """Serve `app` from a thread and give the port."""
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    server = _Server(config)
+def running(app: FastAPI) -> Iterator[tuple[Server, int]]:
+    """Serve `app` from a thread and give its server and port."""
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
+    up = threading.Event()
+    desk: Desk = app.state.desk
+    server = Server(config, desk, desk.settings.stop_timeout_s, up.set)
     thread = threading.Thread(target=server.run)
     thread.start()
-    assert server.up.wait(30)
+    assert up.wait(30)
     try:
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield server, server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(30)

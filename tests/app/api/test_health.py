@@ -177,7 +177,7 @@ def test_metrics_count(service: Service) -> None:
     service.denoise(nonsense="1")
     assert [counted(name) for name in (answered, refused, pixels)] == [before[0] + 1, before[1] + 1, before[2] + 960]
     assert counted("restore_requests_active") == 1  # the one that asks
-    assert counted("restore_device_tiles") > 0
+    assert counted('restore_device_tiles{device="CPU:0"}') > 0
     for path in ("/a", "/b", "/c"):
         service.client.get(path)
     assert 'path="/a"' not in service.client.get("/metrics").text

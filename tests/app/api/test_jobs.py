@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 
 from app.api import problems
 from app.api.jobs import Preference, preference
-from app.engine.protocol import Arrays
+from app.engine.protocol import BACKGROUND, INTERACTIVE, Arrays
 from tests.app.api.service import Service, file, hole, opened, png, serving
 from tests.engines import Slow
 from tests.walk import STEPS, walk
@@ -373,11 +373,11 @@ def test_cancelling_ends_one_job_and_no_other() -> None:
         second = accepted(service.denoise(png(200, 200), model="slow", headers=ASYNC))
         until(service, second, "running")
         third = accepted(service.denoise(model="slow", headers=ASYNC))
-        scheduler = service.desk.engine.scheduler
+        scheduler = service.desk.engine.schedulers["CPU:0"]
         answer = service.client.delete(second)
         assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
         limit = time.monotonic() + 20
-        while any(waiting.ticket.caller.request_id == f"job {second[6:]}" for waiting in scheduler._waiting):
+        while any(waiting.ticket.caller.request_id == f"job {second[6:]}" for waiting in scheduler._queue):
             assert time.monotonic() < limit
             time.sleep(0.01)
         until(service, third, "running")
@@ -532,7 +532,9 @@ def test_jobs_are_in_the_metrics(service: Service) -> None:
 
 
 @pytest.mark.parametrize(("size", "tiles"), [((24, 40), 1), ((120, 120), 9)])
-def test_a_running_job_adds_at_most_two_batch_times_to_a_picture(size: tuple[int, int], tiles: int) -> None:
+def test_a_running_job_adds_at_most_two_batch_times_or_its_share_to_a_picture(
+    size: tuple[int, int], tiles: int
+) -> None:
     call = 0.1
 
     class Timed:
@@ -550,9 +552,9 @@ def test_a_running_job_adds_at_most_two_batch_times_to_a_picture(size: tuple[int
         assert f"tiles={tiles}" in answer.headers["x-applied"]
         return time.monotonic() - begun
 
-    with serving({"photo": Timed()}, preload=()) as service:
+    with serving({"photo": Timed()}) as service:
         seconds(service)
-        alone = statistics.median(seconds(service) for _ in range(3))
+        alone = statistics.median(seconds(service) for _ in range(5))
         address = accepted(service.denoise(png(1000, 1000), headers=ASYNC))
         until(service, address, "running")
         beside = [seconds(service) for _ in range(9)]
@@ -562,7 +564,8 @@ def test_a_running_job_adds_at_most_two_batch_times_to_a_picture(size: tuple[int
             assert time.monotonic() < limit
         service.client.delete(address)
     print(f"{tiles} tiles: alone {alone:.3f} s, beside a job {[round(one, 3) for one in beside]} s")
-    assert statistics.median(beside) <= alone + 2 * call
+    share = alone * BACKGROUND / INTERACTIVE + call  # the last is under way when the picture comes
+    assert statistics.median(beside) <= alone + max(2 * call, share)
 
 
 def test_a_job_that_a_stop_interrupts_is_done_by_the_next_start(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import base64
 import io
 import json
 import re
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.api.service import Service, file, gradient, hole, opened, png
+from app.engine.protocol import Arrays
+from tests.app.api.service import Honest, Service, file, gradient, hole, opened, png, serving
+from tests.shelf import manifest, photo_signatures
 
 
 def test_denoise_answers_the_picture_with_its_headers(service: Service) -> None:
@@ -180,6 +183,26 @@ def test_json_envelope(service: Service) -> None:
 
 def test_the_same_request_gives_the_same_bytes(service: Service) -> None:
     assert service.denoise().content == service.denoise().content
+
+
+def test_the_precision_that_is_used_is_told() -> None:
+    class Halved(Honest):
+        """Is faster in bfloat16."""
+
+        def run(self, signature: str, inputs: Arrays) -> Arrays:
+            if signature == "denoise":
+                time.sleep(0.05)
+            return super().run(signature, inputs)
+
+    signatures = photo_signatures()
+    signatures["denoise"] = signatures["denoise"].model_copy(update={"variants": {"bfloat16": "half"}})
+    described = manifest(name="photo", signatures=signatures, default=True)
+    with serving({"photo": Halved()}, [described]) as service:
+        assert service.denoise(strength=0.5).status_code == 200  # by now it was measured
+        assert "precision=bfloat16" in service.denoise(strength=0.5).headers["x-applied"]
+        card = service.client.get("/models/denoise/photo").json()
+        assert card["precision"] == ["bfloat16", "float32"]  # the estimate has one only
+        assert card["manifest"]["signatures"]["denoise"]["precision"] == "float32"
 
 
 def test_models_and_cards(service: Service) -> None:

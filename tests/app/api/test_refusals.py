@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from app.api import problems
 from tests.app.api import test_jobs
-from tests.app.api.service import Service, file, gradient, hole, png, serving
+from tests.app.api.service import Service, file, gradient, hole, png, serving, wait_until
 from tests.engines import Failing, Slow
 
 
@@ -382,7 +382,7 @@ def test_deadline_exceeded_by_cancel_after_and_by_the_setting() -> None:
         answer = service.denoise(model="slow", headers={"Cancel-After": "100ms"})
         refused(answer, "deadline-exceeded")
         refused(service.denoise(model="slow"), "deadline-exceeded")
-        assert service.desk.engine.scheduler.depth == 0
+        assert service.desk.engine.schedulers["CPU:0"].depth == 0
         slow.gate.set()
         assert service.denoise().status_code == 200
 
@@ -432,6 +432,24 @@ def test_overloaded_when_too_many_are_here() -> None:
         assert first.result().status_code == 200
         assert sorted(other.result().status_code for other in others) == [200, 503]
         assert service.denoise().status_code == 200
+
+
+def test_one_caller_leaves_room_for_others() -> None:
+    slow = Slow()
+    with (
+        serving({"slow": slow}, max_requests=8, api_keys=("greedy", "polite")) as service,
+        concurrent.futures.ThreadPoolExecutor(20) as pool,
+    ):
+        greedy, polite = ({"X-API-Key": key} for key in ("greedy", "polite"))
+        asked = [pool.submit(service.denoise, model="slow", headers=greedy) for _ in range(12)]
+        wait_until(lambda: sum(one.done() for one in asked) == 6)
+        assert service.desk.here == 6
+        refused(service.denoise(model="slow", headers=greedy), "overloaded", limit=8)
+        other = pool.submit(service.denoise, model="slow", headers=polite)
+        wait_until(lambda: service.desk.here == 7)
+        slow.gate.set()
+        assert other.result().status_code == 200
+        assert sorted(one.result().status_code for one in asked) == [200] * 6 + [503] * 6
 
 
 def test_an_answer_that_is_not_taken_counts_as_a_picture_that_is_here() -> None:
@@ -492,7 +510,7 @@ def test_internal_error_tells_nothing_but_the_request_id(service: Service, monke
 def test_a_caller_that_goes_away_has_its_work_taken_off_the_queue() -> None:
     slow = Slow()
     with serving({"slow": slow}) as service:
-        scheduler = service.desk.engine.scheduler
+        scheduler = service.desk.engine.schedulers["CPU:0"]
         picture = png(200, 200)  # more tiles than go to the device at once
         body = multipart(part("model", b"slow"), part("image", picture, "a.png"))
         raw = socket.create_connection(("127.0.0.1", service.port), 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_paintings_come_from_the_models_folder_and_nothing_else_does(tmp_path: P
     registry = Registry([tmp_path / "shelf"], Loader({"colour": Painter()}))
     settings = Settings(models_dir=(tmp_path / "shelf",), data_dir=tmp_path / "data")
     app = create_app(settings, engine=LocalEngine(registry))
-    with running(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with running(app) as (_, port), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         listed = {style["name"]: style["painting"] for style in client.get("/styles").json()["styles"]}
         assert listed == {"starry-night": "/styles/starry-night.webp", "green-field": None}
         painting = client.get(str(listed["starry-night"]))
@@ -118,3 +119,5 @@ def test_paintings_come_from_the_models_folder_and_nothing_else_does(tmp_path: P
             answer = client.get(f"/styles/{name}.webp")
             assert answer.status_code == 404
             assert "secret" not in answer.text
+        shutil.rmtree(tmp_path / "shelf" / "stylize")
+        assert client.get(str(listed["starry-night"])).status_code == 404

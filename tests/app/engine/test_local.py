@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import shutil
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.local import LocalEngine, warm_sizes
+from app.engine.local import LocalEngine, clearly_fastest, warm_sizes
 from app.engine.protocol import Arrays
 from app.engine.registry import Model, Registry
-from app.errors import ModelUnavailable, ShuttingDown, UnknownModel
+from app.errors import ModelUnavailable, Overloaded, ShuttingDown, UnknownModel
 from models import store
-from models.manifest import Geometry, Manifest, SizeRule
-from tests.engines import Loader, Recording, ticket
-from tests.shelf import DIGIT, digit_signatures, manifest, photo_signatures
+from models.manifest import Geometry, Manifest, Signature, SizeRule
+from tests.engines import Chain, Costly, Failing, Loader, Recording, Slow, ticket
+from tests.shelf import DIGIT, digit_signatures, manifest, photo_signatures, picture
 
 
 @pytest.fixture
@@ -50,10 +53,10 @@ class Gated(Loader):
         super().__init__(fakes)
         self.gate, self.entered = threading.Event(), threading.Event()
 
-    def load(self, folder: Path, manifest: Manifest) -> Model:
+    def load(self, folder: Path, manifest: Manifest, device: str) -> Model:
         self.entered.set()
         assert self.gate.wait(30)
-        return super().load(folder, manifest)
+        return super().load(folder, manifest, device)
 
 
 class Shapes:
@@ -70,9 +73,10 @@ class Shapes:
 
 def test_many_callers_wait_for_one_load_and_share_batches(shelf: Path) -> None:
     async def work() -> None:
-        model = Recording()
-        loader = Gated(identity=model)
+        loader = Gated(identity=Costly(call=0.005))
         engine = LocalEngine(Registry([shelf], loader))
+        for tiles in (1, 2, 4):
+            engine.costs.note("denoise/identity@1", "denoise", 64, tiles, 0.005)
         assert engine.find("denoise").id == "denoise/identity@1"
         callers = [asyncio.create_task(engine.run(ticket(i))) for i in range(20)]
         await asyncio.to_thread(loader.entered.wait, 30)
@@ -82,7 +86,7 @@ def test_many_callers_wait_for_one_load_and_share_batches(shelf: Path) -> None:
         results = await asyncio.gather(*callers[1:])
         assert [float(one["image"].flat[0]) for one in results] == list(range(1, 20))
         assert loader.loads == ["denoise/identity@1"]
-        assert max(engine.scheduler.counters.batch_sizes) == 2  # the manifest's largest
+        assert max(engine.schedulers["CPU:0"].counters.batch_sizes) == 2  # the manifest's largest
         await engine.close(10)
 
     scenario(work)
@@ -94,7 +98,7 @@ def test_max_batch_caps_the_manifest(shelf: Path) -> None:
         engine = LocalEngine(Registry([shelf], loader), max_batch=1)
         engine.find("denoise")
         await asyncio.gather(*(engine.run(ticket(i)) for i in range(9)))
-        assert engine.scheduler.counters.batch_sizes == {1: 9}
+        assert engine.schedulers["CPU:0"].counters.batch_sizes == {1: 9}
         await engine.close(10)
 
     scenario(work)
@@ -117,7 +121,8 @@ def test_failed_load_fails_each_caller(shelf: Path) -> None:
 def test_warm_runs_every_signature_at_the_usual_size_or_at_all(shelf: Path) -> None:
     async def work() -> None:
         model = Shapes()
-        engine = LocalEngine(Registry([shelf], Loader({"photo": model, "digits": model})))
+        slow = Chain(Costly(call=0.13), model)
+        engine = LocalEngine(Registry([shelf], Loader({"photo": slow, "digits": slow})), max_batch=1)
         await engine.warm(engine.find("denoise", "photo"))
         assert model.calls == [
             ("denoise", {"image": (1, 32, 32, 3), "level": (1, 1, 1, 1)}, 0.5),
@@ -133,6 +138,250 @@ def test_warm_runs_every_signature_at_the_usual_size_or_at_all(shelf: Path) -> N
         await engine.close(10)
 
     scenario(work)
+
+
+def test_warm_finds_out_which_batches_pay_and_only_once(shelf: Path) -> None:
+    async def work() -> None:
+        model = Recording()
+        engine = LocalEngine(Registry([shelf], Loader({"identity": Chain(model, Costly(tile=0.1))})))
+        await engine.warm(engine.find("denoise"))
+        assert [batch for _, batch, _ in model.calls] == [1, 1, 2, 2]  # two cost twice as much as one: no more is tried
+        await engine.warm(engine.find("denoise"))
+        assert [batch for _, batch, _ in model.calls] == [1, 1, 2, 2, 1]
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_warm_measures_other_sizes_where_that_is_quick(shelf: Path) -> None:
+    async def work() -> None:
+        model = Shapes()
+        engine = LocalEngine(Registry([shelf], Loader({"photo": model})), max_batch=1)
+        await engine.warm(engine.find("denoise", "photo"))
+        assert [shapes["image"] for _, shapes, _ in model.calls] == [(1, 32, 32, 3), (1, 64, 64, 3)] * 2
+        await engine.close(10)
+
+    scenario(work)
+
+
+# --- a shelf that changes ---
+
+
+async def refreshed(engine: LocalEngine) -> None:
+    """Look twice: what is new must be still for one look."""
+    await engine.refresh()
+    await engine.refresh()
+
+
+def test_a_new_version_takes_its_place_once_it_is_warm(shelf: Path, tmp_path: Path) -> None:
+    async def work() -> None:
+        loader = Loader({"identity": Recording()})
+        engine = LocalEngine(Registry([shelf], loader))
+        await engine.run(ticket())
+        store.publish(manifest(version=2), tmp_path / "source", shelf)
+        await refreshed(engine)
+        assert engine.find("denoise").id == "denoise/identity@2"
+        assert loader.loads == ["denoise/identity@1", "denoise/identity@2"]
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_new_version_that_does_not_work_never_takes_its_place(shelf: Path, tmp_path: Path) -> None:
+    class Second(Loader):
+        """Loads what fails as any version but the first."""
+
+        def load(self, folder: Path, manifest: Manifest, device: str) -> Model:
+            model = super().load(folder, manifest, device)
+            return model if manifest.version == 1 else Failing()
+
+    async def work() -> None:
+        loader = Second({"identity": Recording()})
+        engine = LocalEngine(Registry([shelf], loader))
+        store.publish(manifest(version=2), tmp_path / "source", shelf)
+        await refreshed(engine)
+        assert engine.find("denoise").id == "denoise/identity@1"
+        with pytest.raises(ModelUnavailable):
+            engine.find("denoise", "identity@2")
+        await refreshed(engine)
+        assert loader.loads == ["denoise/identity@2"]  # not again
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_new_version_that_finds_no_memory_is_tried_again(shelf: Path, tmp_path: Path) -> None:
+    async def work() -> None:
+        loader = Loader({"identity": Failing(error=Overloaded("The device has too little memory."))})
+        engine = LocalEngine(Registry([shelf], loader))
+        store.publish(manifest(version=2), tmp_path / "source", shelf)
+        await refreshed(engine)
+        assert engine.find("denoise").id == "denoise/identity@1"
+        loader.fakes["identity"].limit = np.inf  # type: ignore[attr-defined]
+        await engine.refresh()
+        assert engine.find("denoise").id == "denoise/identity@2"
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_model_at_work_stays_and_the_idle_one_goes(shelf: Path) -> None:
+    async def work() -> None:
+        slow = Slow()
+        loader = Loader({"identity": slow, "photo": Recording(), "digits": Recording()})
+        engine = LocalEngine(Registry([shelf], loader, budget=100))
+        running = asyncio.create_task(engine.run(ticket()))
+        await asyncio.to_thread(slow.entered.wait, 30)
+        others = [asyncio.create_task(engine.run(ticket(model=f"denoise/{name}@1"))) for name in ("photo", "digits")]
+        while len(loader.loads) < 3:
+            await asyncio.sleep(0.001)
+        assert loader.unloads == []  # all three are waited for
+        slow.gate.set()
+        await asyncio.gather(running, *others)
+        await engine.refresh()
+        assert len(loader.unloads) == 2
+        await engine.close(10)
+
+    scenario(work)
+
+
+# --- several devices ---
+
+
+class Devices(Loader):
+    """Two devices; a model is told apart by the one it was loaded on."""
+
+    def __init__(self, **models: Model) -> None:
+        super().__init__()
+        self.devices = list(models)
+        self.models = models
+
+    def load(self, folder: Path, manifest: Manifest, device: str) -> Model:
+        self.loads.append(f"{manifest.name} on {device}")
+        return self.models[device]
+
+
+def test_tickets_spread_over_the_devices(shelf: Path) -> None:
+    async def work() -> None:
+        loader = Devices(first=Slow(), second=Slow())
+        engine = LocalEngine(Registry([shelf], loader))
+        tasks = [asyncio.create_task(engine.run(ticket(i, request="one"))) for i in range(10)]
+        for slow in loader.models.values():
+            assert await asyncio.to_thread(slow.entered.wait, 30)  # type: ignore[attr-defined]
+        for slow in loader.models.values():
+            slow.gate.set()  # type: ignore[attr-defined]
+        results = await asyncio.gather(*tasks)
+        assert [float(one["image"].flat[0]) for one in results] == list(range(10))
+        assert [scheduler.counters.tickets for scheduler in engine.schedulers.values()] == [5, 5]
+        assert sorted(loader.loads) == ["identity on first", "identity on second"]
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_ticket_goes_where_least_work_is_ahead(shelf: Path) -> None:
+    async def work() -> None:
+        slow = Slow()
+        loader = Devices(first=slow, second=Recording())
+        engine = LocalEngine(Registry([shelf], loader))
+        stuck = asyncio.create_task(engine.run(ticket(size=64)))
+        assert await asyncio.to_thread(slow.entered.wait, 30)
+        for i in range(5):
+            await engine.run(ticket(i))
+        assert engine.schedulers["second"].counters.tickets == 5
+        slow.gate.set()
+        await stuck
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_model_that_left_the_shelf_runs_where_it_is_loaded(shelf: Path) -> None:
+    async def work() -> None:
+        slow = Slow()
+        loader = Devices(first=slow, second=Recording())
+        engine = LocalEngine(Registry([shelf], loader))
+        tasks = [asyncio.create_task(engine.run(ticket()))]
+        assert await asyncio.to_thread(slow.entered.wait, 30)
+        shutil.rmtree(shelf / "denoise" / "identity")
+        await engine.refresh()
+        tasks.append(asyncio.create_task(engine.run(ticket(1))))  # the other device is idle, but cannot load it now
+        await asyncio.sleep(0)
+        slow.gate.set()
+        await asyncio.gather(*tasks)
+        assert loader.loads == ["identity on first"]
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_warm_on_every_device(shelf: Path) -> None:
+    async def work() -> None:
+        loader = Devices(first=Recording(), second=Recording())
+        engine = LocalEngine(Registry([shelf], loader))
+        await engine.warm(engine.find("denoise"))
+        assert loader.loads == ["identity on first", "identity on second"]
+        await engine.close(10)
+
+    scenario(work)
+
+
+# --- precision ---
+
+
+class Paced:
+    """A model whose functions take the seconds that their name is given."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds = seconds
+        self.calls: list[str] = []
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        self.calls.append(signature)
+        if self.seconds[signature] == math.inf:
+            raise ModelUnavailable("This device cannot do it.")
+        time.sleep(self.seconds[signature])
+        return dict(inputs)
+
+
+@pytest.mark.parametrize(
+    ("half", "used"),
+    [(0.001, "bfloat16"), (0.1, "float32"), (math.inf, "float32")],
+    ids=["faster", "slower", "impossible"],
+)
+def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half: float, used: str) -> None:
+    async def work() -> None:
+        signature = Signature(
+            inputs={"image": picture()}, outputs={"image": picture()}, variants={"bfloat16": "in_half"}
+        )
+        (tmp_path / "source").mkdir()
+        described = manifest(signatures={"denoise": signature}, default=True)
+        store.publish(described, tmp_path / "source", tmp_path / "shelf")
+        model = Paced(denoise=0.02, in_half=half)
+        engine = LocalEngine(Registry([tmp_path / "shelf"], Loader({"identity": model})))
+        assert engine.find("denoise").signatures["denoise"].precision == "float32"
+        await engine.warm(engine.find("denoise"))
+        assert model.calls[:8] == ["denoise", "in_half"] * 4
+        assert engine.find("denoise").signatures["denoise"].precision == used
+        model.calls.clear()
+        await engine.run(ticket())
+        assert model.calls == ["in_half" if used == "bfloat16" else "denoise"]
+        await engine.close(10)
+
+    scenario(work)
+
+
+@pytest.mark.parametrize(
+    ("half", "quarter", "chosen"),
+    [
+        ([0.92, 0.91], [2.0], "full"),  # no slower by the margin
+        ([3.0, 0.9], [2.0], "half"),  # the best of each counts
+        ([0.5], [0.4], "quarter"),
+        ([math.inf], [math.inf], "full"),
+    ],
+)
+def test_another_precision_must_be_faster_by_a_margin(half: list[float], quarter: list[float], chosen: str) -> None:
+    assert clearly_fastest("full", {"full": [1.0, 1.5], "half": half, "quarter": quarter}) == chosen
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +12,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.engine.registry import Model, Registry
-from app.errors import ModelUnavailable, UnknownModel
+from app.engine.registry import LINGER_S, Model, Registry
+from app.errors import ModelUnavailable, Overloaded, UnknownModel
 from models import store
 from models.manifest import MANIFEST_NAME, Manifest
 from tests.engines import Identity, Loader, Slow
@@ -129,14 +132,19 @@ def test_what_breaks_its_contract_is_refused_and_the_rest_served(put: Put, shelf
             found.load(f"{task}/{name.partition('@')[0]}@1")
 
 
-def test_broken_newest_version_is_not_replaced_by_an_older_one_in_silence(put: Put, shelf: Path) -> None:
+def test_a_name_means_the_newest_version_that_can_be_served(put: Put, shelf: Path) -> None:
     put(default=True)
-    (put(version=2) / "saved_model.pb").write_bytes(b"x")
-    found = registry(shelf)
-    for name in (None, "photo", "photo@2"):
-        with pytest.raises(ModelUnavailable):
-            found.find("denoise", name)
-    assert found.find("denoise", "photo@1").version == 1
+    put(version=2)
+    (put(version=3) / "saved_model.pb").write_bytes(b"x")
+    with capture_logs() as logs:
+        found = registry(shelf)
+    assert [line["model"] for line in logs if line["event"] == "model refused"] == ["denoise/photo@3"]
+    assert found.find("denoise").version == found.find("denoise", "photo").version == 2
+    with pytest.raises(ModelUnavailable):
+        found.find("denoise", "photo@3")
+    assert [(entry.state, entry.latest) for entry in found.entries()] == [
+        ("unloaded", False), ("unloaded", True), ("unavailable", False),
+    ]  # fmt: skip
 
 
 def test_the_log_tells_of_defaults_when_the_shelf_is_read_and_not_again(put: Put, shelf: Path) -> None:
@@ -189,11 +197,11 @@ def test_who_comes_during_a_load_waits_for_it_and_other_models_do_not(put: Put, 
     gate, entered = threading.Event(), threading.Event()
 
     class Gated(Loader):
-        def load(self, folder: Path, manifest: Manifest) -> Model:
+        def load(self, folder: Path, manifest: Manifest, device: str) -> Model:
             if manifest.name == "photo":
                 entered.set()
                 assert gate.wait(30)
-            return super().load(folder, manifest)
+            return super().load(folder, manifest, device)
 
     loader = Gated({"photo": Identity(), "digits": Slow()})
     found = Registry([shelf], loader)
@@ -219,13 +227,314 @@ def test_failed_load_is_remembered(put: Put, shelf: Path) -> None:
         found.find("denoise")
 
 
-def test_scan_finds_new_models_and_keeps_loaded_ones(put: Put, shelf: Path) -> None:
+# --- the shelf changes ---
+
+
+def seen(found: Registry) -> list[tuple[str, Any]]:
+    """Look twice, as what changed must be still for one look; return (event, model or task) of each line of the log."""
+    with capture_logs() as logs:
+        found.look()
+        found.look()
+    return [(line["event"], line.get("model") or line.get("task")) for line in logs]
+
+
+def write_anew(folder: Path, data: bytes = b"graph") -> None:
+    """Write the graph again, with a time that differs for sure."""
+    file = folder / "saved_model.pb"
+    later = file.stat().st_mtime + 2 if file.exists() else 0
+    file.write_bytes(data)
+    if later:
+        os.utime(file, (later, later))
+
+
+def test_an_unchanged_shelf_is_not_read_again(put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(default=True)
+    (put(version=2) / "saved_model.pb").write_bytes(b"x")
+    found = registry(shelf)
+    monkeypatch.setattr(store, "digest", lambda path: pytest.fail(f"{path} was read"))
+    assert seen(found) == []
+
+
+def test_a_new_model_is_there_at_once_and_a_new_version_when_it_is_proven(put: Put, shelf: Path) -> None:
     put(default=True)
     found = registry(shelf)
     model = found.load("denoise/photo@1")
     put(version=2)
-    assert found.find("denoise").version == 1
-    found.scan()
-    assert found.find("denoise").version == 2
+    put(name="digits")
+    assert seen(found) == [("model on the shelf", "denoise/digits@1"), ("model on the shelf", "denoise/photo@2")]
+    assert found.find("denoise", "digits").version == 1
+    assert found.find("denoise").version == found.find("denoise", "photo").version == 1
+    assert found.find("denoise", "photo@2").version == 2
+    assert [one.id for one in found.candidates()] == ["denoise/photo@2"]
+    found.prove("denoise/photo@2")
+    assert found.find("denoise").version == found.find("denoise", "photo").version == 2
+    assert found.candidates() == []
     assert found.loaded("denoise/photo@1") is model
-    assert found.loaded("denoise/photo@2") is None
+    assert seen(found) == []
+
+
+@pytest.mark.parametrize("how", ["manifest", "digest", "graph", "load"])
+def test_a_broken_new_version_leaves_the_old_one_serving(put: Put, shelf: Path, how: str) -> None:
+    put(default=True)
+    loader = Loader({"photo": Identity()})
+    found = Registry([shelf], loader)
+    folder = put(version=2)
+    if how == "manifest":
+        (folder / MANIFEST_NAME).write_text("{", encoding="utf-8")
+    elif how == "digest":
+        write_anew(folder, b"another")
+    elif how == "graph":
+        loader.broken["photo"] = "operation PyFunc is not allowed"
+    else:
+        loader.fakes.clear()
+    events = seen(found)
+    if how == "load":
+        assert [one.id for one in found.candidates()] == ["denoise/photo@2"]
+        with pytest.raises(ModelUnavailable):
+            found.load("denoise/photo@2")
+    else:
+        assert ("model refused", "denoise/photo@2") in events
+    assert found.candidates() == []
+    assert found.find("denoise").version == found.find("denoise", "photo").version == 1
+    with pytest.raises(ModelUnavailable):
+        found.find("denoise", "photo@2")
+    assert seen(found) == []
+
+
+def test_a_version_that_cannot_be_loaded_gives_way_to_the_one_before(put: Put, shelf: Path) -> None:
+    put(default=True)
+    put(version=2)
+    loader = Loader({})
+    found = Registry([shelf], loader)
+    assert found.find("denoise").version == 2
+    with pytest.raises(ModelUnavailable):
+        found.load("denoise/photo@2")
+    assert found.find("denoise").version == 1
+
+
+def test_what_is_being_copied_is_read_when_it_is_still_and_again_when_it_went_on(put: Put, shelf: Path) -> None:
+    put(default=True)
+    found = registry(shelf)
+    complete = put(version=2)
+    manifest_text = (complete / MANIFEST_NAME).read_text("utf-8")
+    (complete / MANIFEST_NAME).unlink()
+    for size in range(3):
+        write_anew(complete, b"g" * size)  # it grows from look to look
+        found.look()
+        assert [entry.id for entry in found.entries()] == ["denoise/photo@1"]
+    assert ("model refused", "denoise/photo@2") in seen(found)  # it was still for a while, and is not complete
+    write_anew(complete)
+    (complete / MANIFEST_NAME).write_text(manifest_text, encoding="utf-8")
+    assert seen(found) == [("model on the shelf", "denoise/photo@2")]
+    assert [one.id for one in found.candidates()] == ["denoise/photo@2"]
+
+
+def test_a_failed_load_is_tried_again_when_the_files_change(put: Put, shelf: Path) -> None:
+    folder = put(default=True)
+    loader = Loader({})
+    found = Registry([shelf], loader)
+    with pytest.raises(ModelUnavailable):
+        found.load("denoise/photo@1")
+    loader.fakes["photo"] = Identity()
+    assert seen(found) == []
+    with pytest.raises(ModelUnavailable):
+        found.load("denoise/photo@1")
+    write_anew(folder)
+    seen(found)
+    assert found.load("denoise/photo@1") is loader.fakes["photo"]
+
+
+def test_another_default_takes_the_place_when_it_is_proven(put: Put, shelf: Path) -> None:
+    put(default=True)
+    found = registry(shelf)
+    found.load("denoise/photo@1")
+    store.publish(manifest("denoise", "digits"), put(name="other"), shelf, default=True)  # takes the mark off photo
+    seen(found)
+    assert found.find("denoise").name == "photo"
+    assert [one.name for one in found.candidates()] == ["digits"]
+    found.prove("denoise/digits@1")
+    assert found.find("denoise").name == "digits"
+    assert found.loaded("denoise/photo@1") is not None  # the mark is no reason to load it again
+
+
+def test_a_removed_version_ends_what_runs_and_is_unloaded_later(put: Put, shelf: Path) -> None:
+    put(default=True)
+    removed = put(version=2)
+    now = [0.0]
+    loader = Loader({"photo": Identity()})
+    found = Registry([shelf], loader, clock=lambda: now[0])
+    with found.held("denoise/photo@2"):
+        model = found.load("denoise/photo@2")
+        shutil.rmtree(removed)
+        assert ("model left the shelf", "denoise/photo@2") in seen(found)
+        assert found.find("denoise").version == 1
+        with pytest.raises(UnknownModel):
+            found.find("denoise", "photo@2")
+        now[0] += 1000
+        found.look()
+        assert found.load("denoise/photo@2") is model
+    found.look()
+    assert found.load("denoise/photo@2") is model  # the same request may ask once more
+    now[0] += LINGER_S
+    found.look()
+    assert loader.unloads == [model]
+    with pytest.raises(UnknownModel):
+        found.load("denoise/photo@2")
+
+
+def test_a_version_that_is_replaced_by_the_next_serves_until_that_is_proven(put: Put, shelf: Path) -> None:
+    removed = put(default=True)
+    found = registry(shelf)
+    found.load("denoise/photo@1")
+    put(version=2, default=True)
+    shutil.rmtree(removed)
+    found.look()
+    assert found.find("denoise").version == 1
+    found.look()
+    assert found.find("denoise").version == 1
+    found.prove("denoise/photo@2")
+    assert found.find("denoise").version == 2
+    assert ("model left the shelf", "denoise/photo@1") in seen(found)
+
+
+def test_what_left_the_shelf_and_still_serves_makes_no_room(put: Put, shelf: Path) -> None:
+    """Its files are gone: it could not be loaded again."""
+    removed = put(default=True)
+    put(name="digits")
+    loader = Loader({"photo": Identity(), "digits": Identity()})
+    found = Registry([shelf], loader, budget=100)
+    found.load("denoise/photo@1")
+    put(version=2, default=True)
+    shutil.rmtree(removed)
+    seen(found)
+    found.load("denoise/digits@1")
+    assert loader.unloads == []
+    assert found.loaded(found.find("denoise").id)
+
+
+def test_what_does_not_work_gives_its_memory_back(put: Put, shelf: Path) -> None:
+    put(default=True)
+    put(version=2)
+    loader = Loader({"photo": Identity()})
+    found = Registry([shelf], loader)
+    model = found.load("denoise/photo@2")
+    found.refuse("denoise/photo@2", "it failed")
+    assert loader.unloads == [model]
+    assert found.find("denoise").version == 1
+
+
+def test_files_changed_under_a_model_in_memory_do_not_touch_it(put: Put, shelf: Path) -> None:
+    folder = put(default=True)
+    found = registry(shelf)
+    model = found.load("denoise/photo@1")
+    write_anew(folder, b"another graph")
+    changed = "model changed on the shelf, the one in memory goes on"
+    assert seen(found) == [(changed, "denoise/photo@1")]
+    assert seen(found) == []
+    assert found.load("denoise/photo@1") is model
+
+
+def test_a_file_that_rots_between_two_loads_is_noticed(put: Put, shelf: Path) -> None:
+    folder = put(default=True)
+    found = registry(shelf)
+    (folder / "saved_model.pb").write_bytes(b"grapf")
+    with pytest.raises(ModelUnavailable):
+        found.load("denoise/photo@1")
+    assert found.entries()[0].reason == "saved_model.pb has another SHA-256 than the manifest says"
+
+
+# --- memory ---
+
+
+@pytest.fixture
+def five(put: Put, shelf: Path) -> Callable[..., tuple[Registry, Loader]]:
+    """Return what makes a registry of denoise/m0 to m4, of 100 bytes each, with a budget, and its loader."""
+    for number in range(5):
+        put(name=f"m{number}")
+
+    def made(budget: int, *devices: str) -> tuple[Registry, Loader]:
+        loader = Loader({f"m{number}": Identity() for number in range(5)})
+        loader.devices = list(devices or loader.devices)
+        ticks = itertools.count()
+        return Registry([shelf], loader, budget=budget, clock=lambda: float(next(ticks))), loader
+
+    return made
+
+
+Five = Callable[..., tuple[Registry, Loader]]
+
+
+def use(found: Registry, *numbers: int) -> None:
+    for number in numbers:
+        with found.held(f"denoise/m{number}@1"):
+            found.load(f"denoise/m{number}@1")
+
+
+def in_memory(found: Registry) -> list[str]:
+    return [entry.manifest.name for entry in found.entries() if entry.state == "loaded" and entry.manifest]
+
+
+def test_the_least_recently_used_model_makes_room(five: Five) -> None:
+    found, loader = five(300)
+    use(found, 0, 1, 2, 0, 3)
+    assert in_memory(found) == ["m0", "m2", "m3"]
+    assert loader.unloads == [loader.fakes["m1"]]
+    use(found, 1)
+    assert in_memory(found) == ["m0", "m1", "m3"]
+    assert loader.loads.count("denoise/m1@1") == 2
+
+
+def test_without_a_budget_everything_stays(five: Five) -> None:
+    found, loader = five(0)
+    use(found, 0, 1, 2, 3, 4)
+    assert len(in_memory(found)) == 5
+    assert loader.unloads == []
+
+
+def test_what_is_needed_or_kept_makes_room_last(five: Five) -> None:
+    found, _ = five(200)
+    found.keep("denoise/m0@1")
+    with found.held("denoise/m1@1"):
+        use(found, 0, 1, 2)
+        assert in_memory(found) == ["m1", "m2"]  # m0 is kept, but m1 is needed
+    use(found, 0, 3, 4)
+    assert in_memory(found) == ["m0", "m4"]
+
+
+def test_where_all_are_needed_one_more_is_loaded_and_the_excess_goes_later(five: Five) -> None:
+    found, _ = five(100)
+    with found.held("denoise/m0@1"), capture_logs() as logs:
+        use(found, 0, 1)
+        assert in_memory(found) == ["m0", "m1"]
+    assert [line["mebibytes"] for line in logs if line["event"] == "models over their budget"] == [0.0]
+    found.look()
+    assert in_memory(found) == ["m0"]
+
+
+def test_each_device_has_the_budget(five: Five) -> None:
+    found, loader = five(100, "GPU:0", "GPU:1")
+    found.load("denoise/m0@1", "GPU:0")
+    found.load("denoise/m1@1", "GPU:1")
+    assert loader.unloads == []
+    found.load("denoise/m2@1", "GPU:1")
+    assert in_memory(found) == ["m0", "m2"]
+    assert found.loaded("denoise/m2@1", "GPU:0") is None
+
+
+def test_too_little_memory_now_is_no_fault_of_the_model(put: Put, shelf: Path) -> None:
+    put(default=True)
+
+    class Small(Loader):
+        full = True
+
+        def load(self, folder: Path, manifest: Manifest, device: str) -> Model:
+            if self.full:
+                raise Overloaded("The device has too little memory.")
+            return super().load(folder, manifest, device)
+
+    loader = Small({"photo": Identity()})
+    found = Registry([shelf], loader)
+    with pytest.raises(Overloaded):
+        found.load("denoise/photo@1")
+    loader.full = False
+    assert found.load("denoise/photo@1") is loader.fakes["photo"]

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays, Caller, Ticket
 from app.engine.registry import Registry
 from app.engine.runtime import ALLOWED, SAVER, WIRING, Runtime
 from app.errors import ModelUnavailable, Overloaded
+from models import manifest as contract
 from models import store
 from models.manifest import Manifest, Signature
-from tests.shelf import level, manifest, photo_signatures, picture, save
+from tests.shelf import level, manifest, photo_signatures, picture, publish, save
 from tests.shelf import tiny_shelf as tiny_shelf
 
 pytestmark = pytest.mark.tf
 
+PUBLISHED = Path(__file__).resolve().parents[3] / "models" / "published"
 Build = Callable[..., Path]
 
 
@@ -114,6 +122,201 @@ def test_through_registry_and_scheduler(runtime: Runtime, tiny_shelf: Path) -> N
 
 def test_device_is_named(runtime: Runtime) -> None:
     assert runtime.device
+    assert runtime.devices
+
+
+# --- a shelf that changes ---
+
+
+def test_a_real_shelf_changes_under_load(runtime: Runtime, tiny_shelf: Path, tmp_path: Path) -> None:
+    """Versions come, break and go while tickets run: a second blur is darker, a third has lost its variables."""
+    import tensorflow as tf
+
+    shelf = tmp_path / "shelf"
+    shutil.copytree(tiny_shelf / "denoise" / "blur", shelf / "denoise" / "blur")
+
+    def darker(version: int, listed: str = "Mul") -> Path:
+        module = tf.Module()
+        module.factor = tf.Variable(0.5)
+        same = {"denoise": lambda image: {"image": image * module.factor}}
+        return publish(manifest(name="blur", version=version, operations=[listed]), module, same, shelf)
+
+    def without_variables(version: int) -> None:
+        source = tmp_path / "source"
+        shutil.copytree(shelf / "denoise" / "blur" / "2", source)
+        shutil.rmtree(source / "variables")
+        store.publish(manifest(name="blur", version=version, operations=["Mul"]), source, shelf)
+
+    async def work() -> None:
+        engine = LocalEngine(Registry([shelf], runtime))
+        seen: list[tuple[int, float]] = []
+        ended = asyncio.Event()
+
+        async def caller(number: int) -> None:
+            image = np.full((1, 16, 16, 3), number / 8, np.float32)
+            while not ended.is_set():
+                model = engine.find("denoise", "blur")
+                for _ in range(3):  # a request of three tiles keeps the version that it began with
+                    result = await engine.run(Ticket(model.id, "denoise", {"image": image}, Caller(str(number)), 256))
+                    seen.append((model.version, float(result["image"][0, 8, 8, 0]) / (number / 8)))
+
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+            for number in range(1, 5):
+                group.create_task(caller(number))
+            for step in (lambda: darker(2), lambda: without_variables(3), lambda: darker(4, "Relu")):
+                await asyncio.to_thread(step)
+                await engine.refresh()
+                await engine.refresh()
+                assert engine.find("denoise", "blur").version == 2
+            shutil.rmtree(shelf / "denoise" / "blur" / "1")
+            await engine.refresh()
+            await asyncio.sleep(0.1)
+            ended.set()
+        assert {version for version, _ in seen} == {1, 2}
+        for version, brightness in seen:
+            assert brightness == pytest.approx({1: 1.0, 2: 0.5}[version], abs=1e-5)
+        states = {entry.id[-1]: entry.state for entry in engine.registry.entries()}
+        assert states == {"2": "loaded", "3": "unavailable", "4": "unavailable"}
+        await engine.close(30)
+
+    asyncio.run(work())
+
+
+def resident() -> float:
+    """Return the memory of this process in MiB."""
+    status = Path("/proc/self/status").read_text("utf-8")
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc")
+def test_unloading_gives_the_memory_back(runtime: Runtime) -> None:
+    """Two published models in the room of one: each load unloads the other, thirty times."""
+    registry = Registry([PUBLISHED], runtime, budget=1)
+    sizes = []
+    for turn in range(60):
+        name = ("photo@2", "digits@1")[turn % 2]
+        image, size = {"photo@2": (3, 64), "digits@1": (1, 28)}[name][0], 64 if turn % 2 == 0 else 28
+        inputs = {"image": noise(1, size, size, image)}
+        inputs |= {"level": noise(1, 1, 1, 1)} if turn % 2 == 0 else {}
+        with registry.held(f"denoise/{name}"):
+            registry.load(f"denoise/{name}").run("denoise", inputs)
+        assert sum(entry.state == "loaded" for entry in registry.entries()) == 1
+        sizes.append(resident())
+    assert sizes[-1] - sizes[19] < 20, sizes  # one of the twenty denoisers left behind would be as much
+
+
+def test_size_in_memory_is_told_from_the_files(runtime: Runtime, tiny_shelf: Path) -> None:
+    folder = tiny_shelf / "denoise" / "blur" / "1"
+    assert 1e5 < runtime.size(folder) < 2e6
+    assert runtime.size(PUBLISHED / "denoise" / "photo" / "2") > 10 * 2**20
+
+
+TWO_CPUS = """
+import asyncio, pathlib, sys
+import numpy as np
+import tensorflow as tf
+
+tf.debugging.set_log_device_placement(True)
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+from app.engine.local import LocalEngine
+from app.engine.protocol import Caller, Ticket
+from app.engine.registry import Registry
+from app.engine.runtime import Runtime
+
+async def main(shelf):
+    runtime = Runtime()
+    engine = LocalEngine(Registry([shelf], runtime))
+    assert list(engine.schedulers) == runtime.devices == ["CPU:0", "CPU:1"]
+    images = [np.full((1, 32, 32, 3), i / 16, np.float32) for i in range(16)]
+    tickets = [Ticket("denoise/blur@1", "denoise", {"image": x}, Caller("one"), 1024) for x in images]
+    results = await asyncio.gather(*map(engine.run, tickets))
+    for image, result in zip(images, results, strict=True):
+        assert abs(result["image"][0, 16, 16] - image[0, 0, 0]).max() < 1e-6
+    assert all(scheduler.counters.tickets >= 4 for scheduler in engine.schedulers.values())
+    await engine.close(10)
+
+asyncio.run(main(pathlib.Path(sys.argv[1])))
+"""
+
+
+def test_each_device_has_the_weights_and_does_the_arithmetic(tiny_shelf: Path) -> None:
+    """TensorFlow logs where it places each operation of the two devices, here parts of one CPU."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_CPUS, str(tiny_shelf)],
+        capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"\((ReadVariableOp|DepthwiseConv2dNative)\): \S+device:(CPU:\d)", done.stderr)
+    assert sorted(set(found)) == sorted(
+        itertools.product(("DepthwiseConv2dNative", "ReadVariableOp"), ("CPU:0", "CPU:1"))
+    )
+    assert {found.count(one) for one in found} == {1}
+
+
+# --- precision ---
+
+
+def in_two_precisions(shelf: Path) -> Manifest:
+    """Publish denoise/blur as one convolution, in float32 and in bfloat16, and return its manifest."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.kernel = tf.Variable(np.full((3, 3, 3, 1), 1 / 9, np.float32))
+
+    def blur(image: Any) -> Any:
+        return {"image": tf.nn.depthwise_conv2d(image, module.kernel, [1, 1, 1, 1], "SAME")}
+
+    def in_half(image: Any) -> Any:
+        kernel, image = tf.cast(module.kernel, tf.bfloat16), tf.cast(image, tf.bfloat16)
+        return {"image": tf.cast(tf.nn.depthwise_conv2d(image, kernel, [1, 1, 1, 1], "SAME"), tf.float32)}
+
+    signature = Signature(
+        inputs={"image": picture()}, outputs={"image": picture()}, variants={"bfloat16": "denoise_bfloat16"}
+    )
+    described = manifest(
+        name="blur", signatures={"denoise": signature}, operations=["Cast", "DepthwiseConv2dNative"], default=True
+    )
+    functions = {name: (function, signature.inputs) for name, function in
+                 (("denoise", blur), ("denoise_bfloat16", in_half))}  # fmt: skip
+    return contract.read(store.publish(described, save(module, functions, shelf.parent / "saved"), shelf))
+
+
+def test_a_variant_is_held_to_the_contract_of_its_signature(runtime: Runtime, tmp_path: Path) -> None:
+    described = in_two_precisions(tmp_path / "shelf")
+    folder = tmp_path / "shelf" / "denoise" / "blur" / "1"
+    assert runtime.problems(folder, described) == []
+    other = described.signatures["denoise"].model_copy(update={"variants": {"bfloat16": "half"}})
+    assert runtime.problems(folder, described.model_copy(update={"signatures": {"denoise": other}})) == [
+        "signature half is missing",
+        "signature denoise_bfloat16 is not in the manifest",
+    ]
+
+
+def test_both_precisions_are_measured_and_the_faster_runs(runtime: Runtime, tmp_path: Path) -> None:
+    described = in_two_precisions(tmp_path / "shelf")
+
+    async def work() -> None:
+        engine = LocalEngine(Registry([tmp_path / "shelf"], runtime))
+        with capture_logs() as logs:
+            await engine.warm(described)
+        told = next(line for line in logs if line["event"] == "precision chosen")
+        assert told["seconds"].keys() == {"denoise", "denoise_bfloat16"}
+        precision = {"denoise": "float32", "denoise_bfloat16": "bfloat16"}[told["function"]]
+        assert engine.find("denoise").signatures["denoise"].precision == precision
+        model = engine.registry.load("denoise/blur@1")
+        image = noise(1, 32, 32, 3)
+        one = await engine.run(Ticket("denoise/blur@1", "denoise", {"image": image}, Caller("one"), 1024))
+        np.testing.assert_array_equal(one["image"], model.run(told["function"], {"image": image})["image"])
+        apart = np.abs(
+            model.run("denoise_bfloat16", {"image": image})["image"] - model.run("denoise", {"image": image})["image"]
+        )
+        assert 1e-5 < apart.max() < 1e-2  # they are two
+        await engine.close(30)
+
+    asyncio.run(work())
 
 
 # --- models that do not ---
@@ -333,3 +536,21 @@ def test_importing_the_engine_imports_no_tensorflow() -> None:
         "assert not {'tensorflow', 'keras'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_threads_at_once_get_what_each_gets_alone(runtime: Runtime) -> None:
+    folder = max((PUBLISHED / "denoise" / "digits").glob("[0-9]*"))
+    model = runtime.load(folder, contract.read(folder))
+    pictures = [np.random.default_rng(seed).random((1, 28, 28, 1), np.float32) for seed in range(40)]
+    alone = [model.run("denoise", {"image": one})["image"] for one in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda one: model.run("denoise", {"image": one})["image"], pictures))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_processor_of_one_thread_has_one_lane(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    assert runtime.lanes == 1
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "8")
+    assert runtime.lanes == (2 if runtime.device == "CPU" else 1)

@@ -3,19 +3,21 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from app.engine.protocol import BACKGROUND, INTERACTIVE, Arrays, Ticket
+from app.engine.costs import CostTable
+from app.engine.protocol import BACKGROUND, Arrays, Ticket
 from app.engine.registry import Model
-from app.engine.scheduler import KEPT_S, Scheduler, Waiting, choose
+from app.engine.scheduler import KEPT_S, Scheduler
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
-from tests.engines import Chain, Failing, Identity, Recording, Slow, ticket
+from tests.engines import Chain, Costly, Failing, Identity, Recording, Slow, ticket
+
+CALL = 0.01
 
 
 class Clock:
@@ -47,6 +49,14 @@ def value(outputs: Arrays) -> float:
     return float(outputs["image"].flat[0])
 
 
+def batches_pay() -> CostTable:
+    """Return costs of a device that is no slower for eight tiles than for one: `Costly(call=CALL)`."""
+    costs = CostTable()
+    for tiles in (1, 2, 4, 8):
+        costs.note("denoise/identity@1", "denoise", 64, tiles, CALL)
+    return costs
+
+
 def send(to: Scheduler, *tickets: Ticket, limit: int = 1) -> list[asyncio.Task[Arrays]]:
     return [asyncio.create_task(to.submit(one, limit)) for one in tickets]
 
@@ -56,78 +66,6 @@ async def occupied(model: Slow, to: Scheduler) -> asyncio.Task[Arrays]:
     (first,) = send(to, ticket(0.0, client="first"))
     await asyncio.to_thread(model.entered.wait, 30)
     return first
-
-
-# --- the policy, pure ---
-
-
-def waiting(*tickets: Ticket, limit: int = 1) -> list[Waiting]:
-    return [Waiting(one, limit, order, None) for order, one in enumerate(tickets)]  # type: ignore[arg-type]
-
-
-def names(batch: list[Waiting]) -> list[tuple[str, float]]:
-    return [(one.client, float(one.ticket.inputs["image"].flat[0])) for one in batch]
-
-
-def test_nothing_waits() -> None:
-    assert choose([], {}) == []
-
-
-def test_client_with_least_goes_first_then_the_earliest_deadline_then_the_first_come() -> None:
-    queue = waiting(
-        ticket(1, client="a"), ticket(2, client="b"), ticket(3, client="b", deadline=5), ticket(4, client="b")
-    )
-    assert names(choose(queue, {"a": 10.0, "b": 0.0})) == [("b", 3)]
-    assert names(choose(queue, {"a": 0.0, "b": 10.0})) == [("a", 1)]
-    del queue[2]
-    assert names(choose(queue, {"a": 10.0})) == [("b", 2)]
-
-
-def test_batch_is_shared_between_clients_in_turn() -> None:
-    queue = waiting(*(ticket(i, client="a") for i in range(5)), *(ticket(i, client="b") for i in range(5)), limit=4)
-    assert names(choose(queue, {})) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-
-
-def test_only_the_same_model_signature_and_shape_share_a_batch() -> None:
-    first = ticket(1)
-    others = [ticket(2, model="denoise/other@1"), ticket(3, signature="estimate"), ticket(4, size=16)]
-    assert names(choose(waiting(first, *others, ticket(5), limit=8), {})) == [("anonymous", 1), ("anonymous", 5)]
-
-
-def test_a_job_takes_no_place_beside_somebody_who_waits_but_somebody_beside_a_job() -> None:
-    job, person = ticket(1, client="job", weight=BACKGROUND), ticket(2, client="person")
-    assert names(choose(waiting(job, person, limit=4), {"job": 10.0})) == [("person", 2)]
-    assert names(choose(waiting(job, person, limit=4), {"person": 10.0})) == [("job", 1), ("person", 2)]
-
-
-def test_policy_changes_nothing_it_is_given() -> None:
-    queue, served = waiting(ticket(1), ticket(2), limit=2), {"anonymous": 3.0}
-    choose(queue, served)
-    assert (len(queue), served) == (2, {"anonymous": 3.0})
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from("abc"), st.sampled_from([4, 8]), st.sampled_from([1.0, 2.0, float("inf")])),
-        min_size=1,
-        max_size=20,
-    ),
-    st.integers(1, 5),
-)
-def test_every_ticket_is_chosen_exactly_once(entries: list[tuple[str, int, float]], limit: int) -> None:
-    tickets = [ticket(i, client=c, size=s, deadline=d) for i, (c, s, d) in enumerate(entries)]
-    queue = waiting(*tickets, limit=limit)
-    seen: list[Waiting] = []
-    while queue:
-        batch = choose(queue, {})
-        assert 1 <= len(batch) <= limit
-        assert len({one.key for one in batch}) == 1
-        queue = [one for one in queue if one not in batch]
-        seen += batch
-    assert sorted(one.order for one in seen) == list(range(len(entries)))
-
-
-# --- the machinery ---
 
 
 def test_result_and_account() -> None:
@@ -157,11 +95,70 @@ def test_one_thread_of_its_own_calls_the_device() -> None:
     scenario(work)
 
 
+def test_lanes_are_batches_at_once_and_no_more() -> None:
+    async def work() -> None:
+        model, record = Slow(), Recording()
+        engine = scheduler(Chain(record, model), lanes=2)
+        await occupied(model, engine)
+        tasks = send(engine, *(ticket(i) for i in (1, 2, 3)))
+        while len(record.calls) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert [call[2] for call in record.calls] == [[0.0], [1.0]]
+        assert engine.depth == 2
+        model.gate.set()
+        assert [value(outputs) for outputs in await asyncio.gather(*tasks)] == [1, 2, 3]
+        assert len(record.threads) == 2
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_second_of_two_lanes_is_counted_once() -> None:
+    async def work() -> None:
+        engine = scheduler(Costly(call=0.1), lanes=2)
+        tickets = [ticket(i) for i in range(4)]
+        begun = time.perf_counter()
+        await asyncio.gather(*send(engine, *tickets))
+        passed = time.perf_counter() - begun
+        assert passed < 0.4, "two at once"
+        assert engine.counters.busy_seconds <= passed
+        spent = [one.caller.spent["model"] for one in tickets]
+        assert sum(spent) == pytest.approx(engine.counters.busy_seconds)
+        assert min(spent) < 0.1, "they shared it"
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_no_job_has_the_other_lane_beside_somebody_who_had_less() -> None:
+    async def work() -> None:
+        model, record = Slow(), Recording()
+        to = scheduler(Chain(record, model), lanes=2)
+        first, second = send(to, *(ticket(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
+        while len(record.calls) < 2:  # nobody else is there: both lanes are its
+            await asyncio.sleep(0.01)
+        person = send(to, ticket(2, client="person"))
+        more = send(to, *(ticket(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
+        await asyncio.sleep(0.1)
+        model.gate.set()
+        await asyncio.gather(first, second, *person)
+        model.gate.clear()
+        person = send(to, ticket(2, client="person"))
+        await asyncio.sleep(3 * KEPT_S)
+        assert [values[0] for _, _, values in record.calls] == [1, 1, 2, 2], "no job while somebody waits"
+        model.gate.set()
+        await asyncio.gather(*person, *more)
+        await to.close(10)
+
+    scenario(work)
+
+
 def test_what_waits_fills_the_next_batch_up_to_the_limit() -> None:
     async def work() -> None:
         model = Slow()
         record = Recording()
-        engine = scheduler(Chain(record, model))
+        engine = scheduler(Chain(record, model, Costly(call=CALL)), costs=batches_pay())
         first = await occupied(model, engine)
         rest = send(engine, *(ticket(i) for i in range(1, 7)), limit=4)
         await asyncio.sleep(0)
@@ -179,7 +176,7 @@ def test_what_waits_fills_the_next_batch_up_to_the_limit() -> None:
 def test_results_are_never_mixed_under_load() -> None:
     async def work() -> None:
         dice = random.Random(7)
-        engine = scheduler(Failing(limit=1e6), max_tickets=10_000)
+        engine = scheduler(Chain(Costly(call=CALL), Failing(limit=1e6)), costs=batches_pay())
 
         async def client(place: int) -> None:
             name = f"client {place}"
@@ -230,27 +227,10 @@ def test_greedy_client_does_not_hold_up_the_polite_one() -> None:
     scenario(work)
 
 
-def test_a_job_gets_its_share_where_both_want_the_device_all_the_time() -> None:
-    async def run() -> None:
-        model = Recording()
-        slow = Slow()
-        to = scheduler(Chain(slow, model), max_tickets=1000)
-        await occupied(slow, to)
-        jobs = send(to, *(ticket(1, client="job", weight=BACKGROUND) for _ in range(20)))
-        people = send(to, *(ticket(2, client="person") for _ in range(20)))
-        await asyncio.sleep(0)
-        slow.gate.set()
-        await asyncio.gather(*jobs, *people)
-        first = [values[0] for _, _, values in model.calls[1:21]]
-        assert first.count(2) == INTERACTIVE / (INTERACTIVE + BACKGROUND) * 20
-
-    scenario(run)
-
-
 def test_the_device_is_kept_for_the_next_tile_of_who_waits_and_not_for_long() -> None:
     async def run() -> None:
         model = Recording()
-        to = scheduler(model)
+        to = scheduler(Chain(model, Costly(pixel=1e-6)))
         jobs: list[asyncio.Task[Arrays]] = []
         for tile in range(3):
             person = send(to, ticket(2, client="person"))
@@ -271,7 +251,7 @@ def test_the_device_is_kept_for_the_next_tile_of_who_waits_and_not_for_long() ->
 def test_a_full_queue_refuses_no_job() -> None:
     async def run() -> None:
         slow = Slow()
-        to = scheduler(slow, max_tickets=1)
+        to = scheduler(slow, max_megapixels=64e-6)
         await occupied(slow, to)
         first = send(to, ticket(1, client="a"))
         await asyncio.sleep(0)
@@ -285,28 +265,10 @@ def test_a_full_queue_refuses_no_job() -> None:
     scenario(run)
 
 
-def test_returning_client_has_saved_up_no_credit() -> None:
-    async def work() -> None:
-        model = Slow()
-        record = Recording()
-        engine = scheduler(Chain(record, model))
-        model.gate.set()
-        steady = send(engine, *(ticket(i, client="steady", request="s") for i in range(1, 60)))
-        await steady[29]  # the newcomer comes when steady has had half of its tiles
-        newcomer = send(engine, *(ticket(i, client="newcomer", request="n") for i in range(100, 110)))
-        await asyncio.gather(*steady, *newcomer)
-        order = [call[2][0] for call in record.calls]
-        turn = order[order.index(100.0) :][:10]
-        assert 4 <= sum(number >= 100 for number in turn) <= 6  # in turns with steady, not all of it first
-        await engine.close(10)
-
-    scenario(work)
-
-
 def test_failing_batch_is_split_and_one_fails_alone() -> None:
     async def work() -> None:
         model = Slow()
-        engine = scheduler(Chain(model, Failing(limit=3.5)))
+        engine = scheduler(Chain(model, Costly(call=CALL), Failing(limit=3.5)), costs=batches_pay())
         first = await occupied(model, engine)
         rest = send(engine, *(ticket(i) for i in (1, 2, 9, 3)), limit=4)
         await asyncio.sleep(0)
@@ -328,7 +290,7 @@ def test_out_of_memory_in_a_batch_is_mended_by_smaller_ones() -> None:
             return dict(inputs)
 
     async def work() -> None:
-        engine = scheduler(Small())
+        engine = scheduler(Chain(Costly(call=CALL), Small()), costs=batches_pay())
         results = await asyncio.gather(*send(engine, *(ticket(i) for i in range(17)), limit=8))
         assert [value(one) for one in results] == list(range(17))
         assert engine.counters.failures == 0
@@ -424,11 +386,40 @@ def test_cancelled_ticket_leaves_the_queue() -> None:
     scenario(work)
 
 
-@pytest.mark.parametrize("bound", [{"max_tickets": 3}, {"max_megapixels": 3 * 64e-6}])
-def test_full_queue_refuses_with_an_estimate(bound: dict[str, Any]) -> None:
+def test_batches_are_measured_up_to_the_knee() -> None:
+    class Knee:
+        """A device that does four tiles in the time of one."""
+
+        def run(self, signature: str, inputs: Arrays) -> Arrays:
+            time.sleep(0.02 * -(-len(inputs["image"]) // 4))
+            return dict(inputs)
+
+    async def work() -> None:
+        engine = scheduler(Knee())
+        await engine.measure(ticket(), 64)
+        assert [row[3] for row in engine.costs.rows()] == [1, 2, 4, 8]
+        assert engine.costs.batch("denoise/identity@1", "denoise", 64, 50, 64) == 4
+        assert engine.counters.tickets == 0
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_model_that_fails_is_not_measured() -> None:
+    async def work() -> None:
+        engine = scheduler(Failing())
+        with pytest.raises(ModelUnavailable):
+            await engine.measure(ticket(), 64)
+        assert engine.costs.rows() == []
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_full_queue_refuses_with_an_estimate() -> None:
     async def work() -> None:
         model = Slow()
-        engine = scheduler(model, **bound)
+        engine = scheduler(model, max_megapixels=3 * 64e-6)
         first = await occupied(model, engine)
         here = send(engine, *(ticket(i, request=f"request {i}") for i in (1, 2, 3)))
         await asyncio.sleep(0)
@@ -463,6 +454,7 @@ def test_estimate_follows_what_was_measured() -> None:
         model.gate.set()
         await engine.submit(ticket(1, size=16), 1)
         cost = engine.counters.busy_seconds / 256
+        assert engine.costs.rows() == [("denoise/identity@1", "denoise", 256, 1, engine.counters.busy_seconds)]
         model.gate.clear()
         model.entered.clear()
         tasks = send(engine, ticket(2, size=16), ticket(3, size=32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import cv2
@@ -283,13 +284,14 @@ def test_no_model_is_no_neural_method() -> None:
 
 def test_a_caller_whose_time_is_up_leaves_after_the_hole_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    real = task._classical
+    real, told = task._classical, threading.Event()
 
-    def slowly(*given: Any) -> None:
+    def held(*given: Any) -> None:
         seen.append(given[1])
+        assert told.wait(30)
         real(*given)
 
-    monkeypatch.setattr(task, "_classical", slowly)
+    monkeypatch.setattr(task, "_classical", held)
     hole = Picture(np.zeros((900, 900, 1), np.uint8))
     hole.pixels[10::200, 10::200] = 255
 
@@ -305,6 +307,7 @@ def test_a_caller_whose_time_is_up_leaves_after_the_hole_at_hand(monkeypatch: py
         while not seen:
             await asyncio.sleep(0)
         going.cancel()
+        told.set()
         await asyncio.gather(going, return_exceptions=True)
 
     asyncio.run(hurried())

@@ -1,0 +1,94 @@
+"""The server around the application: what uvicorn leaves open at the end of a process, and of a connection."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from app.api.desk import Desk
+
+log = structlog.get_logger(__name__)
+
+QUIET_S = 30.0
+"""Seconds for which a connection may be open without a request under way: one that never sends the head of its request,
+or sends it byte by byte, or does not let itself be closed because it never reads."""
+LAST_S = 5.0
+"""Seconds at the end for the last answers to go out, and again for what runs on threads to be let go."""
+
+
+class Server(uvicorn.Server):
+    """Calls `listening` when it listens; ends within its limit; drops connections that keep quiet.
+
+    The desk is told of a signal at once: kept connections are refused new work then. `limit` seconds later it answers
+    whatever is still under way with ShuttingDown. A thread that then holds up the end, because a device hangs, is left.
+    """
+
+    def __init__(self, config: uvicorn.Config, desk: Desk, limit: float, listening: Callable[[], object]) -> None:
+        config.http = "h11"  # whatever else is installed: `_drop_the_quiet` looks into it
+        config.timeout_graceful_shutdown = math.ceil(limit + LAST_S)
+        super().__init__(config)
+        self._desk = desk
+        self._limit = limit
+        self._listening = listening
+        self._quiet: dict[Any, tuple[object, float]] = {}
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._listening()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            self._drop_the_quiet()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = self._desk.end_in(self._limit)
+        await super().shutdown(sockets)
+        ending.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self._desk.closing:
+            self._desk.closing = True
+            # Not even a thread that cannot be stopped keeps the process for longer.
+            leaving = threading.Timer(self._limit + 2 * LAST_S, _leave)
+            leaving.daemon = True
+            leaving.start()
+        super().handle_exit(sig, frame)
+
+    def _drop_the_quiet(self) -> None:
+        """Cut off connections on which no request has been under way for QUIET_S."""
+        now = time.monotonic()
+        before, self._quiet = self._quiet, {}
+        for connection in self.server_state.connections:
+            assert isinstance(connection, H11Protocol)
+            cycle, transport = connection.cycle, connection.transport
+            if cycle is not None and not cycle.response_complete and not transport.is_closing():
+                continue
+            known = before.get(connection, (None, now))
+            since = known[1] if known[0] is cycle else now  # another cycle: a request came and went between two looks
+            self._quiet[connection] = cycle, since
+            if now - since > QUIET_S:
+                transport.abort()
+
+
+def ignore_signals() -> None:
+    """Let an asked-for end be a clean one: uvicorn raises the signal again when it is done."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+
+def _leave() -> None:
+    log.error("left with work on a thread that did not end")
+    os._exit(1)

@@ -1,0 +1,202 @@
+"""Whose turn it is. Knows no thread, no event loop and no clock: tickets in, batches out.
+
+Between clients the device's time is shared by start-time fair queueing (Goyal, Vin & Cheng, 1996), in measured seconds
+over the caller's weight: of all clients that wait, the one that had least goes next, and one that comes or returns
+starts level with the rest. Inside a client what is due first goes first. A batch never waits to fill: it takes what
+is there, in the size that costs least a tile.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from app.engine.costs import CostTable
+from app.engine.protocol import Ticket
+
+GROWS_AFTER = 50
+"""Batches of the largest size allowed that must go well before twice as many tiles are tried again."""
+
+Key = tuple[object, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A ticket in the queue. Tickets of equal `key` may share a batch of up to `limit`; `order` is that of arrival."""
+
+    ticket: Ticket
+    limit: int
+    order: int
+    key: Key = field(init=False)
+    charged: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        shapes = tuple(sorted((name, array.shape) for name, array in self.ticket.inputs.items()))
+        self.key = self.ticket.model, self.ticket.signature, shapes
+
+    @property
+    def client(self) -> str:
+        return self.ticket.caller.client
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """The turn inside a client."""
+        caller = self.ticket.caller
+        return min(caller.due, caller.deadline), self.order
+
+    def __lt__(self, other: Waiting) -> bool:
+        return self.rank < other.rank
+
+
+@dataclass(slots=True)
+class _Cap:
+    """How many tiles a batch of one key may have, since one failed."""
+
+    tiles: int
+    good: int = 0
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+class FairQueue(Generic[W]):
+    """Tickets that wait, and what each client had of the device."""
+
+    def __init__(self, costs: CostTable) -> None:
+        self._costs = costs
+        self._queues: dict[str, dict[Key, list[W]]] = {}
+        self._served: dict[str, float] = {}
+        self._virtual = 0.0
+        self._caps: dict[Key, _Cap] = {}
+        self._count = 0
+        self.pixels = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[W]:
+        for queues in self._queues.values():
+            for queue in queues.values():
+                yield from queue
+
+    def __contains__(self, waiting: W) -> bool:
+        return waiting in self._queues.get(waiting.client, {}).get(waiting.key, ())
+
+    def add(self, waiting: W) -> None:
+        """Let a ticket wait."""
+        client = waiting.client
+        if client not in self._queues:
+            self._served[client] = max(self._served.get(client, 0.0), self._virtual)
+        heapq.heappush(self._queues.setdefault(client, {}).setdefault(waiting.key, []), waiting)
+        self._count += 1
+        self.pixels += waiting.ticket.pixels
+
+    def remove(self, waiting: W) -> None:
+        """Take a ticket off the queue, if it is there."""
+        if waiting in self:
+            queue = self._queues[waiting.client][waiting.key]
+            queue.remove(waiting)
+            heapq.heapify(queue)
+            self._left(waiting)
+
+    def clear(self) -> None:
+        """Forget all that wait and what anybody had."""
+        self._queues.clear()
+        self._served.clear()
+        self._virtual = 0.0
+        self._count = self.pixels = 0
+
+    def had(self, client: str) -> float:
+        """Return the client's virtual time: what it had, in seconds over its weight."""
+        return self._served.get(client, 0.0)
+
+    def lead(self, *, jobs: bool = True) -> W | None:
+        """Return the ticket whose turn it is, one of somebody who waits where not `jobs`."""
+        heads = [
+            (self.had(client), min(queue[0] for queue in queues.values())) for client, queues in self._queues.items()
+        ]
+        return min((head for head in heads if jobs or not _is_job(head[1])), default=(0.0, None))[1]
+
+    def take(self, *, jobs: bool = True) -> list[W]:
+        """Return the next batch, the lead's tickets and others' of its key by turns, and charge it to its clients."""
+        lead = self.lead(jobs=jobs)
+        if lead is None:
+            return []
+        self._virtual = self.had(lead.client)
+        queues = {client: queues[lead.key] for client, queues in self._queues.items() if lead.key in queues}
+        if not jobs:
+            queues = {client: queue for client, queue in queues.items() if not _is_job(queue[0])}
+        waiting = sum(map(len, queues.values()))
+        size = self._size(lead, waiting)
+        count = min(size, waiting)
+        cost = self._seconds(lead, size) / count
+        heads = [(self.had(client), queue[0]) for client, queue in queues.items()]
+        heapq.heapify(heads)
+        batch: list[W] = []
+        while len(batch) < count:
+            _, one = heapq.heappop(heads)
+            queue = queues[one.client]
+            batch.append(heapq.heappop(queue))
+            self._left(one)
+            one.charged = cost
+            self._served[one.client] = self.had(one.client) + cost / one.ticket.caller.weight
+            if queue:
+                heapq.heappush(heads, (self.had(one.client), queue[0]))
+        self._served = {
+            client: time for client, time in self._served.items() if client in self._queues or time > self._virtual
+        }
+        return batch
+
+    def settle(self, batch: Sequence[Waiting], seconds: float) -> None:
+        """Charge what a batch took in place of what was expected."""
+        for one in batch:
+            if one.client in self._served:
+                self._served[one.client] += (seconds / len(batch) - one.charged) / one.ticket.caller.weight
+
+    def size_for(self, batch: Sequence[Waiting]) -> int:
+        """Return how many tiles the device is given for `batch`: copies fill it up to a size that repeats."""
+        return max(len(batch), self._size(batch[0], len(batch)))
+
+    def failed(self, batch: Sequence[Waiting]) -> None:
+        """Take in that a batch of several failed: half as many go together from now on."""
+        self._caps[batch[0].key] = _Cap(max(1, len(batch) // 2))
+
+    def succeeded(self, batch: Sequence[Waiting]) -> None:
+        """Take in that a batch went well."""
+        cap = self._caps.get(batch[0].key)
+        if cap is None or len(batch) < cap.tiles:
+            return
+        cap.good += 1
+        if cap.good >= GROWS_AFTER:
+            cap.tiles, cap.good = cap.tiles * 2, 0
+            if cap.tiles >= batch[0].limit:
+                del self._caps[batch[0].key]
+
+    def seconds(self, waiting: Waiting) -> float:
+        """Return what one ticket takes by itself, as far as is known."""
+        return self._seconds(waiting, 1)
+
+    def _seconds(self, waiting: Waiting, tiles: int) -> float:
+        ticket = waiting.ticket
+        return self._costs.seconds(ticket.model, ticket.signature, ticket.pixels, tiles)
+
+    def _size(self, lead: Waiting, waiting: int) -> int:
+        cap = self._caps.get(lead.key)
+        limit = lead.limit if cap is None else min(lead.limit, cap.tiles)
+        ticket = lead.ticket
+        return self._costs.batch(ticket.model, ticket.signature, ticket.pixels, waiting, limit)
+
+    def _left(self, waiting: W) -> None:
+        queues = self._queues[waiting.client]
+        if not queues[waiting.key]:
+            del queues[waiting.key]
+            if not queues:
+                del self._queues[waiting.client]
+        self._count -= 1
+        self.pixels -= waiting.ticket.pixels
+
+
+def _is_job(waiting: Waiting) -> bool:
+    return waiting.ticket.caller.background

@@ -1,0 +1,142 @@
+"""What works on another machine: an engine of its own, and the form in which a ticket travels there and back.
+
+A replica imports TensorFlow; who sends it tickets does not. Clocks of two machines differ, so a deadline travels as
+seconds left. Refusals travel as values: what is raised here would arrive inside another error of the carrier's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from app.engine.local import LocalEngine, warm_tickets
+from app.engine.protocol import Arrays, Caller, Counters, Ticket
+from app.engine.registry import Loader, Registry
+from app.errors import ServiceError
+from models import store
+from models.manifest import Manifest, ManifestError
+from models.store import ShelfError
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A ticket on its way. `left` and `due` are the seconds until its deadline and until it is due; `request` is unique
+    among all who send."""
+
+    model: str
+    signature: str
+    inputs: Arrays = field(repr=False)
+    pixels: int
+    request: str
+    client: str
+    left: float
+    due: float
+    weight: float
+
+    @classmethod
+    def of(cls, ticket: Ticket, sender: str, now: float) -> Parcel:
+        """Return `ticket` as `sender` sends it at `now` on its clock."""
+        caller = ticket.caller
+        request, left = f"{sender}/{caller.request_id}", caller.deadline - now
+        inputs, pixels = ticket.inputs, ticket.pixels
+        due = caller.due - now
+        return cls(ticket.model, ticket.signature, inputs, pixels, request, caller.client, left, due, caller.weight)
+
+    def ticket(self, now: float) -> Ticket:
+        """Return the ticket, with its deadline on the clock of whoever received it at `now`."""
+        caller = Caller(self.request, self.client, now + self.left, now + self.due, weight=self.weight)
+        return Ticket(self.model, self.signature, self.inputs, caller, self.pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What became of a parcel, what it used, and what the replica counted since its last reply to anybody."""
+
+    outcome: Arrays | ServiceError = field(repr=False)
+    spent: dict[str, float]
+    counters: Counters
+
+
+class Replica:
+    """An engine with the models in `folders`; `preload` names those that it loads and warms before it takes work.
+
+    Its queue has no bound: whoever sends tickets bounds them. Without `loader`, TensorFlow is imported.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], preload: Sequence[str], max_batch: int, loader: Loader | None = None
+    ) -> None:
+        lanes = 1
+        if loader is None:
+            from app.engine.runtime import Runtime
+
+            loader = runtime = Runtime()
+            lanes = runtime.lanes
+        self._loader = loader
+        self._registry = Registry(folders, loader)
+        self.engine = LocalEngine(self._registry, max_batch=max_batch, max_megapixels=float("inf"), lanes=lanes)
+        self._told = Counters()
+        self._measuring: asyncio.Task[None] | None = None
+        self._preloaded = preloaded(self._registry, preload)
+        for manifest in self._preloaded:
+            with suppress(ServiceError):  # it is in the log, and whoever asks for the model is told
+                self._warm(manifest)
+
+    async def run(self, parcel: Parcel) -> Reply:
+        """Return what became of a ticket. Cancelling takes it off the queue."""
+        if self._measuring is None:  # there is an event loop now
+            self._measuring = asyncio.create_task(self._measure())
+        ticket = parcel.ticket(time.monotonic())
+        outcome: Arrays | ServiceError
+        try:
+            task, _, name = ticket.model.partition("/")
+            self.engine.find(task, name)
+            outcome = await self.engine.run(ticket)
+        except ServiceError as error:
+            outcome = error
+        now = self.engine.counters + Counters()  # a copy
+        told, self._told = self._told, now
+        return Reply(outcome, ticket.caller.spent, now - told)
+
+    async def problems(self, folder: Path, manifest: Manifest) -> list[str]:
+        """Return every breach of the contract in the model that lies in `folder` here, which should be `manifest`."""
+        return await asyncio.to_thread(self._problems, folder, manifest)
+
+    def _problems(self, folder: Path, manifest: Manifest) -> list[str]:
+        try:
+            if store.open_model(folder) != manifest:
+                return ["a replica's shelf holds another model in its place"]
+        except (ManifestError, ShelfError) as error:
+            return error.problems
+        return self._loader.problems(folder, manifest)
+
+    async def _measure(self) -> None:
+        """Find out which batches pay."""
+        for manifest in self._preloaded:
+            with suppress(ServiceError):
+                await self.engine.warm(manifest)
+
+    def _warm(self, manifest: Manifest) -> None:
+        model = self._registry.load(manifest.id)
+        for ticket in warm_tickets(manifest, Caller(f"warm {manifest.id}")):
+            model.run(ticket.signature, ticket.inputs)
+        log.info("model warm", model=manifest.id)
+
+
+def preloaded(registry: Registry, wanted: Sequence[str]) -> list[Manifest]:
+    """Return the models that `wanted` names (`defaults`, `task/name` or `task/name@version`) and that are there."""
+    chosen: dict[str, Manifest] = {}
+    for entry in wanted:
+        task, _, name = entry.partition("/")
+        with suppress(ServiceError):
+            found = registry.defaults() if entry == "defaults" else [registry.find(task, name or None)]
+            chosen |= {manifest.id: manifest for manifest in found}
+    return list(chosen.values())

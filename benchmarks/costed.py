@@ -1,0 +1,94 @@
+"""The service over models of known cost: `python -m benchmarks.costed`, or `service.running("benchmarks.costed")`.
+
+It is the whole service (HTTP, forms, codecs, tiles, scheduler) with the published models' manifests, but its device
+sleeps FIXED_S for a batch and SECONDS_PER_MEGAPIXEL more, and gives the picture back, enlarged where that is asked for.
+So what a machine's speed would hide is seen: who waits for whom, how full batches are, what stays in memory. No
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+
+from app import settings as configuration
+from app.api.server import Server, ignore_signals
+from app.engine.local import LocalEngine
+from app.engine.protocol import Arrays
+from app.engine.registry import Model, Registry
+from app.main import create_app
+from app.settings import Settings
+from models.manifest import Manifest
+
+PUBLISHED = Path(__file__).resolve().parent.parent / "models" / "published"
+FIXED_S = 0.004
+SECONDS_PER_MEGAPIXEL = 0.1
+
+
+class Costed:
+    """A model that takes as long as it is told, and gives pictures back."""
+
+    def __init__(self, manifest: Manifest, fixed: float, per_megapixel: float) -> None:
+        self._scales = {name: signature.scale for name, signature in manifest.signatures.items()}
+        self._fixed = fixed
+        self._per_megapixel = per_megapixel
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        image = inputs["image"]
+        time.sleep(self._fixed + self._per_megapixel * image.size / image.shape[-1] / 1e6)
+        if signature == "estimate":
+            return {"level": np.zeros((len(image), 1, 1, 1), np.float32)}
+        scale = self._scales[signature]
+        return {"image": image.repeat(scale, axis=1).repeat(scale, axis=2)}
+
+
+class CostedLoader:
+    """Loads a Costed for any manifest of denoising or super-resolution."""
+
+    def __init__(self, fixed: float = FIXED_S, per_megapixel: float = SECONDS_PER_MEGAPIXEL) -> None:
+        self._fixed = fixed
+        self._per_megapixel = per_megapixel
+
+    devices = ("CPU:0",)
+
+    def problems(self, folder: Path, manifest: Manifest) -> list[str]:  # noqa: ARG002
+        return []
+
+    def size(self, folder: Path) -> int:  # noqa: ARG002
+        return 0
+
+    def unload(self, model: Model) -> None:
+        pass
+
+    def load(self, folder: Path, manifest: Manifest, device: str) -> Model:  # noqa: ARG002
+        return Costed(manifest, self._fixed, self._per_megapixel)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--fixed", type=float, default=FIXED_S, help="seconds a batch")
+    arguments.add_argument("--per-megapixel", type=float, default=SECONDS_PER_MEGAPIXEL, help="seconds")
+    wish = arguments.parse_args()
+    settings = configuration.read()
+    with tempfile.TemporaryDirectory() as shelf:
+        for task in ("denoise", "superres"):
+            (Path(shelf) / task).symlink_to(PUBLISHED / task)
+        serve(settings, Registry([Path(shelf)], CostedLoader(wish.fixed, wish.per_megapixel)))
+
+
+def serve(settings: Settings, registry: Registry) -> None:
+    """Serve the models of `registry` until a signal comes."""
+    engine = LocalEngine(registry, max_batch=settings.max_batch, max_megapixels=settings.queue_megapixels)
+    app = create_app(settings, engine=engine)
+    config = uvicorn.Config(app, settings.host, settings.port, log_config=None, access_log=False)
+    ignore_signals()
+    Server(config, app.state.desk, settings.stop_timeout_s, lambda: None).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What somebody who serves denoise/photo by hand writes around it: decode, tile, call, encode. No part of `app`.
+
+A picture up to one tile goes as a whole. A larger one is cut into the manifest's tiles with its halo, because no device
+holds 50 megapixels at once: a whole one would take some 27 GB.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+LEVEL = 0.2
+QUALITY = 90
+
+Pixels = NDArray[np.uint8]
+Values = NDArray[np.float32]
+Window = tuple[slice, slice]
+
+
+class Denoiser:
+    """The model in `folder`, on `threads` cores."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        geometry = json.loads((folder / "manifest.json").read_text())["geometry"]
+        self._step, self._tile, self._halo = (geometry[name] for name in ("tile_step", "tile_size", "halo"))
+        self._constant = tf.constant
+        self._saved = tf.saved_model.load(str(folder))
+        self._call = self._saved.signatures["denoise"]
+        self.run([np.zeros((self._tile, self._tile, 3), np.float32)])
+
+    def tiles(self, pixels: Pixels) -> Iterator[tuple[Window, Window, Values]]:
+        """Yield tiles, extended to whole steps: where each goes, what of it does, and its values."""
+        height, width = pixels.shape[:2]
+        core = self._tile if max(height, width) <= self._tile else self._tile - 2 * self._halo
+        for top in range(0, height, core):
+            for left in range(0, width, core):
+                bottom, right = min(height, top + core), min(width, left + core)
+                above, before = max(0, top - self._halo), max(0, left - self._halo)
+                piece = pixels[above : bottom + self._halo, before : right + self._halo]
+                padding = [(0, -size % self._step) for size in piece.shape[:2]]
+                values = np.pad(piece, [*padding, (0, 0)], "symmetric").astype(np.float32) / np.float32(255)
+                inner = slice(top - above, bottom - above), slice(left - before, right - before)
+                yield (slice(top, bottom), slice(left, right)), inner, values
+
+    def run(self, tiles: list[Values]) -> list[Values]:
+        """Return the results of tiles of any sizes: those of one size in one call."""
+        results: list[Values] = [np.empty(0, np.float32)] * len(tiles)
+        for shape in {tile.shape for tile in tiles}:
+            which = [index for index, tile in enumerate(tiles) if tile.shape == shape]
+            levels = np.full((len(which), 1, 1, 1), LEVEL, np.float32)
+            batch = np.stack([tiles[index] for index in which])
+            outputs = self._call(image=self._constant(batch), level=self._constant(levels))["image"].numpy()
+            for index, output in zip(which, outputs, strict=True):
+                results[index] = output
+        return results
+
+
+def decode(data: bytes) -> Pixels:
+    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    return pixels
+
+
+def place(pixels: Pixels, where: Window, inner: Window, result: Values) -> None:
+    """Write what a tile gave into the picture that is to be."""
+    pixels[where] = np.clip(np.rint(result[inner] * 255), 0, 255).astype(np.uint8)
+
+
+def encode(pixels: Pixels) -> bytes:
+    data: bytes = simplejpeg.encode_jpeg(pixels, quality=QUALITY, colorspace="RGB", colorsubsampling="444")
+    return data

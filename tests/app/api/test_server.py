@@ -1,0 +1,102 @@
+"""Connections on which nothing comes or goes, and the end of the service."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import socket
+import time
+from contextlib import suppress
+
+import httpx
+import numpy as np
+import pytest
+
+from app.api import responses, server
+from tests.app.api.service import Service, file, png, serving, wait_until
+from tests.app.api.test_refusals import multipart, part, refused
+from tests.engines import Slow
+
+
+def connected(service: Service, sent: bytes = b"") -> socket.socket:
+    """Return a connection on which so much was sent."""
+    raw = socket.create_connection(("127.0.0.1", service.port), 20)
+    raw.sendall(sent)
+    return raw
+
+
+def request(body: bytes, path: str = "/denoise") -> bytes:
+    """Return a whole request as it goes over the wire."""
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Content-Type: multipart/form-data; boundary=xyz\r\n\r\n".encode() + body
+
+
+def test_a_connection_without_a_request_is_dropped_and_a_busy_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "QUIET_S", 1.5)
+    with serving() as service, connected(service) as silent, connected(service, b"GET / HTTP/1.1\r\nX: ") as slow:
+        local = set()
+        for _ in range(50):
+            try:
+                slow.sendall(b"a")
+            except OSError:
+                break
+            time.sleep(0.1)
+            local.add(service.client.get("/livez").extensions["network_stream"].get_extra_info("client_addr"))
+        else:
+            pytest.fail("a head that comes byte by byte is waited for")
+        assert len(local) == 1  # the one that asks again and again has its first connection still
+        assert silent.recv(1) == b""
+
+
+def test_who_sends_a_byte_at_a_time_is_told_so() -> None:
+    with serving(body_timeout_s=1.0) as service:
+        whole = request(multipart(part("image", png(), "a.png")))
+        with connected(service, whole[:200]) as raw:
+            raw.settimeout(0.1)
+            answer = b""
+            for at in range(200, len(whole)):
+                raw.sendall(whole[at : at + 1])
+                with suppress(TimeoutError):
+                    answer = raw.recv(4096)
+                    break
+            assert answer.startswith(b"HTTP/1.1 408 ")
+        assert service.desk.here == 0
+
+
+def test_who_never_reads_is_cut_off_and_nothing_of_his_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "QUIET_S", 0.5)
+    monkeypatch.setattr(responses, "SLOWEST_BODY", 2**30)  # what the system's own buffers take counts as taken
+    noise = file(np.random.default_rng(1).integers(0, 256, (1600, 1600, 3), np.uint8))  # more than a socket holds
+    with serving(body_timeout_s=1.0) as service, socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.settimeout(60)
+        raw.connect(("127.0.0.1", service.port))
+        raw.sendall(request(multipart(part("model", b"identity"), part("image", noise, "a.png"))))
+        state = service.server.server_state
+        wait_until(lambda: service.desk.here == 1)
+        wait_until(lambda: service.desk.here == 0)
+        wait_until(lambda: not state.connections)
+        assert not state.tasks
+        assert service.denoise().status_code == 200
+
+
+def test_what_is_not_done_when_the_end_comes_is_answered() -> None:
+    slow = Slow()
+    callers = 8
+    with (
+        serving({"slow": slow}, stop_timeout_s=0.5) as service,
+        concurrent.futures.ThreadPoolExecutor(callers) as pool,
+        httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=30) as client,
+    ):
+        whole = request(multipart(part("image", png(), "a.png")))
+        with connected(service, whole[: len(whole) // 2]) as uploading:
+            waiting = [pool.submit(service.denoise, model="slow") for _ in range(callers)]
+            wait_until(lambda: service.desk.here == callers + 1)
+            assert slow.entered.wait(20)
+            service.server.should_exit = True
+            for one in waiting:
+                refused(one.result(20), "shutting-down", retry_after=5)
+            assert uploading.recv(4096).startswith(b"HTTP/1.1 503 ")
+            assert service.desk.here == 0
+            with pytest.raises(httpx.ConnectError):
+                client.get("/readyz")
+            slow.gate.set()

@@ -1,0 +1,97 @@
+"""What of the engine of many machines needs no Ray. Clusters are in tests/e2e/test_ray.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.engine.ray import LeastSent
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    replica_id: str
+
+
+class Bare:
+    """The end of the line for what Serve's router is told as well."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_send_request(self, replica_id: str) -> None:
+        self.heard.append(f"sent to {replica_id}")
+
+    def on_request_completed(self, replica_id: str, internal_request_id: str) -> None:
+        self.heard.append(f"{internal_request_id} back from {replica_id}")
+
+
+class Router(LeastSent, Bare):
+    def __init__(self) -> None:
+        super().__init__()
+        self.initialize_state()
+
+    def choose(self, *names: str) -> str:
+        ranks: list[list[Any]] = asyncio.run(self.choose_replicas([Candidate(name) for name in names], None))
+        assert sorted(one.replica_id for (one,) in ranks) == sorted(names), "each is a rank of its own"
+        return str(ranks[0][0].replica_id)
+
+    def send(self, *names: str) -> str:
+        chosen = self.choose(*names)
+        self.on_send_request(chosen)
+        return chosen
+
+
+def test_a_burst_is_spread_evenly() -> None:
+    router = Router()
+    assert Counter(router.send("a", "b", "c") for _ in range(12)) == {"a": 4, "b": 4, "c": 4}
+
+
+def test_tickets_that_are_chosen_for_before_any_is_sent_are_spread_too() -> None:
+    router = Router()
+    assert Counter(router.choose("a", "b") for _ in range(6)) == {"a": 3, "b": 3}
+
+
+def test_the_replica_with_the_fewest_unanswered_is_next() -> None:
+    router = Router()
+    for _ in range(6):
+        router.send("a", "b")
+    for number in range(3):
+        router.on_request_completed("b", str(number))
+    assert [router.send("a", "b") for _ in range(3)] == ["b", "b", "b"]
+
+
+def test_a_replica_that_died_is_forgotten_and_a_new_one_is_used() -> None:
+    router = Router()
+    for _ in range(4):
+        router.send("a", "b")
+    assert [router.send("b", "c") for _ in range(2)] == ["c", "c"]
+    router.on_request_completed("a", "late")
+    assert Counter(router.send("b", "c") for _ in range(4)) == {"b": 2, "c": 2}
+
+
+def test_serve_hears_of_it_as_well() -> None:
+    router = Router()
+    router.on_send_request("a")
+    router.on_request_completed("a", "one")
+    assert router.heard == ["sent to a", "one back from a"]
+
+
+def test_without_the_package_the_start_says_so_in_one_line() -> None:
+    program = "import sys; sys.modules['ray'] = None; from app.main import main; sys.exit(main())"
+    told = {**os.environ, "RESTORE_ENGINE": "ray"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=told, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("restore: RESTORE_ENGINE=ray: ")
+    assert "requirements/ray.txt" in line

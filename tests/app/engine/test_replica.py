@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.engine.replica import Parcel, Replica
+from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, UnknownModel
+from models import store
+from tests.engines import Chain, Costly, Failing, Identity, Loader, Recording, Slow, ticket
+from tests.shelf import manifest
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "saved_model.pb").write_bytes(b"graph")
+    for one in (manifest(default=True, batch_sizes=[1, 2]), manifest(name="other")):
+        store.publish(one, source, tmp_path / "shelf")
+    return tmp_path / "shelf"
+
+
+def parcel(value: float = 0.5, *, left: float = 60.0, model: str = "denoise/identity@1") -> Parcel:
+    return Parcel.of(ticket(value, deadline=100.0 + left, model=model), "front", now=100.0)
+
+
+def test_a_ticket_arrives_as_it_was_sent_with_its_deadline_on_the_clock_there() -> None:
+    sent = ticket(0.25, client="key 1", request="abc#7", deadline=130.0, due=110.0, weight=1.0)
+    there = pickle.loads(pickle.dumps(Parcel.of(sent, "front", now=100.0)))
+    received = there.ticket(now=5000.0)
+    assert received.caller.deadline == 5030.0
+    assert received.caller.due == 5010.0
+    assert (received.model, received.signature, received.pixels) == (sent.model, sent.signature, sent.pixels)
+    assert (received.caller.client, received.caller.weight) == ("key 1", 1.0)
+    assert received.caller.request_id == "front/abc#7", "two fronts may give the same id"
+    np.testing.assert_array_equal(received.inputs["image"], sent.inputs["image"])
+
+
+def test_refusals_arrive_whole() -> None:
+    refusal = Overloaded("The device has too little memory.", field="image", value=3, limit=2, retry_after=1.5)
+    there = pickle.loads(pickle.dumps(refusal))
+    assert type(there) is Overloaded
+    assert (there.detail, there.field, there.value, there.limit, there.retry_after) == (
+        "The device has too little memory.",
+        "image",
+        3,
+        2,
+        1.5,
+    )
+
+
+def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_one(shelf: Path) -> None:
+    async def work() -> None:
+        replica = Replica([shelf], (), 64, Loader({"identity": Identity()}))
+        replies = [await replica.run(parcel(value)) for value in (0.25, 0.75)]
+        for reply, value in zip(replies, (0.25, 0.75), strict=True):
+            assert not isinstance(reply.outcome, ServiceError)
+            assert reply.outcome["image"].flat[0] == np.float32(value)
+            assert reply.spent["model"] > 0
+            assert (reply.counters.tickets, reply.counters.batches, reply.counters.pixels) == (1, 1, 64)
+            assert reply.counters.batch_sizes == {1: 1}
+        assert (replies[0].counters + replies[1].counters) == replica.engine.counters
+
+    asyncio.run(work())
+
+
+def test_what_the_model_refuses_is_a_value(shelf: Path) -> None:
+    async def work() -> None:
+        replica = Replica([shelf], (), 64, Loader({"identity": Failing(error=ModelUnavailable("It failed."))}))
+        reply = await replica.run(parcel())
+        assert isinstance(reply.outcome, ModelUnavailable)
+        assert reply.counters.failures == 1
+        assert isinstance((await replica.run(parcel(model="denoise/nobody@1"))).outcome, UnknownModel)
+        assert isinstance((await replica.run(parcel(left=-1.0))).outcome, DeadlineExceeded)
+
+    asyncio.run(work())
+
+
+def test_tickets_share_batches_up_to_the_smaller_limit(shelf: Path) -> None:
+    async def work(max_batch: int) -> set[int]:
+        slow = Slow()
+        replica = Replica([shelf], (), max_batch, Loader({"identity": Chain(slow, Costly(call=0.01))}))
+        for tiles in (1, 2, 4):
+            replica.engine.costs.note("denoise/identity@1", "denoise", 64, tiles, 0.01)
+        going = [asyncio.create_task(replica.run(parcel(value))) for value in range(9)]
+        await asyncio.to_thread(slow.entered.wait, 30)
+        slow.gate.set()
+        sizes: Counter[int] = Counter()
+        for reply in await asyncio.gather(*going):
+            sizes += reply.counters.batch_sizes
+        return set(sizes)
+
+    assert asyncio.run(work(64)) == {1, 2}, "the manifest allows two"
+    assert asyncio.run(work(1)) == {1}
+
+
+def test_cancelling_takes_a_ticket_off_the_queue(shelf: Path) -> None:
+    async def work() -> None:
+        slow = Slow()
+        replica = Replica([shelf], (), 1, Loader({"identity": slow}))
+        first = asyncio.create_task(replica.run(parcel(1.0)))
+        await asyncio.to_thread(slow.entered.wait, 30)
+        second = asyncio.create_task(replica.run(parcel(2.0)))
+        while not replica.engine.devices["CPU:0"].depth:
+            await asyncio.sleep(0.001)
+        second.cancel()
+        await asyncio.wait([second])
+        assert replica.engine.devices["CPU:0"].depth == 0
+        slow.gate.set()
+        assert (await first).counters.tickets == 1
+
+    asyncio.run(work())
+
+
+def test_it_is_warm_before_it_takes_work_and_a_model_that_fails_stops_no_other(shelf: Path) -> None:
+    recording = Recording()
+    loader = Loader({"identity": recording})
+    Replica([shelf], ("denoise/other", "denoise/nobody", "defaults"), 64, loader)
+    assert loader.loads == ["denoise/other@1", "denoise/identity@1"]
+    assert [signature for signature, *_ in recording.calls] == ["denoise"]
+
+
+def test_it_tells_what_is_wrong_with_a_model_in_its_place(shelf: Path) -> None:
+    replica = Replica([shelf], (), 64, Loader(broken={"other": "operation ReadFile is not allowed"}))
+
+    identity, other = shelf / "denoise/identity/1", shelf / "denoise/other/1"
+    expected = {folder: store.open_model(folder) for folder in (identity, other)}
+
+    def problems(folder: Path, **changed: str) -> list[str]:
+        return asyncio.run(replica.problems(folder, expected[folder].model_copy(update=changed)))
+
+    assert problems(identity) == []
+    assert problems(identity, title="Another one") == ["a replica's shelf holds another model in its place"]
+    assert problems(other) == ["operation ReadFile is not allowed"]
+    (identity / "saved_model.pb").write_bytes(b"changed")
+    assert problems(identity) == ["saved_model.pb has another SHA-256 than the manifest says"]

@@ -1,0 +1,66 @@
+"""What a manifest may say of variants in 8 bit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from models import manifest as contract
+from models.manifest import ManifestError
+from tests.shelf import manifest
+
+KEPT = {"psnr25": (30.90, 30.85), "psnr50": (27.70, 27.61)}
+
+
+def variant(**changes: Any) -> dict[str, Any]:
+    """Return the entry of a variant that keeps the contract; `changes` are other fields of it."""
+    usual = {
+        "signature": "denoise",
+        "file": "variants/denoise.tflite",
+        "bytes": 1000,
+        "precision": "dynamic",
+        "sizes": [(64, 64)],
+        "figures": KEPT,
+        "faster": 2.0,
+        "operators": ["CONV_2D"],
+    }
+    return usual | changes
+
+
+def parsed(*variants: dict[str, Any]) -> contract.Manifest:
+    described = manifest(files={"variants/denoise.tflite": "0" * 64}).model_dump(mode="json")
+    return contract.parse(json.dumps(described | {"variants": list(variants)}))
+
+
+def test_a_variant_within_its_bounds() -> None:
+    assert parsed(variant()).variants[0].figures == KEPT
+    assert parsed(variant(figures={"iou": (60.0, 59.8)})).variants[0].precision == "dynamic"
+    assert manifest().variants == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"figures": {"psnr25": (30.9, 30.78)}}, "psnr25 falls from 30.900 to 30.780, and may lose less than 0.1"),
+        ({"figures": {"psnr25": (30.9, 30.9), "psnr50": (27.7, 27.5)}}, "psnr50 falls"),
+        ({"figures": {"iou": (60.0, 59.6)}}, "may lose less than 0.3"),
+        ({"figures": {"psnr25": (30.9, float("nan"))}}, "psnr25"),
+        ({"figures": {"content": (0.8, 0.8)}}, "no bound for what content may lose"),
+        ({"figures": {}}, "figures"),
+        ({"signature": "dream"}, "no signature 'dream'"),
+        ({"file": "elsewhere.tflite"}, "'elsewhere.tflite' is not among the files"),
+        ({"precision": "int4"}, "precision"),
+        ({"sizes": []}, "sizes"),
+    ],
+)
+def test_what_breaks_the_contract(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ManifestError, match="variants") as refused:
+        parsed(variant(**changes))
+    assert said in str(refused.value)
+
+
+def test_a_signature_has_one_variant() -> None:
+    with pytest.raises(ManifestError, match="at most one"):
+        parsed(variant(), variant(sizes=[(32, 32)]))

@@ -1,0 +1,67 @@
+"""Replicas for tests, told apart by what they do. They run in processes of their own, on the nodes of a cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.engine.protocol import Arrays
+from app.engine.replica import Parcel, Replica, Reply
+from app.engine.runtime import LoadedModel, Runtime
+from models.manifest import Manifest
+
+PAUSE_S = 0.3
+
+
+@dataclass(frozen=True)
+class Account:
+    """A replica's own account: its process, its folder, and how many tickets of each request it holds unanswered."""
+
+    pid: int
+    node: str
+    held: Counter[str]
+
+
+class _Slowed:
+    """A model that takes PAUSE_S longer."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        time.sleep(PAUSE_S)
+        return self.model.run(signature, inputs)
+
+
+class _SlowRuntime(Runtime):
+    """TensorFlow, with every model slowed."""
+
+    def load(self, folder: Path, manifest: Manifest, device: str = "") -> _Slowed:  # type: ignore[override]
+        return _Slowed(super().load(folder, manifest, device))
+
+    def unload(self, model: _Slowed) -> None:  # type: ignore[override]
+        super().unload(model.model)
+
+
+class Watched(Replica):
+    """A replica of the real models that takes its time over each ticket and tells what it holds."""
+
+    def __init__(self, folders: Sequence[Path], preload: Sequence[str], max_batch: int) -> None:
+        super().__init__(folders, preload, max_batch, _SlowRuntime())
+        self._held: Counter[str] = Counter()
+
+    async def run(self, parcel: Parcel) -> Reply:
+        self._held[parcel.request] += 1
+        try:
+            return await super().run(parcel)
+        finally:
+            self._held[parcel.request] -= 1
+
+    async def account(self) -> Account:
+        import ray
+
+        return Account(os.getpid(), ray.get_runtime_context().get_node_id(), +self._held)

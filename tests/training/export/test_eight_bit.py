@@ -1,0 +1,130 @@
+"""A published model gets its variant in 8 bit, calibrated on training pictures, or it is said why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models import store
+from tests.shelf import TILED, manifest, photo_signatures
+from tests.training import tiny
+from training.data.packs import Packs
+
+pytest.importorskip("ai_edge_litert")
+
+pytestmark = [
+    pytest.mark.tf,
+    # What Keras does with a TensorFlow variable under NumPy 2, and what the converter says of its own interpreter.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning"),
+]
+
+PACKS = Packs("none")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny denoiser with weights that do something, on a shelf."""
+    from training.export.manifest import operations
+    from training.export.savedmodel import save
+
+    network = tiny.network()
+    random = np.random.default_rng(0)
+    for layer in network.layers:
+        for variable in layer.weights:
+            variable.assign(random.normal(0, 0.1, variable.shape).astype(np.float32))
+    folder = tmp_path_factory.mktemp("made")
+    save({"denoise": network}, folder / "model")
+    described = manifest(
+        name="tiny",
+        signatures={"denoise": photo_signatures()["denoise"]},
+        geometry=TILED,
+        operations=operations(folder / "model"),
+        default=True,
+    )
+    return store.publish(described, folder / "model", folder / "shelf")
+
+
+@pytest.mark.parametrize("precision", ["int8", "dynamic"])
+def test_the_next_version_has_a_variant_that_answers_alike(published: Path, tmp_path: Path, precision: Any) -> None:
+    from app.engine.runtime import EightBit, Runtime
+    from training.export.eight_bit import quantize
+    from training.export.savedmodel import Published
+
+    place = quantize(tiny.recipe(), PACKS, published, tmp_path, precisions=[precision], samples=8, gain=0)
+    assert place == tmp_path / "denoise/tiny/2"
+    made = store.open_model(place)
+    assert store.is_default(made)
+    (variant,) = made.variants
+    assert (variant.signature, variant.precision, variant.sizes) == ("denoise", precision, [(64, 64)])
+    assert variant.bytes == (place / variant.file).stat().st_size
+    before, after = variant.figures["psnr"]
+    assert 0 < before - 0.1 < after
+    assert Runtime().problems(place, made) == []
+    assert "denoise/tiny@2" in (place / "card.md").read_text()
+    assert f"| denoise | {precision} | 64x64 |" in (place / "card.md").read_text()
+
+    loaded = EightBit(place, made, variant)
+    random = np.random.default_rng(1)
+    inputs = {"image": random.random((1, 64, 64, 3), np.float32), "level": np.full((1, 1, 1, 1), 0.3, np.float32)}
+    assert loaded.takes(inputs)
+    difference = np.abs(loaded.run(inputs)["image"] - Published(place)["denoise"](inputs)["image"])
+    assert 0 < difference.max() < 0.05
+
+
+def test_calibrates_on_what_training_shows_the_network(published: Path) -> None:
+    from training.export.eight_bit import training_samples
+    from training.export.savedmodel import Published
+
+    part = tiny.recipe().parts["denoise"]
+    samples = training_samples(part, Published(published)["denoise"], PACKS, 11)
+    assert len(samples) == 11
+    clean = np.concatenate([tiny.scenes(0, 8), tiny.scenes(1, 8)])[:11, None]
+    for one, scene in zip(samples, clean, strict=True):
+        assert one["level"] == pytest.approx(np.full((1, 1, 1, 1), 0.2))
+        assert one["image"].shape == (1, tiny.SIZE, tiny.SIZE, 3)
+        assert np.std(one["image"] - scene) == pytest.approx(0.2, rel=0.15)
+
+
+def test_what_is_not_faster_is_not_kept(published: Path, tmp_path: Path) -> None:
+    from training.export.eight_bit import NotWorthIt, quantize
+
+    with pytest.raises(NotWorthIt, match=r"denoise dynamic: psnr .* times as fast") as refused:
+        quantize(tiny.recipe(), PACKS, published, tmp_path, precisions=["dynamic"], gain=1e9)
+    assert "denoise/tiny@1 is not worth 8 bit" in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("lost", "kept"), [(0.09, True), (0.11, False)])
+def test_what_loses_too_much_is_not_kept(published: Path, tmp_path: Path, lost: float, kept: bool) -> None:
+    from training.export.eight_bit import NotWorthIt, quantize
+
+    figures = iter([30.0, 30.0 - lost])
+    recipe = tiny.recipe(validate=lambda network, packs: {"psnr": next(figures)})
+    if kept:
+        place = quantize(recipe, PACKS, published, tmp_path, precisions=["dynamic"], gain=0)
+        assert store.open_model(place).variants[0].figures == {"psnr": (30.0, 30.0 - lost)}
+    else:
+        with pytest.raises(NotWorthIt, match=r"30\.000 to 29\.890"):
+            quantize(recipe, PACKS, published, tmp_path, precisions=["dynamic"], gain=0)
+
+
+def test_a_figure_without_a_bound_is_not_risked(published: Path, tmp_path: Path) -> None:
+    from training.export.eight_bit import NotWorthIt, quantize
+
+    recipe = tiny.recipe(validate=lambda network, packs: {"content": 0.8})
+    with pytest.raises(NotWorthIt, match="nothing says what denoise may lose"):
+        quantize(recipe, PACKS, published, tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 3), (4, 4)])
+def test_samples_are_reflected_or_cut_to_a_size(shape: Sequence[int]) -> None:
+    from training.export.eight_bit import fitted
+
+    array = np.arange(16, dtype=np.float32).reshape(4, 4)
+    expected = np.pad(array, [(0, 4), (0, 4)], mode="symmetric")[: shape[0], : shape[1]]
+    np.testing.assert_array_equal(fitted(array, shape), expected)

@@ -1,0 +1,267 @@
+"""A published model with its signatures in 8 bit beside it: converted, calibrated, measured, put on a shelf.
+
+Two kinds are tried. `int8`: ranges of activations are found on what training shows the network. `dynamic`: they are
+those of what goes through, and what is added or concatenated stays float32, which restoration needs: the picture that
+a residual is added to would have 256 steps over a range wider than [0, 1]. The first that is faster and loses less than
+`models.manifest.MOST_LOST` is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from models import manifest as contract
+from models import store
+from models.manifest import Geometry, Manifest, Signature, Variant, kind_of, too_dear
+from models.trial import times_as_fast
+from training.data.packs import Packs
+from training.export.card import card
+from training.export.savedmodel import Published, PublishedPart
+from training.recipe import Part, Recipe
+from training.tables import Table, tell
+
+Precision = Literal["int8", "dynamic"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "dynamic")
+SAMPLES = 100
+"""Training samples by which the ranges of `int8` are found, for each size."""
+
+
+class NotWorthIt(ValueError):
+    """A model that gains nothing by 8 bit, or loses too much; the message says what was found."""
+
+
+def quantize(
+    recipe: Recipe,
+    packs: Packs,
+    source: Path,
+    shelf: Path,
+    *,
+    precisions: Sequence[Precision] = PRECISIONS,
+    samples: int = SAMPLES,
+    gain: float = 1.0,
+) -> Path:
+    """Put the published model in `source` with its variants on `shelf`, as its next version; return that folder.
+
+    What is not more than `gain` times as fast as the SavedModel here is not kept. Raises NotWorthIt where no signature
+    has one, MissingPack, ShelfError.
+    """
+    old = store.open_model(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(contract.MANIFEST_NAME, "*.tflite"))
+        trial = Trial(packs, folder, precisions, samples, gain)
+        tried = [_tried(trial, recipe, name, old) for name in old.signatures]
+        variants = [variant for variant, _ in tried if variant]
+        if not variants:
+            raise NotWorthIt(f"{old.id} is not worth 8 bit: {'; '.join(found for _, found in tried)}")
+        version = max(old.version + 1, store.next_version(old.task, old.name, shelf))
+        changes = {"version": version, "variants": variants, "files": store.files(folder)}
+        new = Manifest.model_validate(dict(old) | changes)
+        tables = [Table(**dict(table)) for table in new.quality]
+        (folder / "card.md").write_text(card(recipe, new, tables), encoding="utf-8")
+        return store.publish(new, folder, shelf)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How variants of the model in `folder` are tried: as `quantize` says."""
+
+    packs: Packs
+    folder: Path
+    precisions: Sequence[Precision]
+    samples: int
+    gain: float
+
+
+def _tried(trial: Trial, recipe: Recipe, name: str, manifest: Manifest) -> tuple[Variant | None, str]:
+    """Return the variant of signature `name`, its file written beside the SavedModel, and in words what was found."""
+    part = recipe.parts.get(name)
+    if part is None:
+        return None, f"{name} has no measure of its own"
+    if not sizes_of(manifest.geometry):
+        return None, f"{name} takes any size whole"
+    published = Published(trial.folder)[name]
+    before = {figure: value for figure, value in part.validate(published, trial.packs).items() if kind_of(figure)}
+    if not before:
+        return None, f"nothing says what {name} may lose"
+    found = []
+    for precision in trial.precisions:
+        variant, words = _measured(trial, part, published, manifest, name, precision, before)
+        found.append(words)
+        if variant:
+            break
+    return variant, "; ".join(found)
+
+
+def _measured(
+    trial: Trial,
+    part: Part,
+    published: PublishedPart,
+    manifest: Manifest,
+    name: str,
+    precision: Precision,
+    before: Mapping[str, float],
+) -> tuple[Variant | None, str]:
+    sizes = sizes_of(manifest.geometry)
+    samples = training_samples(part, published, trial.packs, trial.samples) if precision == "int8" else []
+    content = convert(trial.folder, name, sizes, samples)
+    quantised = Quantised(content, manifest.signatures[name], sizes, padded=manifest.geometry.kind == "tiled")
+    after = part.validate(quantised, trial.packs)
+    noise = quantised.noise()
+    faster = times_as_fast(partial(published, noise), partial(quantised, noise))
+    figures = {figure: (value, after[figure]) for figure, value in before.items()}
+    words = ", ".join(f"{figure} {one:.3f} to {other:.3f}" for figure, (one, other) in figures.items())
+    words = f"{name} {precision}: {words}, {faster:.2f} times as fast, {len(content) / 1e6:.1f} MB"
+    tell(words)
+    if too_dear(figures) or not faster > trial.gain:
+        return None, words
+    file = f"variants/{name}.tflite"
+    (trial.folder / file).parent.mkdir(exist_ok=True)
+    (trial.folder / file).write_bytes(content)
+    variant = Variant(
+        signature=name,
+        file=file,
+        bytes=len(content),
+        precision=precision,
+        sizes=sizes,
+        figures=figures,
+        faster=round(faster, 2),
+        operators=operators(content),
+    )
+    return variant, words
+
+
+def sizes_of(geometry: Geometry) -> list[tuple[int, int]]:
+    """Return the sizes (height, width) that are worth a variant: the largest tile, or all there are; of any, none."""
+    if geometry.kind == "tiled":
+        return [(geometry.tile_size, geometry.tile_size)]
+    return list(geometry.canonical_sizes if geometry.kind == "canonical" else geometry.valid_sizes)
+
+
+def training_samples(part: Part, published: PublishedPart, packs: Packs, count: int) -> list[dict[str, np.ndarray]]:
+    """Return `count` inputs, batches of one, as the loss of `part` makes them of training pictures."""
+    seen: list[dict[str, np.ndarray]] = []
+
+    def network(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        arrays = {key: keras.ops.convert_to_numpy(value) for key, value in inputs.items()}
+        seen.extend({key: value[i : i + 1] for key, value in arrays.items()} for i in range(len(arrays["image"])))
+        return published(arrays)
+
+    batches, seed = part.batches(packs, 0, part.batch), keras.random.SeedGenerator(0)
+    index = 0
+    while len(seen) < count:
+        part.loss(network, batches(index), seed)  # type: ignore[arg-type]
+        index += 1
+    return seen[:count]
+
+
+def convert(
+    folder: Path, signature: str, sizes: Sequence[tuple[int, int]], samples: Sequence[Mapping[str, np.ndarray]]
+) -> bytes:
+    """Return a LiteRT file of the SavedModel in `folder`: a function `<height>x<width>` a size, weights stored once.
+
+    With `samples` activations are calibrated by them, without any they are quantised as they come.
+    """
+    saved = tf.saved_model.load(str(folder))
+    function = saved.signatures[signature]
+    specs = function.structured_input_signature[1]
+    module = tf.Module()
+    module.saved = saved
+
+    def at(size: tuple[int, int]) -> Any:
+        fixed = {key: tf.TensorSpec(_shape(spec.shape, size), tf.float32, name=key) for key, spec in specs.items()}
+        return tf.function(lambda **inputs: function(**inputs), autograph=False).get_concrete_function(**fixed)
+
+    def calibration() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        for size in sizes:
+            for sample in samples:
+                yield (
+                    _name(size),
+                    {key: fitted(value, _shape(specs[key].shape, size)) for key, value in sample.items()},
+                )
+
+    with tempfile.TemporaryDirectory() as scratch:
+        tf.saved_model.save(module, scratch, signatures={_name(size): at(size) for size in sizes})
+        converter = tf.lite.TFLiteConverter.from_saved_model(scratch, signature_keys=[_name(size) for size in sizes])
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if samples:
+            converter.representative_dataset = calibration
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
+        return bytes(converter.convert())
+
+
+def fitted(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return float32 `array` cut at the end of each axis, or reflected there, to `shape`."""
+    missing = [(0, max(0, wanted - length)) for wanted, length in zip(shape, array.shape, strict=True)]
+    return np.pad(array, missing, mode="symmetric")[tuple(slice(wanted) for wanted in shape)].astype(np.float32)
+
+
+def operators(content: bytes) -> list[str]:
+    """Return the names of LiteRT's operators in a file."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    file = schema.Model.GetRootAs(content)
+    uses = [file.OperatorCodes(number) for number in range(file.OperatorCodesLength())]
+    return sorted({names[max(use.BuiltinCode(), use.DeprecatedBuiltinCode())] for use in uses})
+
+
+class Quantised:
+    """A LiteRT file, to be called as the network it was made from: any batch, one by one.
+
+    Pictures have one of `sizes`, or, where they may be `padded`, are reflected to the one there is.
+    """
+
+    def __init__(self, content: bytes, signature: Signature, sizes: Sequence[tuple[int, int]], *, padded: bool) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+        self._signature, self._sizes, self._padded = signature, list(sizes), padded
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        arrays = {key: keras.ops.convert_to_numpy(value) for key, value in inputs.items()}
+        answers = [
+            self._one({key: value[i : i + 1] for key, value in arrays.items()}) for i in range(len(arrays["image"]))
+        ]
+        return {key: np.concatenate([answer[key] for answer in answers]) for key in answers[0]}
+
+    def noise(self) -> dict[str, np.ndarray]:
+        """Return inputs of the first size, anything between 0 and 1."""
+        random = np.random.default_rng(0)
+        shapes = {key: _shape(tensor.shape, self._sizes[0]) for key, tensor in self._signature.inputs.items()}
+        return {key: random.random(shape, np.float32) for key, shape in shapes.items()}
+
+    def _one(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        height, width = inputs["image"].shape[1:3]
+        size = self._sizes[0] if self._padded else (height, width)
+        if size not in self._sizes or height > size[0] or width > size[1]:
+            raise NotWorthIt(f"it is measured on pictures of {height}x{width}, which no variant takes")
+        shapes = {key: _shape(tensor.shape, size) for key, tensor in self._signature.inputs.items()}
+        run = self._interpreter.get_signature_runner(_name(size))
+        answers = run(**{key: fitted(value, shapes[key]) for key, value in inputs.items()})
+        scale = self._signature.scale
+        for key, tensor in self._signature.outputs.items():
+            if tensor.per == "tile":
+                answers[key] = answers[key][:, : height * scale, : width * scale]
+        return dict(answers)
+
+
+def _name(size: tuple[int, int]) -> str:
+    return "{}x{}".format(*size)
+
+
+def _shape(shape: Sequence[int | None], size: tuple[int, int]) -> tuple[int, ...]:
+    """Return `shape` for a batch of one, its free height and width being `size`."""
+    free = iter(size)
+    return (1, *(next(free) if length in (None, -1) else length for length in list(shape)[1:]))
