@@ -117,11 +117,11 @@ fmt: $(VENV)/.dev ## format, and mend what the linter can mend
 .PHONY: bench
 bench: $(VENV)/.dev ## the service against a bare loop, and peak memory, as ratios
 	@$(HUGE_PAGES) $(BIN)/python -m benchmarks.serve
-	@$(BIN)/python -m benchmarks.memory
+	@$(HUGE_PAGES) $(BIN)/python -m benchmarks.memory
 
 .PHONY: soak
 soak: $(VENV)/.dev ## ten thousand requests of all kinds: nothing lost or swapped, memory flat
-	@$(BIN)/python -m benchmarks.soak $(ARGS)
+	@$(HUGE_PAGES) $(BIN)/python -m benchmarks.soak $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the generated pages anew

@@ -275,7 +275,7 @@ class Scheduler:
         lead = self._queue.lead()
         had = [self._queue.had(one[0].client) for one in self._running if not one[0].ticket.caller.background]
         had += [self._kept_at] if self._kept else []
-        return lead is not None and any(self._queue.had(lead.client) >= time for time in had)
+        return lead is not None and any(self._queue.had(lead.client) >= theirs for theirs in had)
 
     def _account(self, batch: list[_Held], done: _Done) -> None:
         pixels = sum(waiting.ticket.pixels for waiting in batch)
