@@ -132,9 +132,13 @@ def serving(
     models: Sequence[Manifest] = MODELS,
     *,
     clock: Callable[[], float] = time.time,
+    settled: bool = True,
     **settings: Any,
 ) -> Iterator[Service]:
-    """Run the service with these models and settings; `fakes` {model's name: model} replace the honest ones."""
+    """Run the service with these models and settings; `fakes` {model's name: model} replace the honest ones.
+
+    Where `settled`, its own first pictures are through: they would wait behind a model that a test blocks.
+    """
     with tempfile.TemporaryDirectory() as folder:
         shelf, empty = Path(folder) / "shelf", Path(folder) / "empty"
         empty.mkdir()
@@ -154,6 +158,8 @@ def serving(
             running(app) as (server, port),
             httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
         ):
+            if settled:
+                wait_until(lambda: "loading" not in client.get("/readyz").json()["tasks"].values())
             yield Service(app, client, port, server)
 
 

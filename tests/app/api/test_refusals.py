@@ -222,7 +222,7 @@ def test_table_for_a_caller_that_takes_pictures_only(service: Service) -> None:
 
 def test_result_that_grows_out_of_its_format_is_refused_before_the_work() -> None:
     slow = Slow()
-    with serving({"nearest": slow}) as service:
+    with serving({"nearest": slow}, settled=False) as service:
         assert slow.entered.wait(20)  # its warm-up: the device is taken until the end
         try:
             long = file(np.zeros((2, 9000, 3), np.uint8))
