@@ -109,7 +109,7 @@ class Jobs:
         if job is None:
             job, fresh = await self._queued(errand, client, key, digest, patience)
         if job.digest != digest:
-            text = "This Idempotency-Key was used with another path, other options or another picture."
+            text = "This Idempotency-Key was used with another path or Accept, other options or another picture."
             raise IdempotencyMismatch(text, field="Idempotency-Key", value=key)
         if not fresh and not wanted.given and not job.over:
             text = "A request with this Idempotency-Key is under way. Repeat it with Prefer: wait=20 to wait for it."
@@ -317,9 +317,9 @@ class Jobs:
 
 
 def _digest(errand: Errand) -> str:
-    """Return what tells this request from another: path, options and pictures, not the names of files."""
+    """Return what tells this request from another: path, options, what is accepted and pictures, not files' names."""
     form = errand.form.model_dump(mode="json", exclude_unset=True)
-    whole = hashlib.sha256(json.dumps([errand.endpoint.task, form], sort_keys=True).encode())
+    whole = hashlib.sha256(json.dumps([errand.endpoint.task, form, errand.accept or "*/*"], sort_keys=True).encode())
     for name, upload in sorted(errand.uploads.items()):
         whole.update(f"\n{name} {_digest_of(upload)}".encode())
     return whole.hexdigest()

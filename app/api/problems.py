@@ -272,7 +272,8 @@ TABLE: tuple[Problem, ...] = (
         "idempotency-mismatch",
         422,
         "The key was used with another request",
-        "A request with this `Idempotency-Key` was here before, and its path, options or pictures were others.",
+        "A request with this `Idempotency-Key` was here before, and its path, `Accept`, options or pictures were "
+        "others.",
         "Take a new key for each new request, and the same one only to repeat a request.",
     ),
     Problem(

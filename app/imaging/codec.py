@@ -58,6 +58,8 @@ def _settle(decoded: Decoded, name: str) -> Picture:
         try:
             orientation, exif = metadata.clean_exif(decoded.exif)
         except metadata.BrokenBlock:
+            # Viewers turn it all the same, and without its block nobody could any more.
+            orientation = metadata.orientation_of(decoded.exif)
             notes += ("exif=dropped",)
     if decoded.xmp and len(decoded.xmp) <= MAX_BLOCK:
         xmp = metadata.clean_xmp(decoded.xmp)

@@ -88,8 +88,7 @@ def clean_exif(raw: bytes) -> tuple[int, bytes]:
     orientation = 1
     for entry in block.entries(first):
         if entry.tag == _ORIENTATION:
-            values = block.values(entry)
-            orientation = values[0] if values and 1 <= values[0] <= 8 else 1
+            orientation = _orientation(block, entry)
             block.put(entry, 1)
         elif entry.tag == _EXIF_IFD:
             for _ in block.entries(block.number(entry.at + 8, "I")):
@@ -102,6 +101,21 @@ def clean_exif(raw: bytes) -> tuple[int, bytes]:
         _wipe_directory(block, second)
         struct.pack_into("4s", block.data, link, bytes(4))
     return orientation, bytes(block.data)
+
+
+def orientation_of(raw: bytes) -> int:
+    """Return the orientation (1 to 8) of an EXIF block that may be broken behind it, 1 where none is found."""
+    try:
+        block = _Block(raw.removeprefix(_PREFIX))
+        entries = block.entries(block.number(4, "I"))
+        return next((_orientation(block, entry) for entry in entries if entry.tag == _ORIENTATION), 1)
+    except BrokenBlock:
+        return 1
+
+
+def _orientation(block: _Block, entry: _Entry) -> int:
+    values = block.values(entry)
+    return values[0] if values and 1 <= values[0] <= 8 else 1
 
 
 def _wipe_directory(block: _Block, at: int) -> None:

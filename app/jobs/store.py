@@ -388,7 +388,7 @@ class Store:
         if job.state != "succeeded":
             self.clear(job.id)
             return
-        for path in self._of(job.id).iterdir():
+        for path in self._of(job.id).glob("*"):  # none where somebody else emptied the folder
             if path != self.result(job):
                 path.unlink(missing_ok=True)
 

@@ -134,8 +134,8 @@ class Worker:
         while not self._stopping:
             try:
                 if time.monotonic() >= tidy_at:
+                    tidy_at = time.monotonic() + ABANDONED_S  # however it goes: no job waits for a file to be erased
                     await self._tidy_up()
-                    tidy_at = time.monotonic() + ABANDONED_S
                 await self._look()
             except Exception:  # a full disk or a busy table will pass; the jobs must not wait for a restart then
                 log.exception("jobs cannot be looked after")
@@ -209,7 +209,7 @@ class Worker:
                     work.cancel()
                 told, quiet = now, 0.0
                 self._tell(job.id)
-            except (ServiceError, OSError):
+            except Exception:  # whatever SQLite says of a disk in trouble: the work goes on, and so must who holds it
                 log.exception("lease was not renewed", job=job.id)
 
     async def _settle(self, job: Job, work: asyncio.Future[Result], progress: Progress) -> None:

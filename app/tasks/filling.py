@@ -16,7 +16,7 @@ from app.errors import ModelUnavailable
 from app.imaging import holes
 from app.imaging.holes import Mask
 from app.imaging.tiles import Box
-from app.tasks.tiled import few_at_once, signature_of
+from app.tasks.tiled import kept_in_order, signature_of
 from models.manifest import Manifest
 
 CONTEXT = 48
@@ -47,18 +47,19 @@ async def fill(
     regions = [region for region in regions if wanted is None or region.core.overlaps(wanted)]
     result = await asyncio.to_thread(image.copy)
 
-    async def one(region: holes.Region) -> None:
+    async def one(region: holes.Region) -> Floats:
         side = max(region.core.height, region.core.width)
         if side > largest or not holes.thin(missing[region.core.slices], holes.THIN):
             around = holes.widened(region.core, reach(region.core), missing.shape)
             part = around.slices
             filled = await _coarse_to_fine(image[part], missing[part], manifest, engine, caller)
-            filled = filled[region.core.within(around).slices]
-        else:
-            filled = await _window(image, missing, region.core, manifest, engine, caller)
+            return filled[region.core.within(around).slices]
+        return await _window(image, missing, region.core, manifest, engine, caller)
+
+    async def keep(region: holes.Region, filled: Floats) -> None:
         await asyncio.to_thread(_keep, result[region.core.slices], filled, missing[region.core.slices])
 
-    await few_at_once(regions, one)
+    await kept_in_order(regions, one, keep)
     return result
 
 

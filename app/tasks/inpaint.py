@@ -20,7 +20,7 @@ from app.imaging.picture import Picture
 from app.imaging.tiles import Box
 from app.tasks.answer import Answer
 from app.tasks.filling import fill, reach, search
-from app.tasks.tiled import Stopwatch, check_size, few_at_once
+from app.tasks.tiled import Stopwatch, check_size, kept_in_order
 from models.manifest import Manifest
 
 MOST_WORK = 250_000_000
@@ -71,17 +71,19 @@ async def inpaint(picture: Picture, wish: InpaintWish, engine: Engine, caller: C
     manifest = _model(wish, engine)
     work, plan = await asyncio.to_thread(_planned, picture, wish, manifest)
 
-    async def one(part: tuple[Region, Method]) -> None:
+    async def one(part: tuple[Region, Method]) -> _Filled:
         region, method = part
         if method == "neural" or method == "dcgan":
             assert manifest is not None
-            await _by_model(work, region, method, manifest, engine, caller)
-        else:
-            await asyncio.get_running_loop().run_in_executor(_pool(method), _classical, work, region, method)
+            return await _by_model(work, region, method, manifest, engine, caller)
+        return await asyncio.get_running_loop().run_in_executor(_pool(method), _classical, work, region, method)
+
+    async def keep(part: tuple[Region, Method], filled: _Filled) -> None:
+        await asyncio.to_thread(work.keep, *filled, part[0].core)
         caller.progress.step()
 
     caller.progress.expect(len(plan))
-    await few_at_once(plan, one)
+    await kept_in_order(plan, one, keep)
     used = Counter(method for _, method in plan)
     applied = {
         "method": "+".join(f"{method}:{count}" for method, count in sorted(used.items())),
@@ -244,14 +246,18 @@ class _Work:
         _blend(self.result[part], self.picture.pixels[part], colours, shown, hole)
 
 
-def _classical(work: _Work, region: Region, method: classical.Method) -> None:
+_Filled = tuple[NDArray[Any], Box]
+"""The planes of a box after what is missing in it was filled, and the box."""
+
+
+def _classical(work: _Work, region: Region, method: classical.Method) -> _Filled:
     planes, hole = work.planes(region.around)
-    work.keep(classical.fill(planes, hole, method, work.wish.radius), region.around, region.core)
+    return classical.fill(planes, hole, method, work.wish.radius), region.around
 
 
 async def _by_model(
     work: _Work, region: Region, method: Literal["neural", "dcgan"], manifest: Manifest, engine: Engine, caller: Caller
-) -> None:
+) -> _Filled:
     box = holes.widened(region.core, reach(region.core), work.missing.shape)
     planes, hole = await asyncio.to_thread(work.planes, box)
     white = np.float32(np.iinfo(planes.dtype).max)
@@ -265,11 +271,10 @@ async def _by_model(
             else:
                 filled.append(await fill(scaled, hole, manifest, engine, caller, region.core.within(box)))
 
-    def keep() -> None:
-        whole = np.rint(np.concatenate(filled, axis=-1) * white).astype(planes.dtype)
-        work.keep(whole, box, region.core)
+    def whole() -> NDArray[Any]:
+        return np.asarray(np.rint(np.concatenate(filled, axis=-1) * white), planes.dtype)
 
-    await asyncio.to_thread(keep)
+    return await asyncio.to_thread(whole), box
 
 
 def _blend(
@@ -277,7 +282,7 @@ def _blend(
 ) -> None:
     """Write to `target` a mixture of `picture` and `filled`, all (height, width, channels), where there is a hole.
 
-    Boxes of two holes may overlap: what is written twice is the same as if it were written once.
+    Boxes of two holes may overlap: what is written last is seen, and mixed as if it were written once.
     """
     mixture = np.rint(picture * (1 - shown) + filled * shown).astype(target.dtype)
     target[hole] = np.where(shown >= 1, filled, mixture)[hole]

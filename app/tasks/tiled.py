@@ -22,6 +22,7 @@ from models.manifest import Geometry, Manifest, Signature
 
 IN_FLIGHT = 4
 
+R = TypeVar("R")
 T = TypeVar("T")
 Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
@@ -158,6 +159,28 @@ async def few_at_once(parts: Iterable[T], work: Callable[[T], Awaitable[None]]) 
                 group.create_task(worker())
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+
+
+async def kept_in_order(
+    parts: Iterable[T], work: Callable[[T], Awaitable[R]], keep: Callable[[T, R], Awaitable[None]]
+) -> None:
+    """Await `work` for every part as `few_at_once` does, and then `keep` for each, one at a time in the parts' order.
+
+    Where parts overlap, the later one has the last word, whichever the device was done with first.
+    """
+    turn = asyncio.Event()
+    turn.set()
+
+    async def one(part: T) -> None:
+        nonlocal turn
+        mine, turn = turn, asyncio.Event()
+        following = turn
+        result = await work(part)
+        await mine.wait()
+        await keep(part, result)
+        following.set()
+
+    await few_at_once(parts, one)
 
 
 async def _run(

@@ -53,7 +53,8 @@ def _check(form: InpaintForm, sizes: Sizes) -> None:
         raise MissingField(text, field="mask")
     if form.mask_from == "alpha" and "mask" in sizes:
         raise ConflictingFields("mask and mask_from=alpha exclude each other: send one of them.", field="mask_from")
-    if form.method in ("neural", "dcgan", "biharmonic") and "radius" in form.model_fields_set:
+    # The default is no wish: Swagger UI and many a page send every field.
+    if form.method in ("neural", "dcgan", "biharmonic") and form.radius != InpaintForm.model_fields["radius"].default:
         raise ConflictingFields(f"method={form.method} knows no radius.", field="radius", value=form.radius)
     if form.model.strip() and form.method not in ("auto", "neural", "dcgan"):
         text = f"method={form.method} works without a model: leave the field out."

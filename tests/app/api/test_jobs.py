@@ -301,6 +301,8 @@ def test_a_repeat_gets_the_same_bytes_and_the_work_is_done_once(service: Service
         service.denoise(png(30, 30), headers=key),
         service.denoise(strength="0.2", headers=key),
         service.send("/superres", headers=key),
+        service.denoise(headers={**key, "Accept": "image/webp"}),
+        service.denoise(headers={**key, "Accept": "application/json"}),
     ):
         assert refused(other, "idempotency-mismatch")["field"] == "Idempotency-Key"
 

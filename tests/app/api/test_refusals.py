@@ -191,6 +191,8 @@ def test_fields_of_inpaint_that_exclude_each_other(service: Service) -> None:
     conflict("mask_from", mask_from="alpha")  # the picture is opaque
     conflict("radius", method="biharmonic", radius=4, mask=hole())
     conflict("model", model="photo", method="telea", mask=hole())
+    for method in ("neural", "biharmonic"):  # Swagger UI sends every field, with its default
+        assert service.send("/inpaint", method=method, radius=3, mask=hole()).status_code == 200
 
 
 def test_styles_that_cannot_be(service: Service) -> None:

@@ -439,6 +439,27 @@ def test_broken_exif_is_dropped_and_said(block: bytes, name: str) -> None:
     np.testing.assert_array_equal(picture.pixels, array)
 
 
+@pytest.mark.parametrize("rest", ["exif", "link"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_a_picture_is_upright_though_its_exif_is_broken_behind_the_orientation(
+    rest: str, order: str, kind: str
+) -> None:
+    block = bytearray(exif(6, order))
+    # Where the pointer to the Exif directory and the link to the thumbnail's stand, in a directory of three entries.
+    struct.pack_into(order + "I", block, {"exif": 10 + 2 * 12 + 8, "link": 10 + 3 * 12}[rest], 0x20202020)
+    array = smooth(6, 8, 3)
+    data = png(array, 2, 8, (b"eXIf", bytes(block)))
+    if kind == "jpeg":
+        data = saved(array, "JPEG", quality=100, subsampling=0, exif=b"Exif\0\0" + bytes(block))
+    picture = read(data)
+    assert (picture.width, picture.height) == (6, 8)
+    assert np.abs(picture.pixels.astype(int) - np.rot90(array, -1)).max() <= (0 if kind == "png" else 4)
+    # Nothing turns it a second time.
+    assert picture.metadata.exif is None
+    assert picture.notes == ("exif=dropped",)
+
+
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_no_exif_block_stops_a_picture(data: st.DataObject) -> None:

@@ -288,6 +288,14 @@ def test_files_of_nobody_are_found_once_they_are_old(store: Store, clock: Clock,
     assert set(store.leftovers()) == {job.id, "0" * 32}
 
 
+def test_there_is_nothing_to_tidy_where_somebody_else_erased_the_files(store: Store) -> None:
+    queued(store)
+    job = taken(store)
+    store.clear(job.id)
+    assert store.succeed(job, {}, 0)
+    store.tidy(seen(store, job))
+
+
 def test_a_folder_that_cannot_be_used_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be kept"):

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -281,6 +284,54 @@ def test_a_start_erases_what_an_end_in_the_middle_left(tmp_path: Path) -> None:
             await soon(lambda: worker.ask(lambda: not (tmp_path / "jobs" / ("0" * 32)).exists()))
         files = [path.name for path in (tmp_path / "jobs" / job).iterdir()]
         assert files == [worker.store.result(done).name]
+
+    scenario(run)
+
+
+def test_files_that_somebody_else_erased_hold_up_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        work = Work()
+        work.gate.set()
+        async with working(tmp_path, work) as worker:
+            await until(worker, gone := await queued(worker), "succeeded")
+        shutil.rmtree(tmp_path / "jobs" / gone)
+        async with working(tmp_path, work) as worker:
+            await until(worker, await queued(worker), "succeeded")
+        # Nor do files that cannot be erased.
+        monkeypatch.setattr(Store, "leftovers", Mock(side_effect=PermissionError("not yours")))
+        async with working(tmp_path, work) as worker:
+            await until(worker, await queued(worker), "succeeded")
+
+    scenario(run)
+
+
+def test_a_lease_that_cannot_be_renewed_for_a_while_is_held_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        work = Work()
+        async with working(tmp_path, work) as worker:
+            renew, troubles = worker.store.renew, iter([sqlite3.OperationalError("disk I/O error")] * 3)
+
+            def troubled(job: Job, done: int, steps: int) -> bool:
+                error = next(troubles, None)
+                if error:
+                    raise error
+                return renew(job, done, steps)
+
+            monkeypatch.setattr(worker.store, "renew", troubled)
+            first, second = await queued(worker), await queued(worker)
+
+            async def seen() -> bool:
+                job = await worker.ask(worker.store.get, first)
+                return job is not None and job.done == 1
+
+            await soon(seen)
+            assert work.begun == [first]  # one at a time
+            work.gate.set()
+            for job in (first, second):
+                await until(worker, job, "succeeded")
+            assert work.begun == [first, second]
 
     scenario(run)
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.engine.protocol import Caller
+from app.engine.protocol import Arrays, Caller, Ticket
 from app.errors import (
     ConflictingFields,
     InvalidField,
@@ -286,10 +286,10 @@ def test_a_caller_whose_time_is_up_leaves_after_the_hole_at_hand(monkeypatch: py
     seen: list[Any] = []
     real, told = task._classical, threading.Event()
 
-    def held(*given: Any) -> None:
+    def held(*given: Any) -> Any:
         seen.append(given[1])
         assert told.wait(30)
-        real(*given)
+        return real(*given)
 
     monkeypatch.setattr(task, "_classical", held)
     hole = Picture(np.zeros((900, 900, 1), np.uint8))
@@ -307,8 +307,42 @@ def test_a_caller_whose_time_is_up_leaves_after_the_hole_at_hand(monkeypatch: py
         while not seen:
             await asyncio.sleep(0)
         going.cancel()
-        told.set()
         await asyncio.gather(going, return_exceptions=True)
 
     asyncio.run(hurried())
+    told.set()
+    task._pool("biharmonic").submit(lambda: None).result(30)  # behind whatever was not taken off
     assert len(seen) <= 2
+
+
+class Late(FunctionEngine):
+    """Fills with the mean of what is known; the window in which so many pixels are missing is done after all others."""
+
+    def __init__(self, late: int = 0) -> None:
+        super().__init__(self.mean, MODEL)
+        self.late = late
+
+    @staticmethod
+    def mean(ticket: Ticket) -> Arrays:
+        image, mask = ticket.inputs["image"], ticket.inputs["mask"]
+        return {"image": image + mask * image.sum(axis=(1, 2), keepdims=True) / (1 - mask).sum()}
+
+    async def run(self, ticket: Ticket) -> Arrays:
+        if ticket.inputs["mask"].sum() == self.late:
+            await asyncio.sleep(0.1)
+        return await super().run(ticket)
+
+
+def test_a_hole_in_the_box_of_another_is_filled_the_same_whichever_is_done_first() -> None:
+    image = Picture((smooth(360, 360, 3, np.uint8).astype(int) ** 2 // 255).astype(np.uint8))
+    hole = Picture(np.zeros((360, 360, 1), np.uint8))
+    hole.pixels[10:280, 10:14] = hole.pixels[276:280, 10:280] = 255  # an L
+    hole.pixels[20:30, 262:272] = 255  # in its angle, a hole by itself
+    hole.pixels[66:76, 98:108] = 255  # and one that is a hole by itself only within what is seen of the L
+    first = Late()
+    answers = [filled(image, first, mask=hole, method="neural")]
+    assert answers[0].applied["method"] == "neural:2"
+    windows = {int(ticket.inputs["mask"].sum()) for ticket in first.tickets}
+    assert len(windows) == len(first.tickets) == 4
+    answers += [filled(image, Late(late), mask=hole, method="neural") for late in windows]
+    assert len({answer.picture.pixels.tobytes() for answer in answers}) == 1

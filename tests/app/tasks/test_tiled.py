@@ -14,7 +14,7 @@ from app.engine.protocol import Arrays, Caller, Ticket
 from app.errors import ModelUnavailable, Overloaded, WrongSize
 from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
-from app.tasks.tiled import IN_FLIGHT, plan_for, sample, through
+from app.tasks.tiled import IN_FLIGHT, kept_in_order, plan_for, sample, through
 from models.manifest import Geometry, Manifest, SizeRule
 from tests.engines import Function, FunctionEngine, enlarge, identity, shift
 from tests.shelf import digit_signatures, manifest, superres_signatures
@@ -130,6 +130,26 @@ def test_first_error_ends_the_rest_and_is_raised_as_it_is() -> None:
     assert caught.value.retry_after == 3
     assert len(engine.tickets) < 10 + IN_FLIGHT
     assert engine.now == 0
+
+
+def test_parts_are_kept_in_order_whichever_is_done_first() -> None:
+    here, most, kept = 0, 0, []
+
+    async def work(part: int) -> int:
+        nonlocal here, most
+        here += 1
+        most = max(most, here)
+        await asyncio.sleep(0.002 * (part % 3 == 0))
+        here -= 1
+        return part * part
+
+    async def keep(part: int, result: int) -> None:
+        await asyncio.sleep(0)
+        kept.append((part, result))
+
+    asyncio.run(kept_in_order(range(20), work, keep))
+    assert kept == [(part, part * part) for part in range(20)]
+    assert most == IN_FLIGHT
 
 
 def test_cancelling_ends_every_tile() -> None:
