@@ -206,7 +206,9 @@ class Desk:
         clock = _Stages()
         sizes = await self.measure(errand)
         clock.lap("decode")
-        kind = f"{self.model_of(errand)} ×{errand.enlarged}"
+        if not errand.form.needs_device:  # it has nothing to wait for there, and nobody there waits for it
+            return await self._made(errand, sizes, caller, budget, clock)
+        kind = f"{self.model_of(errand) or errand.endpoint.task} ×{errand.enlarged}"
         mark = await _on_thread(_marks, errand.uploads)
         with self.admission.enter(kind, sizes["image"], caller, mark) as due:
             return await self._made(errand, sizes, replace(caller, due=due), budget, clock)
@@ -217,7 +219,7 @@ class Desk:
         enveloped = responses.wants_envelope(errand.accept)
         accept = None if enveloped else errand.accept
         extra = sizes["image"] * enlarged**2
-        async with budget.hold((sum(sizes.values()) + extra) / 1e6):
+        async with budget.hold((sum(sizes.values()) + extra) / 1e6, caller.client):
             clock.lap("queue")
             pictures = {name: await _on_thread(_decoded, upload, most, name) for name, upload in uploads.items()}
             picture = pictures["image"]

@@ -80,6 +80,11 @@ class PictureForm(BaseModel):
         return True
 
     @property
+    def needs_device(self) -> bool:
+        """Whether the answer may come from a model, be it one that the form does not name."""
+        return True
+
+    @property
     def encoding(self) -> Output:
         """How the result is to be encoded; its format may still be `auto`."""
         return Output(format=self.format, quality=self.quality, lossless=self.lossless, metadata=self.metadata)
@@ -189,6 +194,10 @@ class InpaintForm(PictureForm):
     @property
     def needs_model(self) -> bool:
         return self.method in ("neural", "dcgan")
+
+    @property
+    def needs_device(self) -> bool:
+        return self.method in ("auto", "neural", "dcgan")
 
 
 class StylizeForm(PictureForm):

@@ -35,7 +35,8 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, config: uvicorn.Config, desk: Desk, limit: float, listening: Callable[[], object]) -> None:
-        config.http = "h11"  # whatever else is installed: `_drop_the_quiet` looks into it
+        # Whatever else is installed: `_drop_the_quiet` looks into every connection, and there is nothing else to speak.
+        config.http, config.ws = "h11", "none"
         config.timeout_graceful_shutdown = math.ceil(limit + LAST_S)
         super().__init__(config)
         self._desk = desk

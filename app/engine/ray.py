@@ -112,7 +112,8 @@ class RayEngine:
 
     The shelf in `folders` is read here, for names and manifests, and must be the same at the same place on every node.
     At most `max_megapixels` for each working replica are under way from here; what would be more is Overloaded, except
-    for a probe, for a job, and for a request that has tickets under way already. `replica` is what each of them runs.
+    for a probe, for a job, and for a request that has tickets under way or had some done. `replica` is what each of
+    them runs.
 
     The first engine that comes to a cluster deploys the replicas; those that come later use what is there. Raises
     ClusterError where none works within five minutes. Make it outside of an event loop.
@@ -263,7 +264,7 @@ class RayEngine:
             raise self._rejected("deadline-exceeded", _too_late())
         if not self.width:
             raise self._rejected("overloaded", _nobody())
-        if caller.probe or caller.background:
+        if caller.spent or caller.probe or caller.background:
             return
         if any(other.caller.request_id == caller.request_id for other in self._tickets.values()):
             return

@@ -464,14 +464,18 @@ class Registry:
             log.warning("models over their budget", device=device, mebibytes=round(over / 2**20, 1))
 
     def _forget(self) -> None:
-        """Unload what left the shelf, once nobody needs it and nobody did for a while."""
+        """Unload what left the shelf, once nobody needs it and nobody did for a while, and what was refused while it
+        was needed: its files are not read again before it is out of memory."""
         with self._lock:
             idle = [s for s in self._leaving.values() if not s.holds and self._clock() - s.used >= LINGER_S]
             for slot in idle:
                 del self._leaving[slot.id]
-        for slot in idle:
-            for device in list(slot.models):
-                self._unload(slot, device, slot.models.pop(device))
+            idle += [s for s in self._shelf.slots.values() if s.reason and not s.holds]
+            there = [(slot, device, model) for slot in idle for device, model in slot.models.items()]
+            for slot in idle:
+                slot.models.clear()
+        for slot, device, model in there:
+            self._unload(slot, device, model)
 
     def _unload(self, slot: _Slot, device: str, model: Model) -> None:
         self._loader.unload(model)

@@ -86,7 +86,8 @@ class Scheduler:
     """Runs tickets on one device through `execute`, which is called on `lanes` threads of the scheduler's own.
 
     At most `max_megapixels` wait; what would be more is Overloaded, except for a probe, for a job (few run at once) and
-    for a request that has tickets here already: it is not refused half-way (its task bounds how many it sends at once).
+    for a request that has tickets here or had some done: it is not refused half-way (its task bounds how many it sends
+    at once).
     Call everything but `execute` on one event loop.
     """
 
@@ -197,7 +198,7 @@ class Scheduler:
         if ticket.caller.deadline <= self._clock():
             raise self._rejected("deadline-exceeded", _too_late())
         caller, pixels = ticket.caller, self._queue.pixels
-        if self._requests[caller.request_id] or caller.probe or caller.background:
+        if self._requests[caller.request_id] or caller.spent or caller.probe or caller.background:
             return
         if pixels and pixels + ticket.pixels > self._max_pixels:
             wait = round(max(1.0, self.seconds_ahead()), 1)

@@ -170,6 +170,78 @@ def test_the_time_until_ones_turn_is_measured() -> None:
     assert told[10] == pytest.approx(70, rel=0.05)
 
 
+def test_an_hour_without_anybody_is_no_pace() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        budget = PixelBudget(1, clock=clock)
+        leave = asyncio.Event()
+
+        async def stay() -> None:
+            async with budget.hold(1):
+                await leave.wait()
+                clock.now += 1
+
+        clock.now += 3600
+        tasks = [asyncio.create_task(stay()) for _ in range(100)]
+        await settle()
+        leave.set()
+        while budget.waiting > 90:
+            await asyncio.sleep(0)
+        assert budget.seconds_ahead() == pytest.approx(budget.waiting)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+
+
+def test_whoever_sends_many_waits_behind_his_own() -> None:
+    async def scenario() -> None:
+        budget = PixelBudget(10)
+        order: list[str] = []
+        leave: dict[str, asyncio.Event] = {name: asyncio.Event() for name in "abcdefgh"}
+
+        async def hold(name: str, client: str, megapixels: float) -> None:
+            async with budget.hold(megapixels, client):
+                order.append(name)
+                await leave[name].wait()
+
+        greedy = [asyncio.create_task(hold(name, "greedy", 4)) for name in "abcdef"]
+        await settle()
+        assert order == ["a", "b"]
+        polite = [asyncio.create_task(hold(name, client, 3)) for name, client in (("g", "one"), ("h", "two"))]
+        await settle()
+        leave["a"].set()
+        await settle()
+        assert order == ["a", "b", "g", "h"]
+        leave["g"].set()
+        leave["h"].set()
+        await settle()
+        assert order == ["a", "b", "g", "h", "c"]
+        for one in leave.values():
+            one.set()
+        await asyncio.gather(*greedy, *polite)
+        assert (order[5:], budget.used, budget.waiting) == (["d", "e", "f"], 0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_large_picture_is_not_overtaken_for_ever_by_small_ones_of_others() -> None:
+    async def scenario() -> None:
+        budget = PixelBudget(10)
+        order: list[str] = []
+
+        async def hold(name: str, megapixels: float) -> None:
+            async with budget.hold(megapixels, name):
+                order.append(name)
+                await asyncio.sleep(0)
+
+        names = ["first", "large", *map(str, range(20))]
+        await asyncio.gather(*(hold(name, 10 if name == "large" else 1) for name in names))
+        assert order[:2] == ["first", "large"]
+
+    asyncio.run(scenario())
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.floats(0.1, 12), st.integers(0, 6), st.booleans()), max_size=20), st.randoms())
 def test_whatever_comes_goes_or_gives_up_nothing_is_lost(plan: list[tuple[float, int, bool]], random: Any) -> None:
@@ -179,7 +251,7 @@ def test_whatever_comes_goes_or_gives_up_nothing_is_lost(plan: list[tuple[float,
 
         async def stay(megapixels: float, rounds: int) -> None:
             nonlocal most
-            async with budget.hold(megapixels):
+            async with budget.hold(megapixels, f"client {rounds % 3}"):
                 most = max(most, budget.used)
                 for _ in range(rounds):
                     await asyncio.sleep(0)

@@ -6,14 +6,19 @@ import base64
 import io
 import json
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.engine.protocol import Arrays
-from tests.app.api.service import Honest, Service, file, gradient, hole, opened, png, serving
+from app.imaging import classical
+from tests.app.api.service import Honest, Service, file, gradient, hole, opened, png, serving, wait_until
 from tests.shelf import manifest, photo_signatures
 
 
@@ -92,6 +97,25 @@ def test_inpaint_fills_what_the_mask_marks(service: Service) -> None:
         np.testing.assert_array_equal(opened(answer.content), np.where(missing[..., None], 128, gradient()))
         assert answer.headers["x-applied"] == "method=neural:1;missing=32;precision=float32"
         assert answer.headers["x-model"] == "inpaint/grey@1"
+
+
+def test_inpaint_without_a_model_is_no_work_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, fill = threading.Event(), classical.fill
+
+    def slow(*arguments: Any) -> NDArray[Any]:
+        assert gate.wait(30)
+        return fill(*arguments)
+
+    monkeypatch.setattr(classical, "fill", slow)
+    with serving() as service, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(service.send, "/inpaint", mask=hole(), method="telea")
+        wait_until(lambda: service.desk.budget.used > 0)
+        counted = service.desk.admission.seconds
+        gate.set()
+        assert (counted, answer.result(30).status_code) == (0, 200)
+        service.send("/inpaint", mask=hole(), method="auto")
+        kinds = {model for model, signature, *_ in service.desk.engine.costs.rows() if signature == "request"}
+        assert kinds == {"inpaint ×1"}
 
 
 def test_inpaint_fills_what_is_seen_through(service: Service) -> None:

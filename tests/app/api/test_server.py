@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import socket
 import time
@@ -10,6 +11,7 @@ from contextlib import suppress
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
 from app.api import responses, server
 from tests.app.api.service import Service, file, png, serving, wait_until
@@ -100,3 +102,11 @@ def test_what_is_not_done_when_the_end_comes_is_answered() -> None:
             with pytest.raises(httpx.ConnectError):
                 client.get("/readyz")
             slow.gate.set()
+
+
+def test_nothing_but_http_is_spoken_whatever_is_installed(service: Service) -> None:
+    # Ray brings a library for WebSockets: a connection of its kind, in the server's list, ended the loop that looks.
+    config = uvicorn.Config(service.app, ws=asyncio.Protocol, log_config=None)
+    server.Server(config, service.desk, 1.0, lambda: None)
+    config.load()
+    assert config.ws_protocol_class is None

@@ -423,6 +423,25 @@ def test_what_does_not_work_gives_its_memory_back(put: Put, shelf: Path) -> None
     assert found.find("denoise").version == 1
 
 
+def test_what_was_refused_at_work_gives_its_memory_back_later_and_is_read_again_when_its_files_change(
+    put: Put, shelf: Path
+) -> None:
+    put(default=True)
+    folder = put(version=2)
+    loader = Loader({"photo": Identity()})
+    found = Registry([shelf], loader)
+    model = found.load("denoise/photo@2")
+    with found.held("denoise/photo@2"):  # somebody's tile is on the device
+        found.refuse("denoise/photo@2", "it failed")
+        found.look()
+        assert loader.unloads == []
+    found.look()
+    assert loader.unloads == [model]
+    write_anew(folder)
+    assert ("model on the shelf", "denoise/photo@2") in seen(found)
+    assert found.find("denoise", "photo@2").version == 2
+
+
 def test_files_changed_under_a_model_in_memory_do_not_touch_it(put: Put, shelf: Path) -> None:
     folder = put(default=True)
     found = registry(shelf)

@@ -438,6 +438,30 @@ def test_full_queue_refuses_with_an_estimate() -> None:
     scenario(work)
 
 
+def test_a_full_queue_refuses_nobody_who_had_something_done() -> None:
+    async def work() -> None:
+        model = Slow()
+        engine = scheduler(model, max_megapixels=64e-6)
+        model.gate.set()
+        begun = ticket(1, client="one tile after the other")
+        await engine.submit(begun, 1)
+        model.gate.clear()
+        model.entered.clear()
+        first = await occupied(model, engine)
+        here = send(engine, ticket(2, client="another"))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await engine.submit(ticket(3, client="a third"), 1)
+        here += send(engine, Ticket(begun.model, begun.signature, begun.inputs, begun.caller, begun.pixels))
+        await asyncio.sleep(0)
+        assert engine.depth == 2
+        model.gate.set()
+        await asyncio.gather(first, *here)
+        await engine.close(10)
+
+    scenario(work)
+
+
 def test_ticket_larger_than_the_bound_runs_when_nothing_waits() -> None:
     async def work() -> None:
         engine = scheduler(Identity(), max_megapixels=1e-6)
