@@ -58,9 +58,10 @@ class EchoReplica(Replica):
         super().__init__(folders, preload, max_batch, _Echoes())
 
 
-def ticket(side: int) -> Ticket:
+def ticket(engine: ServingEngine, side: int) -> Ticket:
+    """Return a tile of noise for whichever version of the model `engine` has."""
     inputs = {"image": np.random.default_rng(0).random((1, side, side, 3), np.float32)}
-    return Ticket("denoise/photo@1", "denoise", inputs, Caller("benchmark"), side * side)
+    return Ticket(engine.find("denoise", "photo").id, "denoise", inputs, Caller("benchmark"), side * side)
 
 
 async def one_by_one(engine: ServingEngine, side: int, count: int) -> float:
@@ -68,7 +69,7 @@ async def one_by_one(engine: ServingEngine, side: int, count: int) -> float:
     found = []
     for _ in range(count):
         begun = time.perf_counter()
-        await engine.run(ticket(side))
+        await engine.run(ticket(engine, side))
         found.append(time.perf_counter() - begun - PAUSE_S)
     return statistics.median(found) * 1e3
 
@@ -76,15 +77,13 @@ async def one_by_one(engine: ServingEngine, side: int, count: int) -> float:
 async def burst(engine: RayEngine, size: int) -> tuple[int, float]:
     """Send tickets at once; return the most that one replica got, and the time taken in times of an even share's."""
     begun = time.perf_counter()
-    answers = await asyncio.gather(*(engine.run(ticket(64)) for _ in range(size)))
+    answers = await asyncio.gather(*(engine.run(ticket(engine, 64)) for _ in range(size)))
     seconds = time.perf_counter() - begun
     shares = Counter(int(answer["process"][0]) for answer in answers)
     return max(shares.values()), seconds / (PAUSE_S * size / engine.width)
 
 
 async def measure(engine: RayEngine, local: LocalEngine, side: int, rounds: int) -> dict[str, float | int | str]:
-    engine.find("denoise", "photo")
-    local.find("denoise", "photo")
     for each in (engine, local):
         await one_by_one(each, side, 5)
     here, there = [], []

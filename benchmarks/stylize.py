@@ -29,7 +29,7 @@ from app.settings import Settings
 from app.tasks.stylize import StylizeWish, stylize
 from benchmarks.serve import BareEngine
 from training.architectures import style_optimizer, vgg19
-from training.data.packs import Packs
+from training.data.packs import MissingPack, Packs
 from training.stylization import WEIGHTS, Paint, contents, presets, square, styles, tables
 
 OPTIMIZED_SIDE = 192
@@ -74,6 +74,14 @@ def main() -> None:
     arguments.add_argument("--optimize", type=int, default=0, metavar="STEPS", help="paint by optimisation, too")
     arguments.add_argument("--pairs", type=int, default=0, help="so many pairs alone are painted by optimisation")
     wish = arguments.parse_args()
+    try:
+        measured(wish)
+    except MissingPack as error:
+        raise SystemExit(str(error)) from None
+
+
+def measured(wish: argparse.Namespace) -> None:
+    """Print the tables. Raises MissingPack."""
     packs, engine = Packs(), BareEngine(Settings())
     methods: dict[str, Paint] = {"stylize/any": partial(served, engine)}
     anchor = magenta()

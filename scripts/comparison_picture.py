@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from training.data.packs import Packs, read_rgb
+from training.data.packs import MissingPack, Packs, read_rgb
 from training.recipe import load
 from training.recipes.segment_street import CLASSES, DOMAIN
-from training.results import trained
+from training.results import NotTrained, trained
 
 TARGET = Path(__file__).resolve().parent.parent / "docs/images/comparison.jpg"
 WIDTH = 384
@@ -28,9 +28,17 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--out", type=Path, default=Path("runs"))
     wish = arguments.parse_args()
+    try:
+        draw(wish.out)
+    except (MissingPack, NotTrained) as error:
+        raise SystemExit(str(error)) from None
+
+
+def draw(out: Path) -> None:
+    """Draw what the networks in `out` see. Raises MissingPack, NotTrained."""
     picture = read_rgb(Packs().folder("photos/test/Kodak24") / "kodim08.webp")
     colours = np.array([colour for _, _, colour in CLASSES], np.uint8)
-    networks = trained(load("segment_street_comparison"), wish.out)
+    networks = trained(load("segment_street_comparison"), out)
     panels = [picture, *(colours[DOMAIN.labels_of(network, picture)] for network in networks.values())]
     height = round(WIDTH * picture.shape[0] / picture.shape[1])
     small = [cv2.resize(panel, (WIDTH, height), interpolation=cv2.INTER_AREA) for panel in panels]

@@ -288,7 +288,8 @@ def serve(stage: Stage, service: dict[str, Any]) -> None:
     """Start CMD as compose would, wait for both health checks, stop it. Raises StepError."""
     if stage.user in ("root", "0"):
         raise StepError("the image would run as root")
-    given = {name: str(value) for name, value in service.get("environment", {}).items()}
+    # A name without a value is taken from the environment, which is empty here.
+    given = {name: str(value) for name, value in service.get("environment", {}).items() if value is not None}
     given["RESTORE_PORT"] = str(free_port())
     writable = [stage.folder / "tmp", *(stage.inside(path.split(":")[0]) for path in service.get("tmpfs", []))]
     for volume in service.get("volumes", []):

@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
+
+
+def _above_zero(text: str) -> float:
+    number = float(text)
+    if not (number > 0 and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return number
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 4294967295, not {text}")
+    return number
+
+
+# argparse calls a value that is no number by the name of its type.
+_above_zero.__name__, _at_least_one.__name__, _seed.__name__ = "number", "whole number", "whole number"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -22,17 +48,17 @@ def _parser() -> argparse.ArgumentParser:
 
     command("list", "every recipe, its parts and packs", recipes=None)
     train = command("train", "train recipes one after another, each for its share of --hours")
-    train.add_argument("--hours", type=float, help="for everything named (default: each part's own)")
+    train.add_argument("--hours", type=_above_zero, help="for everything named (default: each part's own)")
     train.add_argument("--resume", action="store_true", help="go on from the state in --out")
     train.add_argument(
         "--from", dest="weights", type=Path, help="start from a .weights.h5 or a published model's folder"
     )
     train.add_argument("--bfloat16", action="store_true", help="mixed precision, for accelerators")
-    train.add_argument("--batch", type=int, help="samples a batch (default: what suits two cores)")
+    train.add_argument("--batch", type=_at_least_one, help="samples a batch (default: what suits two cores)")
     train.add_argument(
-        "--rate", type=float, help="highest learning rate (default: the part's; less to go on with --from)"
+        "--rate", type=_above_zero, help="highest learning rate (default: the part's; less to go on with --from)"
     )
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=_seed, default=0)
     evaluate = command("evaluate", "print the recipe's tables")
     evaluate.add_argument("--url", help="measure through a running service instead")
     evaluate.add_argument("--shelf", type=Path, help="measure the newest published model below this folder")
@@ -52,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--from", dest="start", type=Path, help="shelf whose newest models go along, to start from")
     sheet = command("sheet", "draw the contact sheets of training results")
     sample = command("sample", "draw what generators make out of nothing")
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--seed", type=_seed, default=0)
     del pack, sheet
     return parser
 

@@ -138,7 +138,7 @@ def publish(options: argparse.Namespace, started: float) -> None:
         if name == VGG19:
             try:
                 print(vgg19.publish(options.shelf or Path("models/local"), options.weights))
-            except OSError as error:
+            except vgg19.NoWeights as error:
                 raise Refused(f"the weights of VGG19 cannot be had: {error}") from None
             continue
         for recipe in _whole(name):
@@ -169,6 +169,8 @@ def pack(options: argparse.Namespace, started: float) -> None:
     from training.pack import TooMuch
     from training.pack import pack as write
 
+    if options.start and not options.start.is_dir():
+        raise Refused(f"{options.start} is no shelf: there is no such folder")
     recipes = list(dict.fromkeys(name.partition(":")[0] for name in options.recipes))
     try:
         for line in write([load(name) for name in recipes], Packs(options.data), options.out, options.start):
@@ -227,5 +229,8 @@ def run(options: argparse.Namespace, started: float) -> int:
         COMMANDS[options.command](options, started)
     except (FloatingPointError, MissingPack, NoStart, NotTrained, UnknownRecipe, Refused, TooMuch) as error:
         print(f"training: {error.args[0]}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a folder that cannot be made or written, a disk that is full
+        print(f"training: {error}", file=sys.stderr)
         return 2
     return 0

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,11 +250,16 @@ def train(
     state = folder / "state.npz"
     if resume and state.is_file():
         with np.load(state) as saved:
-            for i, variable in enumerate(_state(learner)):
-                variable.assign(saved[f"v{i}"])
+            kept = [saved[f"v{i}"] for i in range(len(saved.files) - 2)]
+            if [value.shape for value in kept] != [tuple(variable.shape) for variable in _state(learner)]:
+                raise NoStart(f"{state} is of another network than {recipe.id}:{part_name} has now: leave --resume out")
+            for variable, value in zip(_state(learner), kept, strict=True):
+                variable.assign(value)
             run.seconds_before, run.steps_before = float(saved["seconds"]), int(saved["steps"])
         print(f"{recipe.id}:{part_name}: resumed at step {run.steps_before}", file=sys.stderr, flush=True)
     else:
+        if resume:
+            print(f"{recipe.id}:{part_name}: no {state} to go on from: begun anew", file=sys.stderr, flush=True)
         source = _source(weights, recipe, part_name, out)
         if source is not None:
             taken = start_from(network, source, part_name)
@@ -284,7 +290,8 @@ def start_from(network: keras.Model, source: Path, part_name: str) -> int:
 
     `source` is a `.weights.h5` of this or another part, the folder of a published model, or an `.npz`: a kit's, or one
     whose arrays are called `layer/variable` as Keras calls them (`block_1_expand/kernel`).
-    Raises NoStart when it is not there or nothing matches: a start from nothing is a mistake, not a start.
+    Raises NoStart when it is not there, is no file of weights, or nothing matches: a start from nothing is a mistake,
+    not a start.
     """
     if not source.exists():
         raise NoStart(f"{source} is not there")
@@ -292,12 +299,19 @@ def start_from(network: keras.Model, source: Path, part_name: str) -> int:
         from training.export.variables import read_variables
 
         stored = read_variables(source, part_name)
-    elif source.suffix == ".npz":
-        with np.load(source) as arrays:
-            stored = dict(arrays)
     else:
-        stored = read_weights(source)
+        try:
+            stored = _stored(source)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise NoStart(f"{source} is no file of weights: {error}") from None
     taken = take(network, stored)
     if not taken:
         raise NoStart(f"{source} has no variable that {network.name} could start from")
     return taken
+
+
+def _stored(file: Path) -> dict[str, np.ndarray]:
+    if file.suffix != ".npz":
+        return read_weights(file)
+    with np.load(file) as arrays:
+        return dict(arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import urllib.error
@@ -61,14 +62,16 @@ class Service:
             body += _png(pixels) + b"\r\n"
         body += f"--{boundary}--\r\n".encode()
         kind = f"multipart/form-data; boundary={boundary}"
-        request = urllib.request.Request(f"{self.url}/{path}", body, {"Content-Type": kind})
         try:
+            request = urllib.request.Request(f"{self.url}/{path}", body, {"Content-Type": kind})
             with urllib.request.urlopen(request, timeout=SECONDS) as answer:
                 return Image.open(io.BytesIO(answer.read()))
         except urllib.error.HTTPError as error:
             raise ServiceProblem(f"{self.url}/{path} answers {error.code}: {_detail(error.read())}") from None
         except urllib.error.URLError as error:
             raise ServiceProblem(f"{self.url} cannot be reached: {error.reason}") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:  # no address, no service, or it went away
+            raise ServiceProblem(f"{self.url}/{path} gives no picture: {error}") from None
 
 
 def _png(pixels: np.ndarray) -> bytes:

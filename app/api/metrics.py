@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.api import problems
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -38,6 +40,9 @@ class Metrics:
             registry=self.registry,
         )
         self.problems = Counter("restore_problems", "Problems answered.", ["slug"], registry=self.registry)
+        for row in problems.TABLE:
+            # From 0 on: a counter that begins at 1 has not increased, and the first of its kind would alert nobody.
+            self.problems.labels(row.slug)
         self.pixels = Counter("restore_pixels", "Pixels taken in.", ["task"], registry=self.registry)
         self.active = Gauge("restore_requests_active", "Requests under way.", registry=self.registry)
 

@@ -6,6 +6,7 @@ holds 50 megapixels at once: a whole one would take some 27 GB.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,16 @@ class Denoiser:
             for index, output in zip(which, outputs, strict=True):
                 results[index] = output
         return results
+
+
+def options(description: str | None) -> argparse.Namespace:
+    """Return what a server is told at its start."""
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("folder", type=Path, help="of the SavedModel")
+    arguments.add_argument("--port", type=int, required=True)
+    arguments.add_argument("--workers", type=int, default=1)
+    arguments.add_argument("--batch", type=int, default=1)
+    return arguments.parse_args()
 
 
 def decode(data: bytes) -> Pixels:

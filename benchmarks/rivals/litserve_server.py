@@ -4,7 +4,6 @@ A request is what LitServe batches, so a large picture is one of its batch and i
 Pictures come in base64 in JSON, as its documentation shows: a queue, which takes no file, brings them to a worker.
 """
 
-import argparse
 import base64
 import os
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.rivals.denoiser import Denoiser, Pixels, decode, encode, place
+from benchmarks.rivals.denoiser import Denoiser, Pixels, decode, encode, options, place
 
 
 class Denoising(litserve.LitAPI):  # type: ignore[misc]
@@ -57,12 +56,7 @@ class Denoising(litserve.LitAPI):  # type: ignore[misc]
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", type=Path, help="of the SavedModel")
-    arguments.add_argument("--port", type=int, required=True)
-    arguments.add_argument("--workers", type=int, default=1)
-    arguments.add_argument("--batch", type=int, default=1)
-    wish = arguments.parse_args()
+    wish = options(__doc__)
     threads = max(1, len(os.sched_getaffinity(0)) // wish.workers)
     api = Denoising(wish.folder, threads, wish.batch)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=wish.workers, timeout=False)

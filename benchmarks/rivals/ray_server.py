@@ -5,7 +5,6 @@ What is batched is the tile: a request hands in all of its own at once, first co
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import signal
@@ -18,7 +17,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.rivals.denoiser import Denoiser, Values, decode, encode, place
+from benchmarks.rivals.denoiser import Denoiser, Values, decode, encode, options, place
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,12 +55,7 @@ class Denoising:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", type=Path, help="of the SavedModel")
-    arguments.add_argument("--port", type=int, required=True)
-    arguments.add_argument("--workers", type=int, default=1)
-    arguments.add_argument("--batch", type=int, default=1)
-    wish = arguments.parse_args()
+    wish = options(__doc__)
     cores = len(os.sched_getaffinity(0))
     environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     # A cluster of its own, whatever else runs here.

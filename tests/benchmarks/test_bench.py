@@ -7,12 +7,16 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks import memory
+from app.engine.local import LocalEngine
+from app.engine.registry import Registry
+from benchmarks import memory, replicas
+from benchmarks.costed import CostedLoader
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -43,6 +47,20 @@ def test_peak_memory_is_read_from_the_service(tiny_shelf: Path) -> None:
     said = bench("memory", tiny_shelf, "--megapixels", "0.2")
     figures = dict(re.findall(r"^(.+?) {2,}([\d.]+)$", said, re.MULTILINE))
     assert int(figures["peak (MiB)"]) >= int(figures["idle (MiB)"]) > 0
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize("module", ["benchmarks.inpaint", "benchmarks.stylize", "scripts.comparison_picture"])
+def test_a_missing_pack_is_one_line(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESTORE_DATA_PACKS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [module])
+    with pytest.raises(SystemExit, match=f"data pack .* is not in {tmp_path}"):
+        import_module(module).main()
+
+
+def test_a_tile_is_for_the_version_on_the_shelf() -> None:
+    engine = LocalEngine(Registry([replicas.SHELF], CostedLoader()), max_batch=1)
+    engine.find(*replicas.ticket(engine, 8).model.split("/"))  # raises where there is none
 
 
 def test_the_large_picture_has_the_size_that_was_asked_for() -> None:

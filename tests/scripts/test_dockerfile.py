@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.settings import Settings
+from app.settings import Settings, variable
 from scripts.docker_steps import ROOT, Stage, StepError, compose_services, context, copy, files_below, tracked
 from scripts.dockerfile import DockerfileError, exec_form, expand, ignored, pairs, parse
 
@@ -115,6 +115,15 @@ def test_our_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:
         assert service["ports"] == ["127.0.0.1:8000:8000"]
         # The service says itself when it stops, before the engine loses its patience.
         assert int(service["stop_grace_period"].removesuffix("s")) >= Settings().stop_timeout_s + 10
+
+
+def test_every_setting_but_the_compose_files_own_reaches_the_service() -> None:
+    own = {"host", "port", "models_dir", "data_dir", "stop_timeout_s"}
+    cluster = {name for name in Settings.model_fields if name == "engine" or name.startswith("ray_")}
+    passed = {variable(name) for name in Settings.model_fields.keys() - own}
+    assert SERVICES["restore"]["environment"].keys() == passed - {variable(name) for name in cluster}
+    front = SERVICES["ray-front"]["environment"]
+    assert {name for name in front if name.startswith("RESTORE_")} == passed
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -43,6 +43,7 @@ def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
         (["sample", "dcgan_digits"], "python -m training train dcgan_digits:dcgan"),
         (["sample", "denoise_digits"], "makes nothing without a picture"),
         (["pack", "denoise_digits"], "data pack 'digits' is not in"),
+        (["pack", "denoise_digits", "--from", "nowhere"], "nowhere is no shelf"),
     ],
 )
 def test_says_what_to_do(
@@ -53,6 +54,57 @@ def test_says_what_to_do(
     error = capsys.readouterr().err
     assert error.startswith("training: ")
     assert told in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--hours", "0"),
+        ("--hours", "-1"),
+        ("--hours", "nan"),
+        ("--hours", "soon"),
+        ("--rate", "0"),
+        ("--batch", "0"),
+        ("--batch", "1.5"),
+        ("--seed", "-1"),
+    ],
+)
+def test_numbers_that_no_training_can_have_are_refused(
+    wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "denoise_digits", *wrong])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {wrong[0]}" in told
+    assert wrong[1] in told
+
+
+@pytest.mark.parametrize("command", [["train", "denoise_digits"], ["pack", "denoise_digits"]])
+def test_a_folder_that_cannot_be_made_is_one_line(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits/train10k-images-idx3-ubyte.gz").write_bytes(b"digits")
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    assert main([*command, "--data", str(tmp_path), "--out", str(taken / "below")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("training: ")
+    assert str(taken) in error
+    assert error.count("\n") == 1
+
+
+def test_where_a_model_cannot_be_put_is_said_before_it_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    # Nothing was trained here: whoever looked for that first would say so.
+    assert main(["publish", "denoise_digits", "--out", str(tmp_path), "--shelf", str(taken / "shelf")]) == 2
+    error = capsys.readouterr().err
+    assert str(taken) in error
     assert error.count("\n") == 1
 
 

@@ -239,6 +239,28 @@ def test_resuming_goes_on_with_the_next_batch_and_not_resuming_begins_anew(train
     assert min(asked) == 0
 
 
+def test_a_state_of_another_network_is_not_gone_on_from(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    from training.recipe import NoStart
+
+    def wider() -> Any:
+        import keras
+
+        network = tiny.network()
+        more = keras.layers.Conv2D(3, 1, name="more")(network.output["image"])
+        return keras.Model(network.input, {"image": more}, name="tiny")
+
+    train(seconds=1)
+    with pytest.raises(NoStart, match="another network than denoise_tiny:denoise has now"):
+        train(small(network=wider), seconds=1, resume=True)
+
+
+def test_a_resumption_without_a_state_says_that_it_begins_anew(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(seconds=1, resume=True)
+    assert "state.npz to go on from: begun anew" in capsys.readouterr().err
+
+
 # --- numbers that are none ---
 
 
@@ -342,6 +364,15 @@ def test_a_published_folder_is_a_start(train: Train, tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_no_start(loop: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no published model"):
         loop.start_from(tiny.network(), tmp_path, "denoise")
+
+
+@pytest.mark.parametrize("name", ["start.weights.h5", "start.npz", "start.md"])
+def test_a_file_that_holds_no_weights_is_no_start(loop: ModuleType, name: str, tmp_path: Path) -> None:
+    from training.recipe import NoStart
+
+    (tmp_path / name).write_text("words")
+    with pytest.raises(NoStart, match=f"{name} is no file of weights"):
+        loop.start_from(tiny.network(), tmp_path / name, "denoise")
 
 
 def test_a_kit_is_a_start(train: Train, tmp_path: Path) -> None:

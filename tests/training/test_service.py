@@ -27,6 +27,12 @@ class Mirror(BaseHTTPRequestHandler):
         parts: Any = message.get_payload()
         fields = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
         self.seen.append((self.path, fields))
+        if fields.get("strength") == b"0.5":
+            self.close_connection = True  # as a service that ends: no answer at all
+            return
+        if fields.get("strength") == b"0.75":
+            self._answer(200, b"<html>")
+            return
         if fields.get("strength") == b"1.0":
             self._answer(400, b'{"detail": "Too strong."}')
             return
@@ -104,3 +110,14 @@ def test_a_problem_is_told_in_the_services_words(service: Service) -> None:
 def test_nobody_there() -> None:
     with pytest.raises(ServiceProblem, match="cannot be reached"):
         Service("http://127.0.0.1:1").superres(np.zeros((2, 2, 3), np.uint8), "photo", 2)
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.75])
+def test_an_answer_that_is_no_picture_is_a_problem(service: Service, strength: float) -> None:
+    with pytest.raises(ServiceProblem, match="gives no picture"):
+        service.denoise(np.zeros((2, 2, 3), np.uint8), "photo", strength)
+
+
+def test_what_is_no_address_is_a_problem() -> None:
+    with pytest.raises(ServiceProblem, match="nonsense"):
+        Service("nonsense").superres(np.zeros((2, 2, 3), np.uint8), "photo", 2)

@@ -146,11 +146,36 @@ def test_vgg19_is_published_as_a_model_of_its_own(weights: Path, tmp_path: Path)
     assert not store.is_default(manifest)
 
 
-def test_weights_that_are_not_there_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("content", [None, b"no archive", "another network's"])
+def test_weights_that_are_not_there_are_one_line(
+    content: bytes | str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from training.__main__ import main
 
-    status = main(["publish", "vgg19", "--weights", str(tmp_path / "none.npz"), "--shelf", str(tmp_path)])
-    assert status != 0
-    told = capsys.readouterr().err.strip()
-    assert "the weights of VGG19 cannot be had" in told
-    assert "Traceback" not in told
+    file = tmp_path / "weights.npz"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content:
+        np.savez(file, **{"logits/kernel": np.zeros(3, np.float32)})
+    assert main(["publish", "vgg19", "--weights", str(file), "--shelf", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("training: the weights of VGG19 cannot be had: ")
+    assert told.count("\n") == 1
+
+
+def test_without_a_network_the_option_for_a_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from keras import applications
+
+    from training.__main__ import main
+
+    def offline(**options: object) -> None:
+        raise Exception("URL fetch failure: Name or service not known")  # Keras's own, no narrower
+
+    monkeypatch.setattr(applications, "VGG19", offline)
+    assert main(["publish", "vgg19", "--shelf", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "Name or service not known" in told
+    assert "--weights" in told
+    assert told.count("\n") == 1

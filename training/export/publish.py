@@ -19,6 +19,7 @@ def publish(recipe: Recipe, packs: Packs, out: Path, shelf: Path, *, default: bo
     The tables are those of the SavedModel itself, run as the service runs it. Raises NotTrained, NotTheSame,
     MissingPack, ShelfError.
     """
+    shelf.mkdir(parents=True, exist_ok=True)  # before the measuring, which takes long
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         networks = export(recipe, packs, out, folder)

@@ -69,6 +69,7 @@ def save(networks: Mapping[str, keras.Model], folder: Path) -> None:
         module.weights[part] = stored
         signatures[part] = _signature(network, variables)
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)  # where it cannot be, this says so in Python's words
     tf.saved_model.save(module, str(folder), signatures=signatures)
     (folder / "fingerprint.pb").unlink(missing_ok=True)
 
@@ -128,8 +129,8 @@ class Published(Mapping[str, "PublishedPart"]):
     """The signatures of a SavedModel by name, to be called as the networks they were made from."""
 
     def __init__(self, folder: Path) -> None:
-        self._saved = tf.saved_model.load(str(folder))  # its functions hold their variables only weakly
-        self._parts = {name: PublishedPart(function) for name, function in self._saved.signatures.items()}
+        saved = tf.saved_model.load(str(folder))
+        self._parts = {name: PublishedPart(saved, function) for name, function in saved.signatures.items()}
 
     def __getitem__(self, part: str) -> PublishedPart:
         return self._parts[part]
@@ -144,7 +145,8 @@ class Published(Mapping[str, "PublishedPart"]):
 class PublishedPart:
     """One signature: named float32 arrays in, named float32 arrays out."""
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, saved: Any, function: Any) -> None:
+        self._saved = saved  # its functions hold their variables only weakly
         self._function = function
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

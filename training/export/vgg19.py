@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,23 @@ INPUTS: dict[str, dict[str, Any]] = {
 LICENCE = "VGG19's weights: CC BY 4.0 (Simonyan and Zisserman, Visual Geometry Group)"
 
 
+class NoWeights(ValueError):
+    """Weights of VGG19 that cannot be read or fetched; the message says what to do."""
+
+
 def publish(shelf: Path, weights: Path | None) -> Path:
     """Put VGG19 on `shelf` as the next version of stylize/vgg19 and return its folder.
 
     `weights` is an `.npz` as `vgg19.build` reads it; None takes those of `keras.applications`, which downloads them.
-    Raises ShelfError, NotTheSame, and OSError where the weights cannot be read or fetched.
+    Raises ShelfError, NotTheSame, and NoWeights where the weights cannot be read or fetched.
     """
+    shelf.mkdir(parents=True, exist_ok=True)  # what cannot be put there need not be made
     with tempfile.TemporaryDirectory() as scratch:
         source = weights or _downloaded(Path(scratch) / "vgg19.npz")
-        vgg = vgg19.build(sorted({style_optimizer.CONTENT, *style_optimizer.STYLE}), source)
+        try:
+            vgg = vgg19.build(sorted({style_optimizer.CONTENT, *style_optimizer.STYLE}), source)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise NoWeights(f"{source} does not hold them ({error}); docs/data.md says what does") from None
         networks = style_optimizer.build(vgg)
         folder = Path(scratch) / "model"
         save(networks, folder)
@@ -83,8 +92,11 @@ def publish(shelf: Path, weights: Path | None) -> Path:
 
 
 def _downloaded(target: Path) -> Path:
-    """Write the weights of `keras.applications` to `target` and return it."""
-    whole = keras.applications.VGG19(include_top=False)
+    """Write the weights of `keras.applications` to `target` and return it. Raises NoWeights."""
+    try:
+        whole = keras.applications.VGG19(include_top=False)
+    except Exception as error:  # Keras has no narrower one for a download that fails
+        raise NoWeights(f"{error}; name a file of them with --weights (docs/data.md)") from None
     arrays: dict[str, Any] = {}
     for layer in whole.layers:
         if layer.weights:

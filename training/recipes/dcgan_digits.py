@@ -4,7 +4,7 @@
     python -m training sample dcgan_digits
     python -m training evaluate dcgan_digits
 
-Wanted: a grid that reads as digits. It is no model to be published: `inpaint/digits` will search in it.
+Wanted: a grid that reads as digits. It is no model to be published: `inpaint/digits` searches in it.
 """
 
 from __future__ import annotations

@@ -77,6 +77,24 @@ def test_a_query_asks_for_what_there_is(service: Service, query: str) -> None:
     assert named <= there
 
 
+def test_what_an_alert_counts_is_there_before_it_happens(service: Service) -> None:
+    text = service.client.get("/metrics").text
+    wanted = {
+        slug for query in queries() for slugs in re.findall(r'slug=~?"([^"]+)"', query) for slug in slugs.split("|")
+    }
+    assert "internal-error" in wanted
+    for slug in wanted:
+        assert f'restore_problems_total{{slug="{slug}"}} 0.0' in text
+
+
+def test_prometheus_looks_for_the_service_under_each_of_its_names() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    serving = {name for name, one in services.items() if any(port.endswith(":8000") for port in one.get("ports", []))}
+    assert {"restore", "ray-front"} <= serving
+    (job,) = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())["scrape_configs"]
+    assert {name for entry in job["dns_sd_configs"] for name in entry["names"]} == serving
+
+
 def test_every_metric_is_explained_and_no_other(service: Service) -> None:
     there = kinds(service)
     told = set(re.findall(r"`((?:restore|process)_\w+)`", PAGE))

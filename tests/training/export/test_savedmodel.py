@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,15 @@ def test_answers_as_its_network_at_any_size(exported: tuple[object, Path], shape
     }
     expected = network(inputs)["image"].numpy()  # type: ignore[operator]
     assert Published(folder)["denoise"](inputs)["image"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_part_keeps_its_weights_when_the_rest_is_let_go(exported: tuple[object, Path]) -> None:
+    from training.export.savedmodel import Published
+
+    network, folder = exported
+    part = Published(folder)["denoise"]
+    gc.collect()
+    assert part.count_params() == network.count_params()  # type: ignore[attr-defined]
 
 
 def test_float16_only_where_nothing_is_lost(exported: tuple[object, Path]) -> None:
