@@ -23,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Match
 
 from app import settings as configuration
 from app.api import openapi, problems
@@ -232,8 +233,8 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
-        if headers.get("Allow") == "GET":
-            headers["Allow"] = "GET, HEAD"
+        if "Allow" in headers:
+            headers["Allow"] = ", ".join(_methods(request))
         error = _own(error.status_code, request)
     elif not isinstance(error, ServiceError):
         error = InvalidField("A value in the address or its query is not allowed.")
@@ -241,6 +242,17 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     response = problems.response(error, request.state.request_id)
     response.headers.update(headers)
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """Return every method that the address takes: a route tells its own alone."""
+
+    def takes(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
+
+    methods = [method for method in ("DELETE", "GET", "POST") if takes(method)]
+    return [*methods, "HEAD"] if "GET" in methods else methods
 
 
 def _own(status: int, request: Request) -> ServiceError:

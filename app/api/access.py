@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
@@ -77,8 +78,10 @@ def _given_key(headers: Headers) -> str | None:
 
 
 def _parse(text: str) -> Address | None:
+    """Return the address, with or without the port that some proxies add; None where it is none."""
+    with_port = re.fullmatch(r"([\d.]+):\d+|\[(.+)\](?::\d+)?", text)
     try:
-        parsed = ipaddress.ip_address(text)
+        parsed = ipaddress.ip_address(with_port[1] or with_port[2] if with_port else text)
     except ValueError:
         return None
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None

@@ -166,7 +166,8 @@ class Desk:
             timeout_s=self.settings.body_timeout_s,
         )
         async with forms.read_form(request.headers, body, endpoint.kind) as (form, uploads):
-            errand = Errand(endpoint, form, uploads, request.headers.get("accept"))
+            accept = ", ".join(request.headers.getlist("accept")) or None
+            errand = Errand(endpoint, form, uploads, accept)
             model = self.model_of(errand)
             if model:
                 request.state.model = model

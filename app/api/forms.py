@@ -114,7 +114,9 @@ class SuperresForm(PictureForm):
 
 
 class SegmentForm(PictureForm):
-    files = {"background_image": "A picture to put behind a cut-out, instead of `background`; its middle covers."}
+    files = {
+        "background_image": "What to put behind a cut-out instead of `background`. Its middle covers; its alpha stays."
+    }
 
     output: Literal["mask", "cutout", "overlay", "json"] = Field(
         "mask",

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import time
+import unicodedata
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import BinaryIO
 from urllib.parse import quote
@@ -38,8 +39,8 @@ def wants_envelope(accept: str | None) -> bool:
     for part in (accept or "").split(","):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = next((_quality(piece) for piece in parameters if piece.startswith("q=")), 1.0)
-        if kind == "application/json":
-            qualities[kind] = max(qualities[kind], quality)
+        if kind in ("application/json", "application/*"):
+            qualities["application/json"] = max(qualities["application/json"], quality)
         elif kind == "*/*" or kind.startswith("image/"):
             qualities["image"] = max(qualities["image"], quality)
     return qualities["application/json"] > qualities["image"]
@@ -184,8 +185,12 @@ def is_known(asked: Headers, tag: str) -> bool:
 
 def result_name(filename: str, task: str, content_type: str) -> str:
     """Return a name for the result: `holiday-denoise.jpg` for `holiday.png`."""
-    last = filename.replace("\\", "/").rpartition("/")[2]
-    stem = re.sub(r"[^\w.-]+", "_", last.rpartition(".")[0] or last).strip("._")[:80] or "picture"
+    last = unicodedata.normalize("NFC", filename).replace("\\", "/").rpartition("/")[2]
+    # Letters, digits, and marks: what many scripts write vowels with.
+    kept = "".join(
+        c if c in "._-" or unicodedata.category(c)[0] in "LMN" else " " for c in last.rpartition(".")[0] or last
+    )
+    stem = re.sub(r" +", "_", kept).strip("._")[:80] or "picture"
     return f"{stem}-{task}.{_SUFFIXES.get(content_type, 'bin')}"
 
 

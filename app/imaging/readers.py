@@ -7,6 +7,7 @@ A reader may raise nearly anything for a damaged file; `codec.decode` makes one 
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ _MAX_SCANNED = 2 * 10**9
 _MAX_PARTS = 1 << 17
 _PIECE = 1 << 20
 MAX_BLOCK = 1 << 24
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a JPEG among coded bytes, restarts left out
 _SMALL_GAP = 8
 Size = tuple[int, int]  # width, height
 _SEPARATED = 5  # TIFF's photometric interpretation for CMYK
@@ -121,11 +123,12 @@ def _bytes(value: object) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class _Jpeg:
-    """The segments before the coded picture. `plain` is the file without those that only describe."""
+    """The segments before the coded picture, at `start`. `plain` is the file without those that only describe."""
 
     frame: tuple[int, bytes]
     blocks: list[tuple[int, bytes]]
     plain: bytes
+    start: int
 
     @property
     def size(self) -> Size:
@@ -159,8 +162,7 @@ def _read_jpeg(data: bytes, max_pixels: int) -> Decoded:
             "This JPEG is of a rare kind (lossless, arithmetic or more than 8 bit); save it as a common JPEG or PNG.",
             field="image",
         )
-    # In pieces: the interpreter's lock is held while one is searched.
-    scans = sum(data.count(b"\xff\xda", at, at + _PIECE + 1) for at in range(0, len(data), _PIECE))
+    scans = _scans(data, jpeg.start)
     if scans > _MANY_SCANS and scans * width * height > _MAX_SCANNED:
         raise UnsupportedImage(f"This JPEG draws its picture in {scans} scans; save it anew.", field="image")
     notes: tuple[str, ...] = ("mpo=first",) if jpeg.first(0xE2, b"MPF\0") else ()
@@ -189,7 +191,7 @@ def _jpeg_segments(data: bytes) -> _Jpeg:
         if marker == 0xD9 or (marker == 0xDA and frame is None):
             break
         if marker == 0xDA and frame is not None:
-            return _Jpeg(frame, blocks, b"".join([*plain, data[start:]]))
+            return _Jpeg(frame, blocks, b"".join([*plain, data[start:]]), start)
         length = int.from_bytes(data[at : at + 2], "big")
         body = data[at + 2 : at + length]
         at += length
@@ -201,6 +203,27 @@ def _jpeg_segments(data: bytes) -> _Jpeg:
             blocks.append((marker, body))
         else:
             plain.append(data[start:at])
+    raise damaged("jpeg")
+
+
+def _scans(data: bytes, at: int) -> int:
+    """Return how many scans there are from `at` to the picture's end: a phone may have put a film behind it.
+
+    Raises BrokenImage where there are more markers than a picture has.
+    """
+    scans = 0
+    for _ in range(_MAX_PARTS):
+        while (found := _MARKER.search(data, at, at + _PIECE + 1)) is None:  # the interpreter's lock is held meanwhile
+            at += _PIECE
+            if at >= len(data):
+                return scans
+        at = found.end()
+        marker = data[at - 1]
+        if marker == 0xD9:
+            return scans
+        scans += marker == 0xDA
+        if marker >= 0xC0:
+            at += int.from_bytes(data[at : at + 2], "big")
     raise damaged("jpeg")
 
 

@@ -238,7 +238,7 @@ def _cutout(found: _Found, backdrop: Color | Picture | None) -> Picture:
     for rows in found.strips():
         alpha[rows] = np.rint(found.alpha(rows) * white)
     alpha = mask.decided(alpha, radius)
-    own = alpha.copy() if picture.alpha is not None else alpha
+    own = alpha.copy()  # what is written to one strip is around the next
     for rows in found.strips(least=radius):
         # With surroundings, so that the colours of an edge do not know where strips end.
         around = slice(max(0, rows.start - radius), min(picture.height, rows.stop + radius))
@@ -253,27 +253,37 @@ def _cutout(found: _Found, backdrop: Color | Picture | None) -> Picture:
             pixels[rows], alpha[rows] = exact, np.rint(part * white)
         else:
             weight = part[..., None]
-            pixels[rows] = np.rint(exact * weight + behind(rows) * (1 - weight))
-    return picture.with_pixels(pixels, alpha if behind is None else None)
+            back = behind(rows) * (1 - weight)
+            whole = weight + back[..., -1:] / white
+            mixed = (exact * weight + back[..., :-1]) / np.maximum(whole, 1 / white)
+            pixels[rows], alpha[rows] = np.rint(np.minimum(mixed, white)), np.rint(whole[..., 0] * white)
+    seen_through = behind is None or (isinstance(backdrop, Picture) and backdrop.alpha is not None)
+    return picture.with_pixels(pixels, alpha if seen_through else None)
 
 
 def _backdrop(background: Color | Picture, picture: Picture) -> Callable[[slice], Floats]:
-    """Return what gives rows of the background, float32 (rows, width, channels) on the picture's scale.
+    """Return what gives rows of the background, float32 (rows, width, channels + 1) on the picture's scale: colours,
+    premultiplied, and opacity.
 
     A picture is enlarged or reduced to cover, its middle shown.
     """
     if not isinstance(background, Picture):
-        colour = np.array(background, np.float32) * (picture.maximum / 255)
-        return lambda rows: np.broadcast_to(colour, (rows.stop - rows.start, picture.width, 3))
+        colour = np.array([*background, 255], np.float32) * (picture.maximum / 255)
+        return lambda rows: np.broadcast_to(colour, (rows.stop - rows.start, picture.width, 4))
     factor = max(picture.height / background.height, picture.width / background.width)
     tall = min(background.height, max(1, round(picture.height / factor)))
     wide = min(background.width, max(1, round(picture.width / factor)))
     top, left = (background.height - tall) // 2, (background.width - wide) // 2
-    middle = background.pixels[top : top + tall, left : left + wide]
+    middle = np.s_[top : top + tall, left : left + wide]
+    planes = np.repeat(background.pixels[middle], picture.channels // background.channels, axis=-1)
+    opacity = np.full((tall, wide), background.maximum, planes.dtype)
+    if background.alpha is not None:
+        opacity = background.alpha[middle]
+        planes = cv2.multiply(
+            planes, np.repeat(opacity[..., None], planes.shape[-1], axis=-1), scale=1 / background.maximum
+        )
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    fitted = np.atleast_3d(cv2.resize(middle, (picture.width, picture.height), interpolation=how))
-    if fitted.shape[-1] < picture.channels:
-        fitted = np.repeat(fitted, picture.channels, axis=-1)
+    fitted = cv2.resize(np.dstack([planes, opacity]), (picture.width, picture.height), interpolation=how)
     scale = np.float32(picture.maximum / background.maximum)
     return lambda rows: fitted[rows].astype(np.float32) * scale
 

@@ -68,6 +68,6 @@ def _outline(form: SegmentForm, pictures: dict[str, Picture]) -> Picture:
     picture = pictures["image"]
     if form.output == "overlay":
         return picture
-    if form.output == "cutout" and form.background == "transparent" and "background_image" not in pictures:
-        return replace(picture, alpha=picture.pixels[..., 0])
-    return replace(picture, alpha=None)
+    behind = pictures.get("background_image")
+    opaque = form.background != "transparent" if behind is None else behind.alpha is None
+    return replace(picture, alpha=None if opaque or form.output != "cutout" else picture.pixels[..., 0])

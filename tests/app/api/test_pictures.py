@@ -133,6 +133,11 @@ def test_background_image_goes_behind_the_cutout(service: Service) -> None:
     assert pixels.shape == (48, 64, 3)
     assert (pixels[:, 2] == 77).all()
     assert (pixels[:, -3] == 255).all()
+    files["background_image"] = ("b.png", file(np.full((9, 9, 4), 77, np.uint8)))
+    answer = service.client.post("/segment", files=files, data={"output": "cutout"})
+    assert np.abs(opened(answer.content)[:, 2].astype(int) - 77).max() <= 1
+    refused = service.client.post("/segment", files=files, data={"output": "cutout", "format": "jpeg"})
+    assert refused.json()["field"] == "format"
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "ä", "a\tb"])
@@ -156,6 +161,12 @@ def test_an_odd_request_id_is_replaced(service: Service, given: str) -> None:
 def test_format_wins_over_accept_and_auto_keeps(service: Service, form: str, accept: str, expected: str) -> None:
     answer = service.denoise(format=form, headers={"Accept": accept})
     assert (answer.status_code, answer.headers["content-type"]) == (200, expected)
+
+
+def test_accept_may_come_on_several_lines(service: Service) -> None:
+    accept = [("Accept", "text/html"), ("Accept", "image/webp")]
+    answer = service.client.post("/denoise", files={"image": png()}, headers=accept)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
 
 
 def test_quality_and_lossless_are_heeded(service: Service) -> None:

@@ -339,11 +339,19 @@ def test_not_found(service: Service, path: str) -> None:
     refused(service.client.get(path), "not-found")
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/denoise"), ("DELETE", "/models"), ("PATCH", "/livez")])
-def test_method_not_allowed(service: Service, method: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/denoise", "POST"),
+        ("DELETE", "/models", "GET, HEAD"),
+        ("PATCH", "/livez", "GET, HEAD"),
+        ("PUT", "/jobs/1", "DELETE, GET, HEAD"),
+    ],
+)
+def test_method_not_allowed(service: Service, method: str, path: str, allowed: str) -> None:
     answer = service.client.request(method, path)
     refused(answer, "method-not-allowed")
-    assert answer.headers["allow"] == ("POST" if path == "/denoise" else "GET, HEAD")
+    assert answer.headers["allow"] == allowed
 
 
 # Size and time

@@ -21,6 +21,7 @@ from app.tasks.answer import Answer
         ("", False),
         ("*/*", False),
         ("application/json", True),
+        ("application/*", True),
         ("application/json, */*", False),  # what many clients send unasked
         ("application/json, image/*;q=0.5", True),
         ("application/json;q=0.1, image/png", False),
@@ -45,6 +46,9 @@ def test_wants_envelope(accept: str | None, expected: bool) -> None:
         ('a"b\r\nX: y.png', "a_b_X_y-denoise.jpg"),
         ("x" * 500 + ".png", "x" * 80 + "-denoise.jpg"),
         ("Grüße.png", "Grüße-denoise.jpg"),
+        ("e\u0301te\u0301.png", "\u00e9t\u00e9-denoise.jpg"),
+        ("नमस्ते दुनिया.png", "नमस्ते_दुनिया-denoise.jpg"),
+        ("ที่บ้าน.png", "ที่บ้าน-denoise.jpg"),
     ],
 )
 def test_result_name(given: str, expected: str) -> None:

@@ -762,7 +762,8 @@ def hostile() -> dict[str, bytes]:
     packet = b"XML:com.adobe.xmp\0\0\0\0\0" + unclosed
     bomb = b"icc\0\0" + zlib.compress(bytes(1 << 25), 9)
     return {
-        "scans": bytes(base) + b"\xff\xda" * 1000,
+        "scans": bytes(base[:-2]) + b"\xff\xda\0\2" * 1000 + b"\xff\xd9",
+        "markers": jpeg[:-2] + b"\xff\x01" * 10_000_000 + jpeg[-2:],
         "segments": jpeg[:2] + b"\xff\xe0\0\2" * 1_000_000 + jpeg[2:],
         "chunks": picture[:33] + chunk(b"teXt", b"") * 500_000 + picture[33:],
         "thumbnails": png(noise(8, 8, 3), 2, 8, (b"iTXt", packet)),
@@ -778,9 +779,17 @@ def test_no_file_asks_for_more_work_than_its_size_suggests() -> None:
         try:
             picture = read(data) if name != "scans" else decode(data, max_pixels=30_000_000)
         except (UnsupportedImage, BrokenImage):
-            assert name in ("scans", "segments", "chunks", "directories")
+            assert name in ("scans", "markers", "segments", "chunks", "directories")
         else:
             assert picture.width == 8, name
+
+
+def test_what_a_phone_puts_behind_a_picture_is_no_part_of_it() -> None:
+    picture = noise(2400, 2400, 1).repeat(3, axis=-1)
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xda" * 400
+    for progressive in (False, True):
+        photo = saved(picture, "JPEG", progressive=progressive)
+        np.testing.assert_array_equal(read(photo + film).pixels, read(photo).pixels)
 
 
 def test_thumbnails_leave_xmp() -> None:

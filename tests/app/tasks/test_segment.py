@@ -132,6 +132,26 @@ def test_background_of_a_colour_or_a_picture() -> None:
     assert (answer.picture.pixels[:, 60:] == round(30000 / 257)).all()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_background_may_be_seen_through(channels: int, dtype: type) -> None:
+    white = np.iinfo(dtype).max
+    height, width = striped().height, striped().width
+    pixels = np.full((height // 2, width // 2, channels), white // 5, dtype)
+    opacity = np.full((height // 2, width // 2), white, dtype)
+    opacity[: height // 4] = round(white * 0.4)
+    pixels[: height // 8], opacity[: height // 8] = white, 0  # a colour that nobody was to see
+    answer, _ = run(striped(), output="cutout", classes=("red",), background=Picture(pixels, opacity))
+    assert answer.picture.alpha is not None
+    assert (answer.picture.pixels[:, :36] == [255, 0, 0]).all()
+    assert (answer.picture.alpha[:, :36] == 255).all()
+    behind, seen = answer.picture.pixels[:, 60:].astype(int), answer.picture.alpha[:, 60:].astype(int)
+    for part, wanted in ((np.s_[height // 4 + 4 : height // 2 - 4], 102), (np.s_[height // 2 + 4 :], 255)):
+        np.testing.assert_array_equal(seen[part], wanted)
+        assert np.abs(behind[part] - 51).max() <= 2
+    assert (seen[: height // 4 - 4] == 0).all()
+
+
 def test_grey_picture_before_a_coloured_background_is_coloured() -> None:
     image = Picture(np.full((48, 64, 1), 200, np.uint8), metadata=Metadata(icc=b"grey", exif=b"exif"))
     answer, _ = run(image, model="light", output="cutout", background=(1, 2, 3))
