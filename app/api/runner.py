@@ -42,9 +42,11 @@ class Runner:
             uploads = await asyncio.to_thread(opened.enter_context, _opened(files, job.request["names"]))
             errand = Errand(endpoint, form, uploads, job.request["accept"])
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(left) as limit:
                     parcel = await self._desk.make(errand, caller, self._budget)
             except TimeoutError:
+                if not limit.expired():
+                    raise  # somebody else's time was up
                 raise DeadlineExceeded("The job was not done in the time that Cancel-After allowed.") from None
         headers = {key: value for key, value in parcel.headers.items() if key != "content-length"}
         return Result(parcel.body, {"headers": headers})

@@ -459,6 +459,16 @@ def test_a_deadline_holds_for_jobs_too() -> None:
         refused(service.client.get(f"{address}/result"), "deadline-exceeded")
 
 
+def test_time_that_was_up_elsewhere_is_no_deadline_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def timed_out(*_: Any) -> None:
+        raise TimeoutError("a disk far away")
+
+    with serving() as service:
+        monkeypatch.setattr(service.desk, "make", timed_out)
+        address = accepted(service.denoise(headers=ASYNC))
+        assert until(service, address, "failed")["problem"]["type"] == "/problems/internal-error"
+
+
 # --- bounds, and who may see what ---
 
 
