@@ -77,8 +77,9 @@ def test_a_query_asks_for_what_there_is(service: Service, query: str) -> None:
     assert named <= there
 
 
-def test_what_an_alert_counts_is_there_before_it_happens(service: Service) -> None:
-    text = service.client.get("/metrics").text
+def test_what_an_alert_counts_is_there_before_it_happens() -> None:
+    with serving() as service:
+        text = service.client.get("/metrics").text
     wanted = {
         slug for query in queries() for slugs in re.findall(r'slug=~?"([^"]+)"', query) for slug in slugs.split("|")
     }
