@@ -11,7 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,6 +218,7 @@ def _join_cluster(settings: Settings) -> RayEngine:
             preload=settings.preload,
             max_batch=settings.max_batch,
             max_megapixels=settings.queue_megapixels,
+            budget=settings.models_mb * 2**20,
         )
 
 
@@ -297,7 +298,11 @@ def _golden_tasks(engine: ServingEngine) -> dict[str, Callable[[Manifest, Pictur
 
 async def _keep_warm(engine: ServingEngine, settings: Settings, golden: Golden) -> None:
     """Warm what is to be loaded at start, then follow the shelves."""
-    await _warm(engine, settings.preload, golden)
+    try:
+        await _warm(engine, settings.preload, golden)
+    except Exception:  # a bug: what is served goes on, and so does what follows
+        log.exception("not all is warm")
+        golden.warming = False
     while settings.reload_s:
         await asyncio.sleep(settings.reload_s)
         try:
@@ -340,16 +345,16 @@ async def _warm(engine: ServingEngine, wanted: tuple[str, ...], golden: Golden) 
     _say(f"warm after {time.perf_counter() - started:.1f} s")
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+def _say(text: str, end: str = "\n") -> None:
+    with suppress(OSError, ValueError, AttributeError):  # a full disk, a pipe that nobody reads, closed, none at all
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
 
 
 @contextmanager
 def _step(what: str) -> Iterator[None]:
     """Tell of a step that takes a while, and then how long it took."""
-    sys.stdout.write(f"{what} … ")
-    sys.stdout.flush()
+    _say(f"{what} … ", end="")
     begun = time.perf_counter()
     yield
     _say(f"{time.perf_counter() - begun:.1f} s")

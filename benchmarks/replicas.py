@@ -54,8 +54,8 @@ class _Echoes(CostedLoader):
 class EchoReplica(Replica):
     """A replica without TensorFlow."""
 
-    def __init__(self, folders: Sequence[Path], preload: Sequence[str], max_batch: int) -> None:
-        super().__init__(folders, preload, max_batch, _Echoes())
+    def __init__(self, folders: Sequence[Path], preload: Sequence[str], max_batch: int, budget: int) -> None:
+        super().__init__(folders, preload, max_batch, _Echoes(), budget=budget)
 
 
 def ticket(engine: ServingEngine, side: int) -> Ticket:

@@ -10,6 +10,7 @@ Pictures are float32, NHWC, in [0, 1], with free batch, height and width. A size
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import re
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 MANIFEST_NAME = "manifest.json"
+
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
 
 Task = Literal["denoise", "superres", "segment", "inpaint", "stylize"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=64)]
@@ -325,11 +328,19 @@ def parse(text: str | bytes) -> Manifest:
         raise ManifestError(problems) from None
 
 
+def passes(error: OSError) -> bool:
+    """Return whether this is of the machine or its network at the moment, and says nothing about a file."""
+    return error.errno in _PASSING
+
+
 def read(folder: Path) -> Manifest:
-    """Return the manifest of the model in `folder`. Raises ManifestError; a missing file is one too."""
+    """Return the manifest of the model in `folder`. Raises ManifestError, a missing file is one too, or OSError for
+    what passes."""
     try:
         text = (folder / MANIFEST_NAME).read_bytes()
     except OSError as error:
+        if passes(error):
+            raise
         raise ManifestError([f"{MANIFEST_NAME}: {error.strerror}"]) from None
     return parse(text)
 

@@ -10,12 +10,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from models import manifest as contract
-from models.manifest import MANIFEST_NAME, Manifest
+from models.manifest import MANIFEST_NAME, Manifest, ManifestError
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -49,12 +49,23 @@ def stamp(folder: Path) -> Stamp:
     return tuple(found)
 
 
-def folders(shelves: Iterable[Path]) -> Iterator[Path]:
-    """Yield the folder of each model, shelf by shelf, by task, name and version. A missing shelf is an empty one."""
+def folders(shelves: Iterable[Path], unreadable: Callable[[Path, OSError], None] | None = None) -> Iterator[Path]:
+    """Yield the folder of each model, shelf by shelf, by task, name and version. A missing shelf is an empty one, and
+    one that cannot be read, or a folder of it (`lost+found`, say), is told to `unreadable` and skipped.
+    """
+
+    def below(folder: Path) -> list[Path]:
+        try:
+            return _below(folder)
+        except OSError as error:
+            if unreadable:
+                unreadable(folder, error)
+            return []
+
     for shelf in shelves:
-        for task in _below(shelf):
-            for name in _below(task):
-                versions = [folder for folder in _below(name) if folder.name.isdecimal()]
+        for task in below(shelf):
+            for name in below(task):
+                versions = [folder for folder in below(name) if folder.name.isdecimal()]
                 yield from sorted(versions, key=lambda folder: int(folder.name))
 
 
@@ -62,7 +73,7 @@ def open_model(folder: Path) -> Manifest:
     """Return the manifest of `folder` after every file's digest was compared.
 
     Raises ManifestError for the manifest itself; ShelfError for a file that is missing, differs or is not listed,
-    a link, or a folder whose place is not what the manifest says.
+    a link, or a folder whose place is not what the manifest says; OSError for what passes.
     """
     manifest = contract.read(folder)
     problems = []
@@ -131,6 +142,8 @@ def _difference(file: Path, path: str, expected: str) -> list[str]:
     try:
         return [] if digest(file) == expected else [f"{path} has another SHA-256 than the manifest says"]
     except OSError as error:
+        if contract.passes(error):
+            raise
         return [f"{path} cannot be read: {error.strerror}"]
 
 
@@ -147,7 +160,10 @@ def _unmark_others(chosen: Manifest, shelf: Path) -> None:
     for folder in folders([shelf]):
         if folder.parts[-3] != chosen.task or folder.parts[-2] == chosen.name:
             continue
-        other = contract.read(folder)
+        try:
+            other = contract.read(folder)
+        except ManifestError:  # it has no mark that anybody could read
+            continue
         if is_default(other):
             with tempfile.TemporaryDirectory(prefix=".publishing-", dir=folder.parent) as scratch:
                 contract.write(_marked(other, False), Path(scratch))

@@ -50,8 +50,8 @@ class _SlowRuntime(Runtime):
 class Watched(Replica):
     """A replica of the real models that takes its time over each ticket and tells what it holds."""
 
-    def __init__(self, folders: Sequence[Path], preload: Sequence[str], max_batch: int) -> None:
-        super().__init__(folders, preload, max_batch, _SlowRuntime())
+    def __init__(self, folders: Sequence[Path], preload: Sequence[str], max_batch: int, budget: int) -> None:
+        super().__init__(folders, preload, max_batch, _SlowRuntime(), budget=budget)
         self._held: Counter[str] = Counter()
 
     async def run(self, parcel: Parcel) -> Reply:

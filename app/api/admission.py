@@ -62,8 +62,15 @@ class _Work:
 class Admission:
     """The requests that are here, and those that were told when to come back: they are let in before others then."""
 
-    def __init__(self, costs: CostTable, *, devices: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        costs: CostTable,
+        *,
+        devices: Callable[[], int] = lambda: 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._costs = costs
+        self._devices = devices
         self._clock = clock
         self._here: dict[int, _Work] = {}
         self._jobs: dict[int, Caller] = {}
@@ -72,8 +79,8 @@ class Admission:
         self._done = 0.0
         self._seen = 0.0
         self._then = clock()
-        self._loaded = False
-        self.pace = float(max(1, devices))
+        self._at_work = 0.0
+        self.pace = float(max(1, devices()))
 
     @property
     def seconds(self) -> float:
@@ -95,22 +102,22 @@ class Admission:
         work = _Work(caller.client, caller.weight, self._costs.seconds(kind, "request", size), mark, caller)
         if not (caller.background or caller.probe):
             self._admit(work, caller.deadline)
-        now = self._observe()
-        allowed = caller.deadline - now
-        due = now + min(allowed * work.seconds / LONG_S, max(0.0, allowed - work.seconds) / 2)
         if caller.background:
             self._jobs[id(caller)] = caller
         else:
             self._here[id(caller)] = work
+        now = self._observe()
+        allowed = caller.deadline - now
+        due = now + min(allowed * work.seconds / LONG_S, max(0.0, allowed - work.seconds) / 2)
         try:
             yield due
             if "model" in caller.spent:
                 self._costs.note(kind, "request", size, 1, caller.spent["model"])
         finally:
-            self._observe()
             self._jobs.pop(id(caller), None)
             self._here.pop(id(caller), None)
             self._done += caller.spent.get("model", 0.0)
+            self._observe()
 
     def _admit(self, work: _Work, deadline: float) -> None:
         now = self._observe()
@@ -158,16 +165,24 @@ class Admission:
         return own + others + (rounds * BACKGROUND if self._jobs else 0.0)
 
     def _observe(self) -> float:
-        """Follow how many seconds of the device are done a second while there is work; return the time."""
+        """Follow how many seconds of the devices are done a second while there is work; return the time.
+
+        Where fewer requests are here than devices, each keeps one at work: it may send one tile after the other. What
+        these do tells what all would do.
+        """
         now = self._clock()
         callers = [*self._jobs.values(), *(work.caller for work in self._here.values() if work.caller)]
         spent = self._done + sum(caller.spent.get("model", 0.0) for caller in callers)
         passed = now - self._then
-        if self._loaded and passed > 0:
-            pace = max(0.0, spent - self._seen) / passed
+        if self._at_work and passed > 0:
+            devices = max(1, self._devices())
+            share = min(1.0, self._at_work / devices)
+            pace = max(0.0, spent - self._seen) / passed / share
             self.pace += (1 - math.exp(-passed / PACE_S)) * (pace - self.pace)
-            self.pace = max(self.pace, 0.1)
-        self._then, self._seen, self._loaded = now, spent, self.seconds > LOADED_S
+            self.pace = max(self.pace if share == 1 else min(self.pace, devices), 0.1)
+        self._then, self._seen = now, spent
+        spread = len(self._jobs) + sum(min(work.left / LOADED_S, 1.0) for work in self._here.values())
+        self._at_work = spread if self.seconds > LOADED_S else 0.0
         return now
 
 

@@ -86,7 +86,7 @@ class Desk:
         self.engine = engine
         self.metrics = metrics
         self.budget = PixelBudget(settings.decoded_megapixels)
-        self.admission = Admission(engine.costs, devices=engine.width)
+        self.admission = Admission(engine.costs, devices=lambda: engine.width)
         self.closing = False
         self.endpoints: dict[str, Endpoint[Any]] = {}
         self.defer: Defer | None = None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import math
 import os
 import signal
 import socket
+import struct
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +26,8 @@ log = structlog.get_logger(__name__)
 
 QUIET_S = 30.0
 """Seconds for which a connection may be open without a request under way: one that never sends the head of its request,
-or sends it byte by byte, or does not let itself be closed because it never reads."""
+or sends it byte by byte, or does not let itself be closed because it never reads. For so long an answer may lie there
+of which nothing is taken, too."""
 LAST_S = 5.0
 """Seconds at the end for the last answers to go out, and again for what runs on threads to be let go."""
 
@@ -42,7 +47,7 @@ class Server(uvicorn.Server):
         self._desk = desk
         self._limit = limit
         self._listening = listening
-        self._quiet: dict[Any, tuple[object, float]] = {}
+        self._quiet: dict[Any, tuple[object, int, float]] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -69,18 +74,21 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     def _drop_the_quiet(self) -> None:
-        """Cut off connections on which no request has been under way for QUIET_S."""
-        now = time.monotonic()
+        """Cut off connections on which no request has been under way for QUIET_S, or of whose answer nothing was taken
+        for so long, or for as long as its body may take to come."""
+        now, patience = time.monotonic(), max(QUIET_S, self._desk.settings.body_timeout_s)
         before, self._quiet = self._quiet, {}
         for connection in self.server_state.connections:
             assert isinstance(connection, H11Protocol)
             cycle, transport = connection.cycle, connection.transport
-            if cycle is not None and not cycle.response_complete and not transport.is_closing():
-                continue
-            known = before.get(connection, (None, now))
-            since = known[1] if known[0] is cycle else now  # another cycle: a request came and went between two looks
-            self._quiet[connection] = cycle, since
-            if now - since > QUIET_S:
+            idle = cycle is None or cycle.response_complete or transport.is_closing()
+            unread = 0 if idle else _unread(transport)
+            last_cycle, last_unread, since = before.get(connection, (None, 0, now))
+            # Another cycle: a request came and went between two looks. Fewer bytes: somebody reads.
+            quiet = last_cycle is cycle if idle else 0 < last_unread <= unread
+            since = since if quiet else now
+            self._quiet[connection] = cycle if idle else None, unread, since
+            if now - since > (QUIET_S if idle else patience):
                 transport.abort()
 
 
@@ -88,6 +96,22 @@ def ignore_signals() -> None:
     """Let an asked-for end be a clean one: uvicorn raises the signal again when it is done."""
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
+
+
+def _unread(transport: asyncio.Transport) -> int:
+    """Return how many bytes of its answers the other side has yet to take, where more are there than the system holds.
+
+    What the system holds is megabytes and counts: by the transport alone a slow reader seems to take nothing for long.
+    0 where the system does not tell, as any but Linux.
+    """
+    waiting = transport.get_write_buffer_size()
+    if not waiting:
+        return 0
+    try:
+        held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # or it is closed
+        return 0
+    return waiting + int(struct.unpack("i", held)[0])
 
 
 def _leave() -> None:

@@ -62,6 +62,7 @@ class LocalEngine:
         self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._coming: Counter[str] = Counter()  # tickets that wait for a model to be loaded, by device
         self._functions: dict[str, dict[str, str]] = {}  # {model: {signature: the function that runs for it}}
+        self._chosen_for: dict[str, Manifest] = {}  # the model as it was when that was found out
         self._choosing = asyncio.Lock()
 
     @property
@@ -186,8 +187,12 @@ class LocalEngine:
         task, _, name = model.partition("/")
         manifest = self.registry.find(task, name)
         async with self._choosing:
+            before = self._chosen_for.get(model, manifest)
+            if (before.files, before.signatures) != (manifest.files, manifest.signatures):
+                self._functions.pop(model, None)  # another model has taken its number
             if model not in self._functions and any(one.variants for one in manifest.signatures.values()):
                 self._functions[model] = await self._fastest(manifest, device)
+                self._chosen_for[model] = manifest
 
     def _brought(self, key: tuple[str, str], done: asyncio.Task[None]) -> None:
         del self._loads[key]

@@ -68,7 +68,8 @@ class Cluster:
 
 
 class LeastSent:
-    """Sends each ticket to the replica that has the fewest of ours unanswered; of equals, to the one used longest ago.
+    """Sends each ticket to the replica that has the fewest of ours unanswered, or chosen for it and on their way; of
+    equals, to the one used longest ago.
 
     Mixed into Ray Serve's own router (`app.engine.serve_router`). It chooses on one event loop and hears
     of answers from any thread.
@@ -78,16 +79,28 @@ class LeastSent:
         """Begin with nothing sent."""
         self._lock = threading.Lock()
         self._sent: Counter[Any] = Counter()
+        self._chosen: dict[asyncio.Future[Any], Any] = {}  # the replica of each ticket that is not assigned yet
         self._used: dict[Any, int] = {}
         self._turns = itertools.count(1)
 
-    async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any) -> list[list[Any]]:  # noqa: ARG002
-        """Return the candidates, best first, each a rank of its own."""
+    async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any) -> list[list[Any]]:
+        """Return the candidates, best first, each a rank of its own.
+
+        Serve may first ask a replica how long its queue is: meanwhile others choose, so the choice counts until the
+        ticket is assigned or given up, which ends its future. One that is chosen for again counts once.
+        """
+        assigned: Any = pending_request.future if pending_request else None
         with self._lock:
-            ranked = sorted(candidate_replicas, key=self._rank)
+            again = self._chosen.pop(assigned, None) is not None
+            coming = Counter(self._chosen.values())
+            ranked = sorted(candidate_replicas, key=lambda one: self._rank(one.replica_id, coming))
             self._used = {one.replica_id: self._used.get(one.replica_id, 0) for one in ranked}
             for best in ranked[:1]:
                 self._used[best.replica_id] = next(self._turns)
+                if assigned and not assigned.done():
+                    self._chosen[assigned] = best.replica_id
+        if assigned and not again:
+            assigned.add_done_callback(self._settled)
         return [[one] for one in ranked]
 
     def on_send_request(self, replica_id: Any) -> None:
@@ -103,8 +116,12 @@ class LeastSent:
             self._sent += Counter()  # forgets those without any
         super().on_request_completed(replica_id, internal_request_id)  # type: ignore[misc]
 
-    def _rank(self, candidate: Any) -> tuple[int, int]:
-        return self._sent[candidate.replica_id], self._used.get(candidate.replica_id, 0)
+    def _settled(self, assigned: asyncio.Future[Any]) -> None:
+        with self._lock:
+            self._chosen.pop(assigned, None)
+
+    def _rank(self, replica_id: Any, coming: Counter[Any]) -> tuple[int, int]:
+        return self._sent[replica_id] + coming[replica_id], self._used.get(replica_id, 0)
 
 
 class RayEngine:
@@ -113,7 +130,7 @@ class RayEngine:
     The shelf in `folders` is read here, for names and manifests, and must be the same at the same place on every node.
     At most `max_megapixels` for each working replica are under way from here; what would be more is Overloaded, except
     for a probe, for a job, and for a request that has tickets under way or had some done. `replica` is what each of
-    them runs.
+    them runs, with models of about `budget` bytes in memory (0: any number).
 
     The first engine that comes to a cluster deploys the replicas; those that come later use what is there. Raises
     ClusterError where none works within five minutes. Make it outside of an event loop.
@@ -127,6 +144,7 @@ class RayEngine:
         preload: Sequence[str] = (),
         max_batch: int = 64,
         max_megapixels: float = 64.0,
+        budget: int = 0,
         replica: type[Replica] = Replica,
     ) -> None:
         self.accelerated = cluster.gpus > 0
@@ -146,7 +164,8 @@ class RayEngine:
         self._ray, self._serve = _connected(cluster)
         self._lost = self._ray.exceptions.RayError, self._serve.exceptions.RayServeException
         try:
-            self._handle = self._deployed(cluster, replica, (places, tuple(preload), max_batch))
+            arguments = {"folders": places, "preload": tuple(preload), "max_batch": max_batch, "budget": budget}
+            self._handle = self._deployed(cluster, replica, arguments)
             self._await_first(cluster)
             self._registry = Registry(places, _Afar(self._handle))
         except BaseException as error:
@@ -314,7 +333,7 @@ class RayEngine:
                 response.cancel()
                 answer.add_done_callback(_seen)
 
-    def _deployed(self, cluster: Cluster, replica: type[Replica], arguments: tuple[Any, ...]) -> Any:
+    def _deployed(self, cluster: Cluster, replica: type[Replica], arguments: Mapping[str, Any]) -> Any:
         """Return a handle to the replicas, which are deployed unless they are there already."""
         self._serve.start(proxy_location="Disabled")
         if APPLICATION in self._serve.status().applications:
@@ -334,7 +353,7 @@ class RayEngine:
             request_router_config=self._serve.config.RequestRouterConfig(request_router_class=ROUTER),
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
-        target = self._serve.RunTarget(deployment.bind(*arguments), name=APPLICATION, route_prefix=None)
+        target = self._serve.RunTarget(deployment.bind(**arguments), name=APPLICATION, route_prefix=None)
         (handle,) = self._serve.run_many([target], wait_for_applications_running=False)
         return handle
 

@@ -19,10 +19,10 @@ from typing import Any, Literal, Protocol
 import structlog
 
 from app.engine.protocol import Arrays, Entry
-from app.errors import ModelUnavailable, UnknownModel, nearest
+from app.errors import ModelUnavailable, Overloaded, UnknownModel, nearest
 from models import manifest as contract
 from models import store
-from models.manifest import Manifest, ManifestError
+from models.manifest import Manifest, ManifestError, passes
 from models.store import ShelfError, Stamp
 
 log = structlog.get_logger(__name__)
@@ -198,6 +198,7 @@ class Registry:
         self._leaving: dict[str, _Slot] = {}  # off the shelf and still in memory
         self._restless: dict[Path, Stamp] = {}  # what changed when it was looked at last
         self._shadowed: set[Path] = set()
+        self._unreadable: set[Path] = set()
         self._coming: Counter[str] = Counter()  # bytes that are being loaded, by device
         self._lock = threading.Lock()  # guards the shelf, holds and what is in memory; held for moments
         self._looking = threading.Lock()
@@ -289,7 +290,7 @@ class Registry:
         known = dict(self._shelf.slots)
         slots: dict[str, _Slot] = {}
         restless: dict[Path, Stamp] = {}
-        for folder in store.folders(self._folders):
+        for folder in store.folders(self._folders, self._tell_of_unreadable):
             place = _place(folder)
             if place in slots:
                 self._tell_of_shadow(folder, slots[place].folder)
@@ -319,6 +320,7 @@ class Registry:
             problems = error.problems
         except OSError as error:
             problems = [f"it cannot be read: {error.strerror}"]
+            stamp = () if passes(error) else stamp  # what it has is to be read again
         if old and old.needed:
             if manifest and old.manifest and _same(manifest, old.manifest) and not problems:
                 old.folder, old.stamp, old.manifest = folder, stamp, manifest
@@ -364,6 +366,14 @@ class Registry:
             self._shadowed.add(folder)
             log.warning("model shadowed", model=_place(folder), folder=str(folder), by=str(by))
 
+    def _tell_of_unreadable(self, folder: Path, error: OSError) -> None:
+        """Tell of a folder that is skipped. Raises `error` where it has models that are known: these stay."""
+        if any(slot.folder.is_relative_to(folder) for slot in self._shelf.slots.values()):
+            raise error
+        if folder not in self._unreadable:
+            self._unreadable.add(folder)
+            log.warning("folder skipped", folder=str(folder), reason=error.strerror)
+
     def _tell_of_defaults(self) -> None:
         shelf = self._shelf
         for task in shelf.tasks():
@@ -405,10 +415,13 @@ class Registry:
         """Return the model of this id on a device, loading it at the first call (seconds; who comes meanwhile waits).
 
         Hold it while it is used. Raises UnknownModel, ModelUnavailable, or Overloaded where the device has no memory
-        for it now. A model that failed to load is not tried again until its files change.
+        for it now, or the machine cannot read it. A model that failed to load otherwise is not tried again until its
+        files change.
         """
         slot = self._slot(model)
         device = device or self.devices[0]
+        if (there := slot.models.get(device)) is not None:  # a load on another device holds nobody up
+            return there
         with slot.lock:
             there = slot.models.get(device)
             return self._load(slot, device) if there is None else there
@@ -427,6 +440,9 @@ class Registry:
                     slot.models[device] = loaded
                     slot.used = self._clock()
         except (ModelUnavailable, ManifestError, ShelfError, OSError) as error:
+            if isinstance(error, OSError) and passes(error):
+                log.warning("model cannot be read now", model=slot.id, reason=error.strerror)
+                raise Overloaded(f"The model {slot.id} cannot be read now. Try again later.") from None
             self.refuse(slot.id, str(error))
             raise slot.unavailable() from None
         log.info("model loaded", model=slot.id, device=device, mebibytes=round(slot.bytes / 2**20, 1))
@@ -533,7 +549,7 @@ def _choice(shelf: _Shelf, task: str) -> str:
 def _readable(folder: Path) -> Manifest | None:
     try:
         return contract.read(folder)
-    except ManifestError:
+    except (ManifestError, OSError):
         return None
 
 

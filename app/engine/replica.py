@@ -68,11 +68,18 @@ class Reply:
 class Replica:
     """An engine with the models in `folders`; `preload` names those that it loads and warms before it takes work.
 
-    Its queue has no bound: whoever sends tickets bounds them. Without `loader`, TensorFlow is imported.
+    Its queue has no bound: whoever sends tickets bounds them. Its models in memory are held to `budget` as the
+    Registry's are. Without `loader`, TensorFlow is imported.
     """
 
     def __init__(
-        self, folders: Sequence[Path], preload: Sequence[str], max_batch: int, loader: Loader | None = None
+        self,
+        folders: Sequence[Path],
+        preload: Sequence[str],
+        max_batch: int,
+        loader: Loader | None = None,
+        *,
+        budget: int = 0,
     ) -> None:
         lanes = 1
         if loader is None:
@@ -81,7 +88,7 @@ class Replica:
             loader = runtime = Runtime()
             lanes = runtime.lanes
         self._loader = loader
-        self._registry = Registry(folders, loader)
+        self._registry = Registry(folders, loader, budget=budget)
         self.engine = LocalEngine(self._registry, max_batch=max_batch, max_megapixels=float("inf"), lanes=lanes)
         self._told = Counters()
         self._measuring: asyncio.Task[None] | None = None
@@ -114,9 +121,11 @@ class Replica:
         try:
             if store.open_model(folder) != manifest:
                 return ["a replica's shelf holds another model in its place"]
+            return self._loader.problems(folder, manifest)
         except (ManifestError, ShelfError) as error:
             return error.problems
-        return self._loader.problems(folder, manifest)
+        except OSError as error:
+            return [f"it cannot be read: {error.strerror}"]
 
     async def _measure(self) -> None:
         """Find out which batches pay."""
@@ -125,6 +134,7 @@ class Replica:
                 await self.engine.warm(manifest)
 
     def _warm(self, manifest: Manifest) -> None:
+        self._registry.keep(manifest.id)
         model = self._registry.load(manifest.id)
         for ticket in warm_tickets(manifest, Caller(f"warm {manifest.id}")):
             model.run(ticket.signature, ticket.inputs)

@@ -25,7 +25,7 @@ import structlog
 
 from app.engine.protocol import Arrays
 from app.errors import ModelUnavailable, Overloaded
-from models.manifest import Manifest, Signature, Tensor, Variant
+from models.manifest import Manifest, Signature, Tensor, Variant, passes
 from models.trial import times_as_fast
 
 log = structlog.get_logger(__name__)
@@ -254,14 +254,17 @@ class Runtime:
         return model
 
     def problems(self, folder: Path, manifest: Manifest) -> list[str]:
-        """Return every breach of the contract in the SavedModel of `folder`, without loading it."""
+        """Return every breach of the contract in the SavedModel of `folder`, without loading it. Raises OSError for
+        what passes."""
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from tensorflow.core.protobuf import saved_model_pb2
 
         saved = saved_model_pb2.SavedModel()
         try:
             saved.ParseFromString((folder / "saved_model.pb").read_bytes())
-        except (OSError, DecodeError):
+        except (OSError, DecodeError) as error:
+            if isinstance(error, OSError) and passes(error):
+                raise
             return ["saved_model.pb cannot be read"]
         if len(saved.meta_graphs) != 1:
             return [f"saved_model.pb holds {len(saved.meta_graphs)} graphs instead of one"]

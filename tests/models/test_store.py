@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -164,6 +167,37 @@ def test_shelves_in_order_and_nothing_that_is_no_model(source: Path, tmp_path: P
     assert list(store.folders([tmp_path / "missing", second, first])) == [b, a]
 
 
+def test_a_folder_that_cannot_be_read_is_skipped_and_told_of(
+    source: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store.publish(manifest(), source, shelf)
+    (shelf / "lost+found").mkdir()
+    (shelf / "denoise" / "private").mkdir()
+    iterdir = Path.iterdir
+
+    def guarded(path: Path) -> Iterator[Path]:
+        if path.name in ("lost+found", "private"):
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    told: list[tuple[str, str | None]] = []
+    found = store.folders([shelf], lambda path, error: told.append((path.name, error.strerror)))
+    assert list(found) == list(store.folders([shelf])) == [folder]
+    assert sorted(told) == [("lost+found", "Permission denied"), ("private", "Permission denied")]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT])
+def test_what_passes_is_no_difference(source: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    folder = store.publish(manifest(), source, shelf)
+    for function in ("open", "read_bytes"):  # of a file, of the manifest
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, function, Mock(side_effect=OSError(code, "not now")))
+            with pytest.raises(OSError, match="not now"):
+                store.open_model(folder)
+    store.open_model(folder)
+
+
 def test_default_is_one_a_task(source: Path, shelf: Path) -> None:
     digits = store.publish(manifest(name="digits"), source, shelf, default=True)
     nearest = store.publish(manifest("superres", "nearest"), source, shelf, default=True)
@@ -173,6 +207,15 @@ def test_default_is_one_a_task(source: Path, shelf: Path) -> None:
     marked = json.loads((photo / MANIFEST_NAME).read_text(encoding="utf-8"))
     assert marked["defaults"] == {"default": True}
     assert sorted(path.name for path in digits.iterdir()) == ["card.md", MANIFEST_NAME, "saved_model.pb", "variables"]
+
+
+def test_a_broken_manifest_beside_it_keeps_no_default_from_being_the_one(source: Path, shelf: Path) -> None:
+    broken = store.publish(manifest(name="broken"), source, shelf)
+    (broken / MANIFEST_NAME).write_text("{", encoding="utf-8")
+    photo = store.publish(manifest(name="photo"), source, shelf, default=True)
+    chosen = store.publish(manifest(name="chosen"), source, shelf, default=True)
+    assert [store.is_default(contract.read(folder)) for folder in (photo, chosen)] == [False, True]
+    assert (broken / MANIFEST_NAME).read_text(encoding="utf-8") == "{"
 
 
 def test_default_false_takes_the_mark_and_none_keeps_it(source: Path, shelf: Path) -> None:

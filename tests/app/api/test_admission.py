@@ -27,12 +27,12 @@ class Clock:
 class House:
     """An admission on a clock of its own, and those who were let in."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices: int = 1) -> None:
         self.clock = Clock()
         costs = CostTable()
         for _ in range(2):
             costs.note("photo", "request", SECOND, 1, 1.0)
-        self.admission = Admission(costs, clock=self.clock)
+        self.admission = Admission(costs, devices=lambda: devices, clock=self.clock)
         self.doors: dict[Caller, ExitStack] = {}
         self._numbers = iter(range(10**6))
 
@@ -68,6 +68,14 @@ class House:
         """Let a request be done that took so long of the device."""
         caller.spent["model"] = seconds
         self.doors.pop(caller).close()
+
+    def work(self, callers: list[Caller], seconds: int, pace: float) -> None:
+        """Let time pass in which `pace` seconds of the devices are done a second for each of these."""
+        for _ in range(seconds):
+            self.clock.now += 1.0
+            for caller in callers:
+                caller.spent["model"] = caller.spent.get("model", 0.0) + pace
+            self.admission._observe()
 
 
 def test_empty_house_takes_whatever_comes() -> None:
@@ -167,6 +175,38 @@ def test_pace_is_learned_while_there_is_work() -> None:
     house.clock.now += 1000.0  # idle: nothing is learned
     house.leave(house.come())
     assert house.admission.pace == pytest.approx(pace, abs=0.01)
+
+
+def test_one_request_on_many_devices_keeps_nobody_from_the_idle_ones() -> None:
+    house = House(devices=8)
+    one = house.come("one", seconds=60.0)
+    house.work([one], seconds=40, pace=1.0)  # it sends one tile after the other
+    assert house.admission.pace == pytest.approx(8, abs=0.1)
+    for number in range(8):
+        house.come(f"client {number}", seconds=10.0, within=20.0)
+
+
+def test_pace_of_many_devices_is_learned_from_few_requests_and_from_many() -> None:
+    house = House(devices=8)
+    here = [house.come(str(number), seconds=1000.0, within=10_000.0) for number in range(8)]
+    house.work(here, 60, 0.0)  # all stand still: a disk, say
+    assert house.admission.pace == 0.1
+    for caller in here[1:]:
+        house.leave(caller, 0.0)
+    house.work(here[:1], 60, 0.5)  # and one goes on alone, on a device half as fast as it was measured
+    assert house.admission.pace == pytest.approx(4, abs=0.1)
+    house.work(here[:1], 60, 4.0)  # one may keep several devices at work, but there are no more than eight
+    assert house.admission.pace == 8
+
+
+def test_nothing_is_learned_after_a_long_request_has_gone() -> None:
+    house = House()
+    caller = house.come(seconds=100.0)
+    house.clock.now += 100.0
+    house.leave(caller, 100.0)
+    house.clock.now += 1000.0
+    house.come(seconds=1.0)
+    assert house.admission.pace == pytest.approx(1.0)
 
 
 def test_estimates_follow_what_requests_took() -> None:

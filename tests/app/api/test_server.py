@@ -81,6 +81,32 @@ def test_who_never_reads_is_cut_off_and_nothing_of_his_is_kept(monkeypatch: pyte
         assert service.denoise().status_code == 200
 
 
+def test_who_asks_for_pages_and_never_reads_them_is_cut_off_and_who_reads_slowly_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "QUIET_S", 2.0)
+    pages = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 200  # more than the system's own buffers hold
+    with serving(body_timeout_s=1.0) as service, socket.socket() as never, socket.socket() as slowly:
+        for raw in (never, slowly):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.settimeout(20)
+            raw.connect(("127.0.0.1", service.port))
+            raw.sendall(pages)
+        ports = {raw.getsockname()[1] for raw in (never, slowly)}
+
+        def left() -> set[int]:
+            peers = {connection.client[1] for connection in list(service.server.server_state.connections)}
+            return ports & peers
+
+        wait_until(lambda: left() == ports)
+        begun = time.monotonic()
+        while left() == ports:
+            assert time.monotonic() < begun + 20
+            assert slowly.recv(2**16)
+            time.sleep(0.05)
+        assert left() == {slowly.getsockname()[1]}
+
+
 def test_what_is_not_done_when_the_end_comes_is_answered() -> None:
     slow = Slow()
     callers = 8

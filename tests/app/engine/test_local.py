@@ -14,7 +14,7 @@ import pytest
 
 from app.engine.local import LocalEngine, clearly_fastest, warm_sizes
 from app.engine.protocol import Arrays
-from app.engine.registry import Model, Registry
+from app.engine.registry import LINGER_S, Model, Registry
 from app.errors import ModelUnavailable, Overloaded, ShuttingDown, UnknownModel
 from models import store
 from models.manifest import Geometry, Manifest, Signature, SizeRule
@@ -366,6 +366,31 @@ def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half:
         model.calls.clear()
         await engine.run(ticket())
         assert model.calls == ["in_half" if used == "bfloat16" else "denoise"]
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_precision_is_chosen_anew_for_another_model_of_the_same_number(tmp_path: Path) -> None:
+    async def work() -> None:
+        signature = Signature(
+            inputs={"image": picture()}, outputs={"image": picture()}, variants={"bfloat16": "in_half"}
+        )
+        source, shelf, now = tmp_path / "source", tmp_path / "shelf", [0.0]
+        source.mkdir()
+        loader = Loader({"identity": Paced(denoise=0.02, in_half=0.001)})
+        folder = store.publish(manifest(signatures={"denoise": signature}, default=True), source, shelf)
+        engine = LocalEngine(Registry([shelf], loader, clock=lambda: now[0]))
+        await engine.run(ticket())
+        shutil.rmtree(folder)
+        await engine.refresh()
+        now[0] += LINGER_S
+        await engine.refresh()
+        store.publish(manifest(default=True), source, shelf)  # without the variant
+        await refreshed(engine)
+        loader.fakes["identity"] = Paced(denoise=0.0)
+        await engine.run(ticket())
+        assert engine.find("denoise").signatures["denoise"].precision == "float32"
         await engine.close(10)
 
     scenario(work)

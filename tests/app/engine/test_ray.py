@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
-from app.engine.ray import LeastSent
+import pytest
+
+from app.engine import ray as engine_of_many
+from app.engine.ray import APPLICATION, DEPLOYMENT, Cluster, LeastSent, RayEngine
+from app.engine.replica import Replica
+from tests.engines import Loader
 
 ROOT = Path(__file__).parents[3]
 
@@ -60,6 +68,52 @@ def test_tickets_that_are_chosen_for_before_any_is_sent_are_spread_too() -> None
     assert Counter(router.choose("a", "b") for _ in range(6)) == {"a": 3, "b": 3}
 
 
+@dataclass(frozen=True)
+class Pending:
+    future: asyncio.Future[str]
+
+
+def chosen(router: Router, futures: Sequence[asyncio.Future[str]], *names: str) -> Awaitable[list[str]]:
+    """Choose for each of these tickets, before any is sent."""
+
+    async def each(future: asyncio.Future[str]) -> str:
+        candidates = [Candidate(name) for name in names]
+        return str((await router.choose_replicas(candidates, Pending(future)))[0][0].replica_id)
+
+    return asyncio.gather(*map(each, futures))
+
+
+def test_what_is_chosen_for_and_not_sent_yet_counts_with_what_is_unanswered() -> None:
+    async def work() -> None:
+        router, futures = Router(), [asyncio.Future[str]() for _ in range(7)]
+        router.on_send_request("a")
+        found = await chosen(router, futures, "a", "b")
+        assert Counter(found) == {"a": 3, "b": 4}
+        for future, name in zip(futures, found, strict=True):  # as Serve does it
+            future.set_result(name)
+            router.on_send_request(name)
+        await asyncio.sleep(0)
+        assert router._sent == {"a": 4, "b": 4}
+        assert not router._chosen
+
+    asyncio.run(work())
+
+
+def test_a_choice_counts_once_and_not_when_its_ticket_is_given_up() -> None:
+    async def work() -> None:
+        router, (first, second) = Router(), [asyncio.Future[str]() for _ in range(2)]
+        for _ in range(5):  # no candidate would take it: Serve asks again
+            await chosen(router, [first], "a", "b")
+        assert sum(Counter(router._chosen.values()).values()) == 1
+        first.cancel()
+        await asyncio.sleep(0)
+        assert not router._chosen
+        await chosen(router, [first, second], "a", "b")
+        assert list(router._chosen) == [second]
+
+    asyncio.run(work())
+
+
 def test_the_replica_with_the_fewest_unanswered_is_next() -> None:
     router = Router()
     for _ in range(6):
@@ -83,6 +137,22 @@ def test_serve_hears_of_it_as_well() -> None:
     router.on_send_request("a")
     router.on_request_completed("a", "one")
     assert router.heard == ["sent to a", "one back from a"]
+
+
+def test_replicas_are_deployed_with_all_that_they_are_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"folders": [tmp_path], "preload": ("defaults",), "max_batch": 8, "budget": 1000}
+    ray, serve = MagicMock(), MagicMock()
+    there = Mock(deployments={DEPLOYMENT: Mock(replica_states={"RUNNING": 1})})
+    serve.status.side_effect = itertools.chain(
+        [Mock(applications={})], itertools.repeat(Mock(applications={APPLICATION: there}))
+    )
+    serve.run_many.return_value = [Mock()]
+    monkeypatch.setattr(engine_of_many, "_connected", lambda cluster: (ray, serve))
+    engine = RayEngine([tmp_path], Cluster(), preload=["defaults"], max_batch=8, budget=1000)
+    asyncio.run(engine.close(1))
+    bound = serve.deployment.return_value.bind.call_args
+    assert bound.kwargs == told
+    Replica(**bound.kwargs, loader=Loader())
 
 
 def test_without_the_package_the_start_says_so_in_one_line() -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -212,6 +214,31 @@ def test_who_comes_during_a_load_waits_for_it_and_other_models_do_not(put: Put, 
         gate.set()
         assert len({load.result() for load in loads}) == 1
     assert loader.loads.count("denoise/photo@1") == 1
+
+
+def test_a_load_on_one_device_does_not_stop_what_runs_on_another(put: Put, shelf: Path) -> None:
+    put(default=True)
+    gate, entered = threading.Event(), threading.Event()
+
+    class Gated(Loader):
+        def load(self, folder: Path, manifest: Manifest, device: str) -> Model:
+            if device == "GPU:1":
+                entered.set()
+                assert gate.wait(30)
+            return super().load(folder, manifest, device)
+
+    loader = Gated({"photo": Identity()})
+    loader.devices = ["GPU:0", "GPU:1"]
+    found = Registry([shelf], loader)
+    there = found.load("denoise/photo@1", "GPU:0")
+    with ThreadPoolExecutor(2) as pool:
+        coming = pool.submit(found.load, "denoise/photo@1", "GPU:1")
+        assert entered.wait(30)
+        try:
+            assert pool.submit(found.load, "denoise/photo@1", "GPU:0").result(10) is there
+        finally:
+            gate.set()
+        coming.result()
 
 
 def test_failed_load_is_remembered(put: Put, shelf: Path) -> None:
@@ -460,6 +487,65 @@ def test_a_file_that_rots_between_two_loads_is_noticed(put: Put, shelf: Path) ->
     with pytest.raises(ModelUnavailable):
         found.load("denoise/photo@1")
     assert found.entries()[0].reason == "saved_model.pb has another SHA-256 than the manifest says"
+
+
+@pytest.mark.parametrize("where", ["open", "size", "load"])
+def test_a_machine_that_cannot_read_now_is_no_fault_of_the_model(
+    put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    put(default=True)
+    loader = Loader({"photo": Identity()})
+    found = Registry([shelf], loader)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if where == "open" else loader, where, Mock(side_effect=OSError(errno.EMFILE, "Too many")))
+        with pytest.raises(Overloaded, match=r"denoise/photo@1 cannot be read now"):
+            found.load("denoise/photo@1")
+    assert found.entries()[0].state == "unloaded"
+    assert found.load("denoise/photo@1") is loader.fakes["photo"]
+
+
+def test_a_disk_that_fails_is_a_fault_of_the_model(put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(default=True)
+    found = registry(shelf)
+    monkeypatch.setattr(Path, "open", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(ModelUnavailable):
+        found.load("denoise/photo@1")
+    assert found.entries()[0].reason == "manifest.json: Input/output error"
+
+
+def test_what_could_not_be_read_at_a_look_is_read_again(put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(default=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        found = registry(shelf)
+    assert found.entries()[0].reason == "it cannot be read: Too many open files"
+    assert seen(found) == [("model on the shelf", "denoise/photo@1")]
+    assert found.find("denoise").version == 1
+
+
+def test_a_folder_that_cannot_be_read_is_skipped_and_known_models_in_it_stay(
+    put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(default=True)
+    (shelf / "lost+found").mkdir()
+    iterdir = Path.iterdir
+    locked = {shelf / "lost+found"}
+
+    def guarded(path: Path) -> Iterator[Path]:
+        if path in locked:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    with capture_logs() as logs:
+        found = registry(shelf)
+        found.look()
+    skipped = [(line["folder"], line["reason"]) for line in logs if line["event"] == "folder skipped"]
+    assert skipped == [(str(shelf / "lost+found"), "Permission denied")]
+    locked.add(shelf / "denoise")
+    with pytest.raises(PermissionError):
+        found.look()
+    assert found.find("denoise").id == "denoise/photo@1"
 
 
 # --- memory ---

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import pickle
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -125,7 +127,22 @@ def test_it_is_warm_before_it_takes_work_and_a_model_that_fails_stops_no_other(s
     assert [signature for signature, *_ in recording.calls] == ["denoise"]
 
 
-def test_it_tells_what_is_wrong_with_a_model_in_its_place(shelf: Path) -> None:
+def test_models_that_it_was_not_told_to_keep_make_room(shelf: Path) -> None:
+    async def work() -> None:
+        store.publish(manifest(name="another"), shelf.parent / "source", shelf)
+        loader = Loader({"identity": Identity(), "other": Identity(), "another": Identity()})
+        replica = Replica([shelf], ("denoise/other",), 64, loader, budget=200)
+        await replica.run(parcel(model="denoise/other@1"))
+        assert replica._measuring
+        await replica._measuring  # it holds the models that it measures
+        for model in ("identity", "another"):
+            await replica.run(parcel(model=f"denoise/{model}@1"))
+        assert loader.unloads == [loader.fakes["identity"]], "there is room for two, and one was to be kept"
+
+    asyncio.run(work())
+
+
+def test_it_tells_what_is_wrong_with_a_model_in_its_place(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replica = Replica([shelf], (), 64, Loader(broken={"other": "operation ReadFile is not allowed"}))
 
     identity, other = shelf / "denoise/identity/1", shelf / "denoise/other/1"
@@ -137,5 +154,8 @@ def test_it_tells_what_is_wrong_with_a_model_in_its_place(shelf: Path) -> None:
     assert problems(identity) == []
     assert problems(identity, title="Another one") == ["a replica's shelf holds another model in its place"]
     assert problems(other) == ["operation ReadFile is not allowed"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        assert problems(identity) == ["it cannot be read: Too many open files"]
     (identity / "saved_model.pb").write_bytes(b"changed")
     assert problems(identity) == ["saved_model.pb has another SHA-256 than the manifest says"]

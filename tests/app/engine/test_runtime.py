@@ -530,6 +530,29 @@ def test_too_little_memory_is_overloaded(runtime: Runtime, build: Build) -> None
         model.run("denoise", {"image": noise(1, 4, 4, 3)})
 
 
+def test_a_process_with_too_many_open_files_is_no_fault_of_the_model(
+    runtime: Runtime, tiny_shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    found = Registry([tiny_shelf], runtime)
+    folder = tiny_shelf / "denoise" / "identity" / "1"
+    described = store.open_model(folder)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            runtime.problems(folder, described)
+        with pytest.raises(Overloaded):
+            found.load(described.id)
+        monkeypatch.setattr(runtime, "problems", lambda *_: [])
+        with pytest.raises(Overloaded):  # TensorFlow is the first to find out
+            runtime.load(folder, described)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found.load(described.id)
+
+
 def test_importing_the_engine_imports_no_tensorflow() -> None:
     code = (
         "import sys, app.engine.local, app.engine.runtime, app.tasks.denoise, app.tasks.superres;"

@@ -1,0 +1,54 @@
+"""What the composition root does beside serving: it warms models, tells of it, and follows the shelves."""
+
+from __future__ import annotations
+
+import errno
+import io
+import sys
+from unittest.mock import Mock
+
+import pytest
+
+from app import main
+from app.settings import Settings
+from tests.app.api.service import serving, wait_until
+from tests.app.api.test_reload import publish
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("kind", ["full", "closed", "none"])
+def test_a_standard_output_that_cannot_be_written_keeps_nobody_from_work(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    output = Full() if kind == "full" else io.StringIO()
+    if kind == "closed":
+        output.close()
+    monkeypatch.setattr(sys, "stdout", None if kind == "none" else output)
+    with main._step("starting"):
+        pass
+    with serving(reload_s=0.05) as service:  # it waits until nothing is loading any more
+        publish(service, 2)
+        wait_until(lambda: service.denoise().headers["x-model"] == "denoise/photo@2")
+
+
+def test_replicas_are_told_what_their_models_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Mock()
+    monkeypatch.setattr(main, "RayEngine", made)
+    main._join_cluster(Settings(engine="ray", models_mb=5))
+    assert made.call_args.kwargs["budget"] == 5 * 2**20
+
+
+def test_a_warm_up_that_breaks_off_leaves_the_shelves_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(main, "_warm", broken)
+    with serving(reload_s=0.05) as service:
+        publish(service, 2)
+        wait_until(lambda: service.denoise().headers["x-model"] == "denoise/photo@2")
