@@ -38,15 +38,23 @@ def timed(client: httpx.Client, data: bytes, count: int) -> list[float]:
 
 
 def started(client: httpx.Client) -> str:
-    """Start a job that outlasts the measurement, and return its address once it has begun to take steps."""
+    """Start a job that outlasts the measurement, and return its address once it has begun to take steps.
+
+    Ends the program with the job's problem where it is over before.
+    """
     files = {"image": photograph(1.0), "style_image": png(512)}
     asked = {"method": "optimize", "steps": "2000"}
     answer = client.post("/stylize", files=files, data=asked, headers={"Prefer": "respond-async"})
     answer.raise_for_status()
     address = answer.headers["Location"]
-    while client.get(address).json()["done"] < 20:
+    while True:
+        job = client.get(address).raise_for_status().json()
+        if job["state"] not in ("queued", "running"):
+            why = (job["problem"] or {}).get("detail", "it says no more")
+            raise SystemExit(f"the job to measure beside is over, {job['state']}: {why}")
+        if job["done"] >= 20:
+            return str(address)
         time.sleep(0.2)
-    return str(address)
 
 
 def main() -> None:

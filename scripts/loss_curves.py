@@ -17,8 +17,13 @@ POINTS = 12
 
 
 def chart(folder: Path, names: list[str]) -> str:
-    """Return a Mermaid chart of `names` in the log of a training, each point the mean of a twelfth of its steps."""
+    """Return a Mermaid chart of `names` in the log of a training, each point the mean of a twelfth of its steps.
+
+    Raises OSError where there is no log, and ValueError for one without a step.
+    """
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    if not lines:
+        raise ValueError(f"{folder / 'log.jsonl'} has no step yet")
     last = lines[-1]["step"]
     curves = []
     for name in names:
@@ -34,7 +39,12 @@ def chart(folder: Path, names: list[str]) -> str:
 def main() -> None:
     for folder in map(Path, sys.argv[1:]):
         for names in (["loss"], ["real", "made"]):
-            print(chart(folder, names) + "\n")
+            try:
+                print(chart(folder, names) + "\n")
+            except (OSError, ValueError) as error:
+                raise SystemExit(
+                    f"no curves of {folder}, which is to be OUT/RECIPE/PART of a training: {error}"
+                ) from None
 
 
 if __name__ == "__main__":

@@ -262,8 +262,13 @@ def main() -> None:
     wish = arguments.parse_args()
     if wish.what == "inputs":
         write_inputs()
-    else:
+        return
+    try:
         write_results(wish.url)
+    except httpx.HTTPError as error:
+        raise SystemExit(
+            f"{wish.url} does not answer as the service does, which `make serve` starts: {error}"
+        ) from None
 
 
 if __name__ == "__main__":

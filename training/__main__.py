@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--precision", choices=("int8", "dynamic"), help="try this alone (default: both in turn)")
     pack = command("pack", "write what training these needs as a small kit for another machine")
     pack.add_argument("--from", dest="start", type=Path, help="shelf whose newest models go along, to start from")
+    pack.add_argument("--most", type=_above_zero, help="MiB that may travel (default: 40); what is more is reduced")
     sheet = command("sheet", "draw the contact sheets of training results")
     sample = command("sample", "draw what generators make out of nothing")
     sample.add_argument("--seed", type=_seed, default=0)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.data.packs import MissingPack, Packs
+from training.data.packs import MissingPack, Packs, WrongPack
 from training.pack import TooMuch
 from training.recipe import NoStart, Recipe, UnknownRecipe, load, names, parts
 from training.results import NotTrained, trained, weights_of
@@ -119,19 +119,36 @@ def _newest(recipe: Recipe, shelf: Path) -> Path:
 
 def export(options: argparse.Namespace, started: float) -> None:
     """Write a SavedModel folder for each recipe below --to."""
+    _on_tensorflow("export")
+    from training.export.savedmodel import NotTheSame
     from training.export.savedmodel import export as write
 
     for name in options.recipes:
         for recipe in _whole(name):
             folder = options.to / recipe.task / recipe.name
-            write(recipe, Packs(options.data), options.out, folder)
+            try:
+                write(recipe, Packs(options.data), options.out, folder)
+            except NotTheSame as error:
+                raise Refused(f"{recipe.id}: {error}") from None
             print(folder)
+
+
+def _on_tensorflow(command: str) -> None:
+    """Raise Refused where Keras runs on anything but TensorFlow, which alone can write what it is to run."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise Refused(f"{command} needs TensorFlow: run it with KERAS_BACKEND=tensorflow, on the same results")
 
 
 def publish(options: argparse.Namespace, started: float) -> None:
     """Export, check, evaluate and put on the shelf; `vgg19`, which no recipe trains, as it is."""
+    _on_tensorflow("publish")
+    from models.manifest import ManifestError
+    from models.store import ShelfError
     from training.export import vgg19
     from training.export.publish import publish as put
+    from training.export.savedmodel import NotTheSame
 
     shelf = options.shelf or Path("models/published")
     for name in options.recipes:
@@ -140,15 +157,23 @@ def publish(options: argparse.Namespace, started: float) -> None:
                 print(vgg19.publish(options.shelf or Path("models/local"), options.weights))
             except vgg19.NoWeights as error:
                 raise Refused(f"the weights of VGG19 cannot be had: {error}") from None
+            except (ManifestError, NotTheSame, ShelfError) as error:
+                raise Refused(f"{name}: {error}") from None
             continue
         for recipe in _whole(name):
             if recipe.sample is not None:
                 raise Refused(f"{recipe.id} is for training alone: the service has no task {recipe.task!r}")
-            print(put(recipe, Packs(options.data), options.out, shelf, default=options.default))
+            try:
+                print(put(recipe, Packs(options.data), options.out, shelf, default=options.default))
+            except (ManifestError, NotTheSame, ShelfError) as error:
+                raise Refused(f"{recipe.id}: {error}") from None
 
 
 def quantize(options: argparse.Namespace, started: float) -> None:
     """Put each model with its 8-bit variants on --to."""
+    _on_tensorflow("quantize")
+    from models.manifest import ManifestError
+    from models.store import ShelfError
     from training.export.eight_bit import PRECISIONS, NotWorthIt
     from training.export.eight_bit import quantize as write
 
@@ -162,21 +187,19 @@ def quantize(options: argparse.Namespace, started: float) -> None:
                 print(write(recipe, Packs(options.data), folder, options.to, precisions=precisions))
             except NotWorthIt as error:
                 raise Refused(str(error)) from None
+            except (ManifestError, ShelfError) as error:
+                raise Refused(f"{folder}: {error}") from None
 
 
 def pack(options: argparse.Namespace, started: float) -> None:
     """Write the kit into --out."""
-    from training.pack import TooMuch
     from training.pack import pack as write
 
     if options.start and not options.start.is_dir():
         raise Refused(f"{options.start} is no shelf: there is no such folder")
     recipes = list(dict.fromkeys(name.partition(":")[0] for name in options.recipes))
-    try:
-        for line in write([load(name) for name in recipes], Packs(options.data), options.out, options.start):
-            print(line)
-    except TooMuch as error:
-        raise Refused(str(error)) from None
+    for line in write([load(name) for name in recipes], Packs(options.data), options.out, options.start, options.most):
+        print(line)
 
 
 def sheet(options: argparse.Namespace, started: float) -> None:
@@ -222,13 +245,23 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, float], None]] = {
 }
 
 
+FORESEEN = (FloatingPointError, MissingPack, NoStart, NotTrained, Refused, TooMuch, UnknownRecipe, WrongPack)
+OURS = {"models", "training"}
+"""Packages that are there, so that what is missing in them is a mistake of ours."""
+
+
 def run(options: argparse.Namespace, started: float) -> int:
     """Run the command that `options` names and return its exit status; a foreseeable mistake is one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         COMMANDS[options.command](options, started)
-    except (FloatingPointError, MissingPack, NoStart, NotTrained, UnknownRecipe, Refused, TooMuch) as error:
+    except FORESEEN as error:
         print(f"training: {error.args[0]}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OURS:
+            raise
+        print(f"training: this needs the package {error.name}, which is not installed here", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made or written, a disk that is full
         print(f"training: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from keras import ops
 from PIL import Image
 
 from training.data.imresize import imresize
-from training.data.packs import Packs
+from training.data.packs import Packs, WrongPack
 from training.degradations import LEVEL_UNIT
 from training.metrics import psnr, ssim, y_channel
 from training.service import Service
@@ -66,7 +66,7 @@ def cbsd68(packs: Packs) -> list[np.ndarray]:
     files = packs.files("photos/test/B100")
     chosen = [i for i, file in enumerate(files) if file.name in names or file.stem in names]
     if len(chosen) != 68:
-        raise ValueError(f"CBSD68 has 68 pictures; {len(chosen)} of them are in photos/test/B100")
+        raise WrongPack(f"CBSD68 has 68 pictures; {len(chosen)} of them are in photos/test/B100")
     pictures = packs.pictures("photos/test/B100")
     return [pictures[i] for i in chosen]
 

@@ -21,6 +21,7 @@ from keras import ops
 
 from training.data.packs import Packs
 from training.recipe import NoStart, Part, Recipe
+from training.stretches import RUN, Stretch, before, earlier
 from training.weights import read_weights, take
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Run(keras.callbacks.Callback):
         self.seconds_before, self.steps_before = 0.0, 0
         self.peak = peak
         self.seed, self.started_from = seed, ""
+        self.before: list[Stretch] = []
         self.saved_at = self.drawn_at = -math.inf
         self.good: list[np.ndarray] = []
 
@@ -176,8 +178,9 @@ class Run(keras.callbacks.Callback):
             "seed": self.seed,
             "device": device(),
             "started_from": self.started_from,
+            "before": self.before,
         }
-        _replace(self.folder / "run.json", lambda path: path.write_text(json.dumps(facts, indent=1) + "\n"))
+        _replace(self.folder / RUN, lambda path: path.write_text(json.dumps(facts, indent=1) + "\n"))
 
 
 def device() -> str:
@@ -226,7 +229,7 @@ def train(
 
     The folder `out/<recipe>/<part>` gets `weights.weights.h5` (averaged), `state.npz` (to resume), `log.jsonl` and
     `sheet.png`, renewed every minute, the sheet every ten. `weights` is a `.weights.h5` or a published model's folder
-    to start from; variables are matched by name and shape.
+    to start from; variables are matched by name and shape, and the hours that it took are written down.
     """
     part = recipe.parts[part_name]
     folder = out / recipe.results / part_name
@@ -256,6 +259,9 @@ def train(
             for variable, value in zip(_state(learner), kept, strict=True):
                 variable.assign(value)
             run.seconds_before, run.steps_before = float(saved["seconds"]), int(saved["steps"])
+        if (folder / RUN).is_file():
+            facts = json.loads((folder / RUN).read_text(encoding="utf-8"))
+            run.started_from, run.before = facts.get("started_from", ""), earlier(facts)
         print(f"{recipe.id}:{part_name}: resumed at step {run.steps_before}", file=sys.stderr, flush=True)
     else:
         if resume:
@@ -266,6 +272,8 @@ def train(
             run.started_from = (
                 "/".join(source.parts[-3:]) if source.is_dir() else f"{source.parent.name} ({source.name})"
             )
+            # A part that this one builds upon is of the same model, which counts it anyway.
+            run.before = before(source) if weights is not None else []
             print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
         (folder / "log.jsonl").unlink(missing_ok=True)
 

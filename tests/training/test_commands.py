@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from training.__main__ import main
+from training.data.packs import Packs
 
 pytestmark = [
     pytest.mark.tf,
@@ -106,6 +108,78 @@ def test_where_a_model_cannot_be_put_is_said_before_it_is_measured(
     error = capsys.readouterr().err
     assert str(taken) in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["export", "publish", "quantize"])
+def test_what_only_tensorflow_can_do_is_refused_elsewhere(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    options = {"export": "--to", "publish": "--shelf", "quantize": "--shelf"}
+    shelf = [options[command], str(tmp_path / "shelf")]
+    assert main([command, "denoise_digits", "--out", str(tmp_path), *shelf]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"training: {command} needs TensorFlow: run it with KERAS_BACKEND=tensorflow")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["export", "publish"])
+def test_a_model_that_cannot_be_published_is_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from models.store import ShelfError
+    from training.export.savedmodel import NotTheSame
+
+    def fails(error: Exception) -> Callable[..., None]:
+        def fail(*arguments: object, **options: object) -> None:
+            raise error
+
+        return fail
+
+    where = {"export": "training.export.savedmodel.export", "publish": "training.export.publish.publish"}[command]
+    errors = [NotTheSame("signature denoise: the SavedModel is off by 0.3")]
+    errors += (
+        [ShelfError(["denoise/digits@2 was published by somebody else meanwhile"])] if command == "publish" else []
+    )
+    for error in errors:
+        monkeypatch.setattr(where, fails(error))
+        to = ["--to" if command == "export" else "--shelf", str(tmp_path / "shelf")]
+        assert main([command, "denoise_digits", "--out", str(tmp_path), *to]) == 2
+        assert capsys.readouterr().err == f"training: denoise_digits: {error}\n"
+
+
+def test_an_incomplete_pack_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training import evaluate
+
+    for folder in ("Kodak24", "B100"):
+        (tmp_path / "photos/test" / folder).mkdir(parents=True)
+    (tmp_path / "photos/test/CBSD68_names.txt").write_text("101085\n")
+
+    def measured(recipe: object, url: str, packs: Packs) -> None:
+        evaluate.cbsd68(packs)
+
+    monkeypatch.setattr("training.commands._of_service", measured)
+    assert main(["evaluate", "denoise_photo", "--data", str(tmp_path), "--url", "http://localhost:1"]) == 2
+    assert capsys.readouterr().err == "training: CBSD68 has 68 pictures; 0 of them are in photos/test/B100\n"
+
+
+def test_a_package_that_is_not_installed_is_one_line_and_a_module_of_ours_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(name: str) -> Callable[[str], None]:
+        def fail(recipe: str) -> None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return fail
+
+    monkeypatch.setattr("training.commands.load", fails("jax"))
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == "training: this needs the package jax, which is not installed here\n"
+    monkeypatch.setattr("training.commands.load", fails("training.gone"))
+    with pytest.raises(ModuleNotFoundError):
+        main(["list"])
 
 
 def test_a_missing_pack_ends_a_run_with_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from training import evaluate
-from training.data.packs import Packs
+from training.data.packs import Packs, WrongPack
 from training.tables import Table
 
 pytestmark = pytest.mark.tf
@@ -85,7 +85,7 @@ def test_cbsd68_is_68_pictures(made: Packs, tmp_path: Path) -> None:
     assert len(evaluate.cbsd68(made)) == 68
     write(tmp_path / "photos/test/B100", ["010.png"])
     (tmp_path / "photos/test/CBSD68_names.txt").write_text("010\n")
-    with pytest.raises(ValueError, match="68 pictures"):
+    with pytest.raises(WrongPack, match="68 pictures"):
         evaluate.cbsd68(Packs(tmp_path))
 
 

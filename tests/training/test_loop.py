@@ -361,6 +361,33 @@ def test_a_published_folder_is_a_start(train: Train, tmp_path: Path) -> None:
     assert json.loads((folder / "run.json").read_text())["started_from"].endswith("model")
 
 
+def test_hours_and_steps_of_earlier_stretches_are_written_down_and_survive_a_resumption(
+    train: Train, tmp_path: Path
+) -> None:
+    from training.export.savedmodel import save
+
+    model = tmp_path / "denoise/tiny/1"
+    save({"denoise": tiny.network()}, model)
+    (model / "manifest.json").write_text(json.dumps({"provenance": {"hours": 2.0, "steps": 300}}))
+    facts = []
+    for options in ({"weights": model}, {"resume": True}):
+        folder = train(seconds=1, **options)
+        facts.append(json.loads((folder / "run.json").read_text()))
+    for told in facts:
+        assert told["before"] == [["denoise/tiny/1", 2.0, 300]]
+        assert told["started_from"].endswith("denoise/tiny/1")
+    assert facts[1]["steps"] > facts[0]["steps"]
+    # From nothing again: there is nothing before it.
+    assert json.loads((train(seconds=1) / "run.json").read_text())["before"] == []
+
+
+def test_a_part_that_builds_upon_another_does_not_count_it_again(train: Train) -> None:
+    train(small())
+    recipe = replace(small(), parts={"again": replace(small().parts["denoise"], start="denoise")})
+    folder = train(recipe, part="again", seconds=1)
+    assert json.loads((folder / "run.json").read_text())["before"] == []
+
+
 def test_a_folder_without_a_model_is_no_start(loop: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no published model"):
         loop.start_from(tiny.network(), tmp_path, "denoise")

@@ -1,7 +1,8 @@
-"""A kit holds what training needs, no test picture, and gives the same batches as the packs themselves."""
+"""A kit holds what training needs, no test picture, and gives the same batches where it is small enough."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
-def recipe(*packs: str, name: str = "tiny") -> Recipe:
+def recipe(*packs: str, name: str = "tiny", task: str = "denoise") -> Recipe:
     """Return a recipe that only names its packs."""
     return Recipe(
-        task="denoise", name=name, title="", description="", architecture="", packs=packs, parts={}, geometry={},
+        task=task, name=name, title="", description="", architecture="", packs=packs, parts={}, geometry={},
         evaluate=lambda networks, packs: [],
     )  # fmt: skip
 
@@ -89,8 +90,83 @@ def test_too_much_is_refused_and_says_how_much(root: Path, tmp_path: Path, monke
     monkeypatch.setattr(module, "MOST_MEBIBYTES", size * 0.9)
     with pytest.raises(TooMuch, match=r"the kit of denoise_tiny has \d+\.\d MiB"):
         list(pack([recipe("photos")], Packs(root), tmp_path / "kit"))
+    assert not (tmp_path / "kit").exists()
     monkeypatch.setattr(module, "MOST_MEBIBYTES", size * 1.1)
     assert list(pack([recipe("photos")], Packs(root), tmp_path / "kit"))
+
+
+def test_a_kit_wants_a_folder_of_its_own(root: Path, tmp_path: Path) -> None:
+    # What an older kit left there would be learned from, too.
+    list(pack([recipe("photos")], Packs(root), tmp_path / "kit"))
+    before = inside(tmp_path / "kit")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        list(pack([recipe("faces")], Packs(root), tmp_path / "kit"))
+    assert inside(tmp_path / "kit") == before
+
+
+def photographs(folder: Path, count: int, suffix: str = ".jpg") -> float:
+    """Fill `folder` with soft noise, large files of it, and return how many MiB they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(0, 256, (16, 16), np.uint8)
+        soft = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
+        soft.convert("RGB").save(folder / f"{index:03}{suffix}", quality=99, subsampling=0)
+    return sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+
+
+def test_photographs_become_webp_where_a_kit_is_too_large_and_nobody_learns_their_pixels(tmp_path: Path) -> None:
+    size = photographs(tmp_path / "packs/photos/train", 5)
+    (tmp_path / "packs/photos/train/labels.png").write_bytes(b"ids")
+    packs, segment = Packs(tmp_path / "packs"), recipe("photos", task="segment")
+
+    (line,) = pack([segment], packs, tmp_path / "roomy", most=2 * size)
+    assert line.startswith("segment_tiny: ")
+    assert inside(tmp_path / "roomy") == {f"photos/train/{n:03}.jpg" for n in range(5)} | {"photos/train/labels.png"}
+
+    lines = list(pack([segment], packs, tmp_path / "tight", most=0.8 * size))
+    assert lines[0].startswith("5 photographs of photos as WebP of quality 90: ")
+    assert inside(tmp_path / "tight") == {f"photos/train/{n:03}.webp" for n in range(5)} | {"photos/train/labels.png"}
+    assert (tmp_path / "tight/photos/train/labels.png").read_bytes() == b"ids"
+    assert sum(file.stat().st_size for file in (tmp_path / "tight/photos/train").iterdir()) <= 0.8 * size * 2**20
+    for root in ("packs", "tight"):
+        (tmp_path / root / "photos/train/labels.png").unlink()
+    ours, theirs = (Packs(tmp_path / root).pictures("photos/train") for root in ("tight", "packs"))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.shape == other.shape
+        assert np.abs(mine.astype(float) - other).mean() < 4
+
+
+@pytest.mark.parametrize("task", ["denoise", "superres"])
+def test_what_learns_exact_pixels_gets_them_and_rather_fewer_pictures(task: str, tmp_path: Path) -> None:
+    from training.data.crops import validation_split
+
+    size = photographs(tmp_path / "packs/photos/train", 100)
+    photographs(tmp_path / "packs/person/train/images", 100)
+    packs = Packs(tmp_path / "packs")
+    # The one that could do with less shares its photographs with the one that cannot.
+    recipes = [recipe("photos", name="exact", task=task), recipe("photos", name="any", task="segment")]
+    lines = list(pack(recipes, packs, tmp_path / "kit", most=0.8 * size))
+    assert lines[0] == "32 pictures of photos/train stay behind"
+    kit = Packs(tmp_path / "kit")
+    assert len(kit.files("photos/train")) == 68
+    for file in kit.files("photos/train"):
+        assert file.read_bytes() == (packs.root / "photos/train" / file.name).read_bytes()
+    held_out, held_out_before = (
+        {str(name) for name in validation_split([np.array(file.name) for file in one.files("photos/train")])[1]}
+        for one in (kit, packs)
+    )
+    assert held_out < held_out_before
+
+
+def test_no_more_than_every_other_picture_stays_behind_and_labelled_ones_never(tmp_path: Path) -> None:
+    size = photographs(tmp_path / "packs/photos/train", 100)
+    labelled = photographs(tmp_path / "packs/person/train/images", 100)
+    packs = Packs(tmp_path / "packs")
+    with pytest.raises(TooMuch, match="at its smallest"):
+        list(pack([recipe("photos")], packs, tmp_path / "kit", most=0.3 * size))
+    with pytest.raises(TooMuch, match="at its smallest"):
+        list(pack([recipe("person")], packs, tmp_path / "kit", most=0.9 * labelled))
+    assert not (tmp_path / "kit").exists()
 
 
 def test_a_missing_pack_is_named(root: Path, tmp_path: Path) -> None:
@@ -109,6 +185,8 @@ def test_the_newest_weights_go_along_to_start_from(root: Path, tmp_path: Path) -
     for version, network in networks.items():
         save({"denoise": network}, tmp_path / f"shelf/denoise/tiny/{version}")
     list(pack([replace(whole, packs=("photos",))], Packs(root), tmp_path / "kit", tmp_path / "shelf"))
+    # Not published with a manifest: nobody knows what it took.
+    assert json.loads((tmp_path / "kit/start/denoise_tiny/run.json").read_text()) == {"before": []}
     with np.load(tmp_path / "kit/start/denoise_tiny/denoise.npz") as arrays:
         assert {array.dtype for array in arrays.values()} == {np.dtype(np.float16)}
     source = _source(tmp_path / "kit/start", whole, "denoise", tmp_path / "runs")
@@ -143,9 +221,12 @@ def test_the_command_writes_a_kit(
     assert main(command) == 0
     assert capsys.readouterr().out.count("MiB") == 1
     assert "photos/train/0.webp" in inside(tmp_path / "kit")
-    monkeypatch.setattr(module, "MOST_MEBIBYTES", 0)
     assert main(command) == 2
-    assert "may travel" in capsys.readouterr().err
+    assert "is not empty" in capsys.readouterr().err
+    command[-1] = str(tmp_path / "small")
+    assert main([*command, "--most", "0.0001"]) == 2
+    assert "0.0001 may travel" in capsys.readouterr().err
+    assert not (tmp_path / "small").exists()
 
 
 @pytest.mark.tf

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+HELD_OUT_EVERY = 32
 
-def validation_split(pictures: Sequence[np.ndarray], every: int = 32) -> tuple[list[np.ndarray], list[np.ndarray]]:
+
+def validation_split(
+    pictures: Sequence[np.ndarray], every: int = HELD_OUT_EVERY
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return (training, validation): each `every`-th picture in sorted order is held out, the fixed rule."""
     return [p for i, p in enumerate(pictures) if i % every], [p for i, p in enumerate(pictures) if not i % every]
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,6 +17,10 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 class MissingPack(FileNotFoundError):
     """A data pack that is not where it is looked for; the message says where that is."""
+
+
+class WrongPack(ValueError):
+    """A data pack whose files are not what they should be; the message says what is wrong."""
 
 
 class Packs:
@@ -73,7 +78,7 @@ class Packs:
         return total.hexdigest()
 
 
-def read_rgb(file: Path) -> np.ndarray:
+def read_rgb(file: Path | IO[bytes]) -> np.ndarray:
     """Return the picture in `file` as uint8 (height, width, 3), upright, decoded with Pillow."""
     with Image.open(file) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

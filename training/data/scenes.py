@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from training.data.packs import Packs
+from training.data.packs import Packs, WrongPack
 
 VOID = 255
 """The id of pixels that nobody labelled; they count nowhere."""
@@ -27,11 +27,11 @@ def scenes(packs: Packs, folder: str, *, labels: str = "labels", keep: slice = s
     """Return the pictures of `folder`/images with those of `folder`/`labels`, sorted by name.
 
     `labels` hold ids (palette files), or are black and white (`masks`): white is class 1. Raises MissingPack, and
-    ValueError where a picture and its labels do not belong together.
+    WrongPack where a picture and its labels do not belong together.
     """
     files, truths = packs.files(f"{folder}/images")[keep], packs.files(f"{folder}/{labels}")[keep]
     if [file.stem for file in files] != [file.stem for file in truths]:
-        raise ValueError(f"{folder}: the files of images and {labels} have different names")
+        raise WrongPack(f"{folder}: the files of images and {labels} have different names")
     found = []
     for picture, truth in zip(packs.pictures(f"{folder}/images", keep), truths, strict=True):
         with Image.open(truth) as image:
@@ -39,7 +39,7 @@ def scenes(packs: Packs, folder: str, *, labels: str = "labels", keep: slice = s
         if labels == "masks":
             ids = (ids > 0).astype(np.uint8)
         if ids.shape != picture.shape[:2]:
-            raise ValueError(f"{truth} has {ids.shape} pixels, its picture {picture.shape[:2]}")
+            raise WrongPack(f"{truth} has {ids.shape} pixels, its picture {picture.shape[:2]}")
         found.append(Scene(picture, ids))
     return found
 

@@ -22,6 +22,7 @@ from training.data.packs import Packs, read_rgb
 from training.export import halo
 from training.export.variables import layer_variables
 from training.recipe import Recipe
+from training.stretches import RUN, earlier
 from training.tables import Table as Measured
 
 LICENCE = "Apache-2.0 for our files; the data's terms are in the card"
@@ -250,15 +251,17 @@ def mebibytes_per_megapixel(folder: Path, signature: str, size: tuple[int, int],
 
 def _provenance(recipe: Recipe, packs: Packs, out: Path) -> Provenance:
     module = importlib.import_module(f"training.recipes.{recipe.id}")
-    runs = [json.loads((out / recipe.results / part / "run.json").read_text(encoding="utf-8")) for part in recipe.parts]
+    runs = [json.loads((out / recipe.results / part / RUN).read_text(encoding="utf-8")) for part in recipe.parts]
+    # What several parts started from was trained once.
+    stretches = dict.fromkeys(stretch for run in runs for stretch in earlier(run))
     return Provenance(
         recipe=recipe.id,
         recipe_digest=hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest(),
         data={pack: packs.digest(pack) for pack in recipe.packs},
         command=f"python -m training train {recipe.results}",
-        hours=round(sum(run["seconds"] for run in runs) / 3600, 3),
+        hours=round(sum(run["seconds"] for run in runs) / 3600 + sum(hours for _, hours, _ in stretches), 3),
         device=", ".join(dict.fromkeys(run["device"] for run in runs)),
         seed=runs[0]["seed"],
-        steps=sum(run["steps"] for run in runs),
+        steps=sum(run["steps"] for run in runs) + sum(steps for *_, steps in stretches),
         started_from=", ".join(dict.fromkeys(run["started_from"] for run in runs if run["started_from"])),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +51,28 @@ def test_halo_that_no_tile_can_have() -> None:
     background = np.random.default_rng(0).random((1, 16, 16, 3), dtype=np.float32)
     with pytest.raises(ValueError, match="reaches over"):
         halo.measure(stack(9), scale=1, multiple=1, tolerance=5e-4, background=background)
+
+
+def test_hours_are_those_of_every_stretch_and_what_parts_share_counts_once(tmp_path: Path) -> None:
+    from training.data.packs import Packs
+    from training.export.manifest import _provenance
+    from training.recipe import load
+
+    part = tiny.recipe().parts["denoise"]
+    recipe = replace(load("superres_photo"), packs=(), parts={"x4": part, "x2": part, "x3": part})
+    common = {"seed": 0, "device": "2 CPU cores", "started_from": "superres/photo/3", "steps": 100}
+    runs = {
+        "x4": {**common, "seconds": 1800, "before": [["superres/photo/3", 1.5, 4000]]},
+        "x2": {**common, "seconds": 900, "before": [["superres/photo/3", 1.5, 4000]]},
+        # As written until runs told of what was before them.
+        "x3": {**common, "seconds": 900},
+    }
+    for name, facts in runs.items():
+        folder = tmp_path / "superres_photo" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(facts))
+    found = _provenance(recipe, Packs(tmp_path), tmp_path)
+    assert (found.hours, found.steps, found.started_from) == (2.5, 4300, "superres/photo/3")
 
 
 def test_scale_and_cost() -> None:
