@@ -7,7 +7,8 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,16 +121,13 @@ def _newest(recipe: Recipe, shelf: Path) -> Path:
 def export(options: argparse.Namespace, started: float) -> None:
     """Write a SavedModel folder for each recipe below --to."""
     _on_tensorflow("export")
-    from training.export.savedmodel import NotTheSame
     from training.export.savedmodel import export as write
 
     for name in options.recipes:
         for recipe in _whole(name):
             folder = options.to / recipe.task / recipe.name
-            try:
+            with _refusing(recipe.id):
                 write(recipe, Packs(options.data), options.out, folder)
-            except NotTheSame as error:
-                raise Refused(f"{recipe.id}: {error}") from None
             print(folder)
 
 
@@ -141,39 +139,44 @@ def _on_tensorflow(command: str) -> None:
         raise Refused(f"{command} needs TensorFlow: run it with KERAS_BACKEND=tensorflow, on the same results")
 
 
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Raise Refused, naming `what`, for a SavedModel that is not its network or that no shelf takes."""
+    from models.manifest import ManifestError
+    from models.store import ShelfError
+    from training.export.savedmodel import NotTheSame
+
+    try:
+        yield
+    except (ManifestError, NotTheSame, ShelfError) as error:
+        raise Refused(f"{what}: {error}") from None
+
+
 def publish(options: argparse.Namespace, started: float) -> None:
     """Export, check, evaluate and put on the shelf; `vgg19`, which no recipe trains, as it is."""
     _on_tensorflow("publish")
-    from models.manifest import ManifestError
-    from models.store import ShelfError
     from training.export import vgg19
     from training.export.publish import publish as put
-    from training.export.savedmodel import NotTheSame
 
     shelf = options.shelf or Path("models/published")
     for name in options.recipes:
         if name == VGG19:
             try:
-                print(vgg19.publish(options.shelf or Path("models/local"), options.weights))
+                with _refusing(name):
+                    print(vgg19.publish(options.shelf or Path("models/local"), options.weights))
             except vgg19.NoWeights as error:
                 raise Refused(f"the weights of VGG19 cannot be had: {error}") from None
-            except (ManifestError, NotTheSame, ShelfError) as error:
-                raise Refused(f"{name}: {error}") from None
             continue
         for recipe in _whole(name):
             if recipe.sample is not None:
                 raise Refused(f"{recipe.id} is for training alone: the service has no task {recipe.task!r}")
-            try:
+            with _refusing(recipe.id):
                 print(put(recipe, Packs(options.data), options.out, shelf, default=options.default))
-            except (ManifestError, NotTheSame, ShelfError) as error:
-                raise Refused(f"{recipe.id}: {error}") from None
 
 
 def quantize(options: argparse.Namespace, started: float) -> None:
     """Put each model with its 8-bit variants on --to."""
     _on_tensorflow("quantize")
-    from models.manifest import ManifestError
-    from models.store import ShelfError
     from training.export.eight_bit import PRECISIONS, NotWorthIt
     from training.export.eight_bit import quantize as write
 
@@ -184,11 +187,10 @@ def quantize(options: argparse.Namespace, started: float) -> None:
             if importlib.util.find_spec("ai_edge_litert") is None:
                 raise Refused("this needs the package ai-edge-litert: install the extra `litert`")
             try:
-                print(write(recipe, Packs(options.data), folder, options.to, precisions=precisions))
+                with _refusing(str(folder)):
+                    print(write(recipe, Packs(options.data), folder, options.to, precisions=precisions))
             except NotWorthIt as error:
                 raise Refused(str(error)) from None
-            except (ManifestError, ShelfError) as error:
-                raise Refused(f"{folder}: {error}") from None
 
 
 def pack(options: argparse.Namespace, started: float) -> None:

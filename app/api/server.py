@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import math
 import os
 import signal
 import socket
 import struct
-import termios
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.api.desk import Desk
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +108,7 @@ def _unread(transport: asyncio.Transport) -> int:
     0 where the system does not tell, as any but Linux.
     """
     waiting = transport.get_write_buffer_size()
-    if not waiting:
+    if sys.platform != "linux" or not waiting:
         return 0
     try:
         held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
