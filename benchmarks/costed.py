@@ -75,10 +75,10 @@ def main() -> None:
     arguments.add_argument("--per-megapixel", type=float, default=SECONDS_PER_MEGAPIXEL, help="seconds")
     wish = arguments.parse_args()
     settings = configuration.read()
-    with tempfile.TemporaryDirectory() as shelf:
+    with tempfile.TemporaryDirectory() as root:
         for task in ("denoise", "superres"):
-            (Path(shelf) / task).symlink_to(PUBLISHED / task)
-        serve(settings, Registry([Path(shelf)], CostedLoader(wish.fixed, wish.per_megapixel)))
+            (Path(root) / task).symlink_to(PUBLISHED / task)
+        serve(settings, Registry([Path(root)], CostedLoader(wish.fixed, wish.per_megapixel)))
 
 
 def serve(settings: Settings, registry: Registry) -> None:

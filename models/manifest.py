@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -40,6 +40,18 @@ class ManifestError(ValueError):
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """{key of manifests of 0.1: its name now}; those are read for as long as `schema_version` is 1."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_keys(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        for old, new in cls.renamed.items():
+            if old in data and new in data:
+                raise ValueError(f"{old} is the old name of {new}: keep {new} alone")
+        return {cls.renamed.get(key, key): value for key, value in data.items()}
 
 
 class Tensor(_Part):
@@ -69,20 +81,22 @@ class Tensor(_Part):
 class Signature(_Part):
     """A function of the SavedModel: `scale` is output size over input size.
 
-    `variants` {precision: name of another function} do the same with arithmetic of another `precision`: same inputs and
-    outputs, float32 as they. The service measures which is the fastest where it runs, so an answer may be any one's.
+    `precisions` {precision: name of another function} do the same with arithmetic of another `precision`: same inputs
+    and outputs, float32 as they. The service measures which is the fastest where it runs and uses that one.
     """
+
+    renamed = {"variants": "precisions"}
 
     inputs: dict[str, Tensor] = Field(min_length=1)
     outputs: dict[str, Tensor] = Field(min_length=1)
     scale: Positive = 1
     precision: Precision = "float32"
-    variants: dict[Precision, str] = {}
+    precisions: dict[Precision, str] = {}
 
     @model_validator(mode="after")
     def _another_precision(self) -> Self:
-        if self.precision in self.variants:
-            raise ValueError(f"variants: {self.precision} is the precision of the signature itself")
+        if self.precision in self.precisions:
+            raise ValueError(f"precisions: {self.precision} is the precision of the signature itself")
         return self
 
     def at(self, precision: Precision) -> Self:
@@ -164,7 +178,7 @@ class Style(_Part):
     year: str
 
 
-class Table(_Part):
+class QualityTable(_Part):
     """A table of quality: what was measured, how, and every figure. `command` reproduces it."""
 
     title: str
@@ -201,28 +215,28 @@ class Serving(_Part):
     mebibytes_per_megapixel: Annotated[float, Field(gt=0)]
 
 
-MOST_LOST = {"psnr": 0.1, "iou": 0.3}
+MAX_LOSS = {"psnr": 0.1, "iou": 0.3}
 """What 8 bit may cost by the kind of figure: dB, and per cent of IoU."""
 
 
 def kind_of(figure: str) -> str | None:
-    """Return the key of MOST_LOST that says what `figure` (`psnr25`, `iou`) may lose; None where nothing does."""
-    return next((kind for kind in MOST_LOST if figure.startswith(kind)), None)
+    """Return the key of MAX_LOSS that says what `figure` (`psnr25`, `iou`) may lose; None where nothing does."""
+    return next((kind for kind in MAX_LOSS if figure.startswith(kind)), None)
 
 
-def too_dear(figures: Mapping[str, tuple[float, float]]) -> list[str]:
+def excessive_losses(figures: Mapping[str, tuple[float, float]]) -> list[str]:
     """Return what is wrong with {figure: (SavedModel's, variant's)}: those that lose too much, one sentence each."""
     problems = []
     for name, (before, after) in figures.items():
         kind = kind_of(name)
         if kind is None:
             problems.append(f"there is no bound for what {name} may lose")
-        elif not before - after < MOST_LOST[kind]:
-            problems.append(f"{name} falls from {before:.3f} to {after:.3f}, and may lose less than {MOST_LOST[kind]}")
+        elif not before - after < MAX_LOSS[kind]:
+            problems.append(f"{name} falls from {before:.3f} to {after:.3f}, and may lose less than {MAX_LOSS[kind]}")
     return problems
 
 
-class Variant(_Part):
+class QuantizedSignature(_Part):
     """A signature in 8 bit, as a LiteRT file: the service uses it for a batch of one where it is faster there.
 
     `file` has a signature `<height>x<width>` for each of `sizes`, with the names and, but for free sizes, the shapes of
@@ -243,13 +257,15 @@ class Variant(_Part):
 
     @model_validator(mode="after")
     def _within_bounds(self) -> Self:
-        problems = too_dear(self.figures)
+        problems = excessive_losses(self.figures)
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
 
 class Manifest(_Part):
+    renamed = {"variants": "quantized"}
+
     schema_version: Literal[1] = 1
     task: Task
     name: Name
@@ -266,12 +282,12 @@ class Manifest(_Part):
     classes: list[Class] = []
     styles: list[Style] = []
     defaults: dict[str, str | int | float | bool] = {}
-    quality: list[Table] = []
+    quality: list[QualityTable] = []
     provenance: Provenance
     files: dict[str, Digest]
     serving: Serving
     operations: list[str] = Field(min_length=1)
-    variants: list[Variant] = []
+    quantized: list[QuantizedSignature] = []
 
     @property
     def id(self) -> str:
@@ -280,13 +296,13 @@ class Manifest(_Part):
 
     @property
     def functions(self) -> dict[str, Signature]:
-        """Every function of the SavedModel: the signatures and their variants, by name."""
-        variants = {
+        """Every function of the SavedModel: the signatures, and the same in their other precisions, by name."""
+        others = {
             name: signature.at(precision)
             for signature in self.signatures.values()
-            for precision, name in signature.variants.items()
+            for precision, name in signature.precisions.items()
         }
-        return {**self.signatures, **variants}
+        return {**self.signatures, **others}
 
     @model_validator(mode="after")
     def _files_stay_inside(self) -> Self:
@@ -300,19 +316,19 @@ class Manifest(_Part):
             raise ValueError("classes: each id stands once")
         if len({style.name for style in self.styles}) != len(self.styles):
             raise ValueError("styles: each name stands once")
-        if len(self.functions) != sum(1 + len(signature.variants) for signature in self.signatures.values()):
-            raise ValueError("signatures: each function stands once, as a signature or as a variant of one")
+        if len(self.functions) != sum(1 + len(signature.precisions) for signature in self.signatures.values()):
+            raise ValueError("signatures: each function is listed once, as a signature or as a precision of one")
         return self
 
     @model_validator(mode="after")
-    def _variants_of_what_is_there(self) -> Self:
-        if len({variant.signature for variant in self.variants}) != len(self.variants):
-            raise ValueError("variants: each signature has at most one")
-        for variant in self.variants:
-            if variant.signature not in self.signatures:
-                raise ValueError(f"variants: there is no signature {variant.signature!r}")
-            if variant.file not in self.files:
-                raise ValueError(f"variants: {variant.file!r} is not among the files")
+    def _check_quantized(self) -> Self:
+        if len({one.signature for one in self.quantized}) != len(self.quantized):
+            raise ValueError("quantized: each signature has at most one entry")
+        for one in self.quantized:
+            if one.signature not in self.signatures:
+                raise ValueError(f"quantized: there is no signature {one.signature!r}")
+            if one.file not in self.files:
+                raise ValueError(f"quantized: {one.file!r} is not among the files")
         return self
 
 
@@ -328,7 +344,7 @@ def parse(text: str | bytes) -> Manifest:
         raise ManifestError(problems) from None
 
 
-def passes(error: OSError) -> bool:
+def is_transient(error: OSError) -> bool:
     """Return whether this is of the machine or its network at the moment, and says nothing about a file."""
     return error.errno in _PASSING
 
@@ -339,7 +355,7 @@ def read(folder: Path) -> Manifest:
     try:
         text = (folder / MANIFEST_NAME).read_bytes()
     except OSError as error:
-        if passes(error):
+        if is_transient(error):
             raise
         raise ManifestError([f"{MANIFEST_NAME}: {error.strerror}"]) from None
     return parse(text)

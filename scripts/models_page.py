@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from models import manifest as contract
-from models import store
-from models.manifest import Manifest, Table
+from models import repository
+from models.manifest import Manifest, QualityTable
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELF = ROOT / "models/published"
@@ -20,14 +20,14 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- models: made by `make docs` -->", "<!-- end of models -->"
 
 
-def newest(shelf: Path) -> list[Manifest]:
+def newest(root: Path) -> list[Manifest]:
     """Return the manifest of the newest version of each model on `shelf`, by task and name."""
     found: dict[tuple[str, str], Manifest] = {}
-    for folder in store.folders([shelf]):
+    for folder in repository.folders([root]):
         manifest = contract.read(folder)
         # A name stays its task's default when a newer version comes without the mark.
         marked = any(
-            store.is_default(other) for other in (manifest, found.get((manifest.task, manifest.name))) if other
+            repository.is_default(other) for other in (manifest, found.get((manifest.task, manifest.name))) if other
         )
         defaults = manifest.defaults | ({"default": True} if marked else {})
         found[manifest.task, manifest.name] = manifest.model_copy(update={"defaults": defaults})
@@ -51,7 +51,7 @@ def short_table(manifests: list[Manifest]) -> str:
     """Return the README's table."""
     lines = ["| model | what it is | parameters |", "|---|---|---|"]
     for manifest in manifests:
-        default = f" (default of `/{manifest.task}`)" if store.is_default(manifest) else ""
+        default = f" (default of `/{manifest.task}`)" if repository.is_default(manifest) else ""
         name = f"[`{manifest.task}/{manifest.name}`](docs/models.md#{anchor(manifest)})"
         lines.append(f"| {name}{default} | {manifest.title} | {count(manifest.parameters)} |")
     return "\n".join(lines)
@@ -64,7 +64,9 @@ def default_tables(manifests: list[Manifest]) -> list[str]:
     """
     parts = []
     for manifest in manifests:
-        shown = manifest.quality if store.is_default(manifest) else manifest.quality[:1] if manifest.classes else []
+        shown = (
+            manifest.quality if repository.is_default(manifest) else manifest.quality[:1] if manifest.classes else []
+        )
         if shown:
             parts += [f"### {manifest.task}/{manifest.name}", *(table(entry) for entry in shown)]
     return parts
@@ -74,7 +76,7 @@ def anchor(manifest: Manifest) -> str:
     return f"{manifest.task}{manifest.name}"
 
 
-def table(entry: Table) -> str:
+def table(entry: QualityTable) -> str:
     """Return a quality table as Markdown."""
     lines = [f"**{entry.title}**", "", "| " + " | ".join(entry.columns) + " |", "|---" * len(entry.columns) + "|"]
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in entry.rows]
@@ -108,7 +110,7 @@ def section(manifest: Manifest) -> str:
         f"* data: {', '.join(sorted(made.data)) or 'none'}",
         f"* licence: {manifest.licence}",
     ]
-    default = f" — the default of `/{manifest.task}`" if store.is_default(manifest) else ""
+    default = f" — the default of `/{manifest.task}`" if repository.is_default(manifest) else ""
     parts = [
         f"## {manifest.task}/{manifest.name}",
         f"*{manifest.title}*{default}",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import structlog
 
+from tests.model_repository import tiny_repository
 from tests.offline import offline
-from tests.shelf import tiny_shelf
 
-__all__ = ["offline", "quiet", "tiny_shelf"]
+__all__ = ["offline", "quiet", "tiny_repository"]
 
 
 @pytest.fixture(scope="session", autouse=True)

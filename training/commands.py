@@ -76,8 +76,8 @@ def evaluate(options: argparse.Namespace, started: float) -> None:
             packs = Packs(options.data)
             if options.url:
                 tables = _of_service(recipe, options.url, packs)
-            elif options.shelf:
-                tables = recipe.evaluate(_published(recipe, options.shelf), packs)
+            elif options.root:
+                tables = recipe.evaluate(_published(recipe, options.root), packs)
             else:
                 tables = recipe.evaluate(recipe.serve(trained(recipe, options.out), packs), packs)
             for table in tables:
@@ -102,19 +102,19 @@ def _whole(argument: str) -> list[Recipe]:
     return [load(argument)]
 
 
-def _published(recipe: Recipe, shelf: Path) -> dict[str, keras.Model]:
+def _published(recipe: Recipe, root: Path) -> dict[str, keras.Model]:
     """Return the newest published SavedModel of `recipe` below `shelf`, to be called like its networks."""
     from training.export.savedmodel import Published
 
-    return dict(Published(_newest(recipe, shelf)))
+    return dict(Published(_newest(recipe, root)))
 
 
-def _newest(recipe: Recipe, shelf: Path) -> Path:
+def _newest(recipe: Recipe, root: Path) -> Path:
     """Return the folder of the newest published version of `recipe` below `shelf`."""
-    below = shelf / recipe.task / recipe.name
+    below = root / recipe.task / recipe.name
     versions = sorted((int(path.name) for path in below.glob("*") if path.name.isdecimal()), reverse=True)
     if not versions:
-        raise Refused(f"{shelf} holds no {recipe.task}/{recipe.name}: publish it first")
+        raise Refused(f"{root} holds no {recipe.task}/{recipe.name}: publish it first")
     return below / str(versions[0])
 
 
@@ -143,12 +143,12 @@ def _on_tensorflow(command: str) -> None:
 def _refusing(what: str) -> Iterator[None]:
     """Raise Refused, naming `what`, for a SavedModel that is not its network or that no shelf takes."""
     from models.manifest import ManifestError
-    from models.store import ShelfError
+    from models.repository import RepositoryError
     from training.export.savedmodel import NotTheSame
 
     try:
         yield
-    except (ManifestError, NotTheSame, ShelfError) as error:
+    except (ManifestError, NotTheSame, RepositoryError) as error:
         raise Refused(f"{what}: {error}") from None
 
 
@@ -158,12 +158,12 @@ def publish(options: argparse.Namespace, started: float) -> None:
     from training.export import vgg19
     from training.export.publish import publish as put
 
-    shelf = options.shelf or Path("models/published")
+    root = options.root or Path("models/published")
     for name in options.recipes:
         if name == VGG19:
             try:
                 with _refusing(name):
-                    print(vgg19.publish(options.shelf or Path("models/local"), options.weights))
+                    print(vgg19.publish(options.root or Path("models/local"), options.weights))
             except vgg19.NoWeights as error:
                 raise Refused(f"the weights of VGG19 cannot be had: {error}") from None
             continue
@@ -171,7 +171,7 @@ def publish(options: argparse.Namespace, started: float) -> None:
             if recipe.sample is not None:
                 raise Refused(f"{recipe.id} is for training alone: the service has no task {recipe.task!r}")
             with _refusing(recipe.id):
-                print(put(recipe, Packs(options.data), options.out, shelf, default=options.default))
+                print(put(recipe, Packs(options.data), options.out, root, default=options.default))
 
 
 def quantize(options: argparse.Namespace, started: float) -> None:
@@ -183,7 +183,7 @@ def quantize(options: argparse.Namespace, started: float) -> None:
     precisions = [options.precision] if options.precision else PRECISIONS
     for name in options.recipes:
         for recipe in _whole(name):
-            folder = _newest(recipe, options.shelf)
+            folder = _newest(recipe, options.root)
             if importlib.util.find_spec("ai_edge_litert") is None:
                 raise Refused("this needs the package ai-edge-litert: install the extra `litert`")
             try:

@@ -91,11 +91,11 @@ def _files(folder: Path) -> Iterator[Path]:
             yield file
 
 
-def _start(recipe: Recipe, shelf: Path) -> Iterator[tuple[str, bytes]]:
+def _start(recipe: Recipe, root: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the weights of the newest version, and a run's facts that say what went before."""
     from training.export.variables import read_variables
 
-    versions = sorted((shelf / recipe.task / recipe.name).glob("[0-9]*"), key=lambda path: int(path.name))
+    versions = sorted((root / recipe.task / recipe.name).glob("[0-9]*"), key=lambda path: int(path.name))
     if not versions:
         return
     for part in recipe.parts:

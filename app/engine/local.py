@@ -190,7 +190,7 @@ class LocalEngine:
             before = self._chosen_for.get(model, manifest)
             if (before.files, before.signatures) != (manifest.files, manifest.signatures):
                 self._functions.pop(model, None)  # another model has taken its number
-            if model not in self._functions and any(one.variants for one in manifest.signatures.values()):
+            if model not in self._functions and any(one.precisions for one in manifest.signatures.values()):
                 self._functions[model] = await self._fastest(manifest, device)
                 self._chosen_for[model] = manifest
 
@@ -207,12 +207,12 @@ class LocalEngine:
         size = warm_sizes(manifest.geometry)[-1]
         chosen = {}
         for name, signature in manifest.signatures.items():
-            seconds = {function: [math.inf] for function in (name, *signature.variants.values())}
-            for turn, function in itertools.product(range(_TURNS), seconds if signature.variants else ()):
+            seconds = {function: [math.inf] for function in (name, *signature.precisions.values())}
+            for turn, function in itertools.product(range(_TURNS), seconds if signature.precisions else ()):
                 taken = await self._seconds(manifest, function, size, device)
                 seconds[function] += [taken] if turn else []  # the first call of a shape prepares it
             chosen[name] = clearly_fastest(name, seconds)
-            if signature.variants:
+            if signature.precisions:
                 told = {function: round(min(times), 4) for function, times in seconds.items()}
                 log.info("precision chosen", model=manifest.id, signature=name, function=chosen[name], seconds=told)
         return chosen

@@ -21,9 +21,9 @@ import structlog
 from app.engine.protocol import Arrays, Entry
 from app.errors import ModelUnavailable, Overloaded, UnknownModel, nearest
 from models import manifest as contract
-from models import store
-from models.manifest import Manifest, ManifestError, passes
-from models.store import ShelfError, Stamp
+from models import repository
+from models.manifest import Manifest, ManifestError, is_transient
+from models.repository import Fingerprint, RepositoryError
 
 log = structlog.get_logger(__name__)
 
@@ -72,10 +72,10 @@ class _Slot:
     name: str
     version: int
     folder: Path
-    stamp: Stamp
+    fingerprint: Fingerprint
     manifest: Manifest | None
     reason: str
-    refused: Stamp = ()
+    refused: Fingerprint = ()
     proven: bool = False
     gone: bool = False
     kept: bool = False
@@ -99,7 +99,7 @@ class _Slot:
 
     @property
     def default(self) -> bool:
-        return self.manifest is not None and store.is_default(self.manifest)
+        return self.manifest is not None and repository.is_default(self.manifest)
 
     def unavailable(self) -> ModelUnavailable:
         return ModelUnavailable(
@@ -134,13 +134,13 @@ class _Shelf:
         for slot in slots.values():
             names.setdefault((slot.task, slot.name), []).append(slot)
         latest = {key: _latest(versions, self.latest.get(key)) for key, versions in names.items()}
-        shelf = _Shelf(slots, latest)
-        default = {task: self._default_of(shelf, task) for task in shelf.tasks()}
+        snapshot = _Shelf(slots, latest)
+        default = {task: self._default_of(snapshot, task) for task in snapshot.tasks()}
         return _Shelf(slots, latest, {task: name for task, name in default.items() if name})
 
-    def _default_of(self, shelf: _Shelf, task: str) -> str:
-        wanted, present = next(iter(shelf.marked(task)), ""), self.default.get(task, "")
-        serving, follower = shelf.latest.get((task, present)), shelf.latest.get((task, wanted))
+    def _default_of(self, snapshot: _Shelf, task: str) -> str:
+        wanted, present = next(iter(snapshot.marked(task)), ""), self.default.get(task, "")
+        serving, follower = snapshot.latest.get((task, present)), snapshot.latest.get((task, wanted))
         if serving is None or (follower and not serving.usable):
             return wanted
         return wanted if follower and follower.proven and follower.usable else present
@@ -196,7 +196,7 @@ class Registry:
         self._clock = clock
         self._shelf = _Shelf()
         self._leaving: dict[str, _Slot] = {}  # off the shelf and still in memory
-        self._restless: dict[Path, Stamp] = {}  # what changed when it was looked at last
+        self._restless: dict[Path, Fingerprint] = {}  # what changed when it was looked at last
         self._shadowed: set[Path] = set()
         self._unreadable: set[Path] = set()
         self._coming: Counter[str] = Counter()  # bytes that are being loaded, by device
@@ -259,9 +259,9 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """Return what is on the shelf, by task, name and version."""
-        shelf = self._shelf
-        ordered = sorted(shelf.slots.values(), key=lambda slot: (slot.task, slot.name, slot.version))
-        return [_entry(slot, latest=shelf.latest[slot.task, slot.name] is slot) for slot in ordered]
+        snapshot = self._shelf
+        ordered = sorted(snapshot.slots.values(), key=lambda slot: (slot.task, slot.name, slot.version))
+        return [_entry(slot, latest=snapshot.latest[slot.task, slot.name] is slot) for slot in ordered]
 
     def find(self, task: str, name: str | None = None) -> Manifest:
         """Return the manifest of `name` or `name@version`, or of the task's default.
@@ -269,8 +269,8 @@ class Registry:
         A name means its newest version, once that is proven where an older one serves. Raises UnknownModel, which
         names the nearest, or ModelUnavailable.
         """
-        shelf = self._shelf
-        slot = _default(shelf, task) if name is None else _named(shelf, task, name)
+        snapshot = self._shelf
+        slot = _default(snapshot, task) if name is None else _named(snapshot, task, name)
         if slot.reason or slot.manifest is None:
             raise slot.unavailable()
         return slot.manifest
@@ -289,50 +289,50 @@ class Registry:
         Returns what is new on it, and what left it."""
         known = dict(self._shelf.slots)
         slots: dict[str, _Slot] = {}
-        restless: dict[Path, Stamp] = {}
-        for folder in store.folders(self._folders, self._tell_of_unreadable):
+        restless: dict[Path, Fingerprint] = {}
+        for folder in repository.folders(self._folders, self._tell_of_unreadable):
             place = _place(folder)
             if place in slots:
                 self._tell_of_shadow(folder, slots[place].folder)
                 continue
-            stamp = store.stamp(folder)
+            fingerprint = repository.fingerprint(folder)
             old = known.get(place) or self._leaving.get(place)
-            waits = patient and self._restless.get(folder) != stamp
-            if old and _unchanged(old, folder, stamp):
+            waits = patient and self._restless.get(folder) != fingerprint
+            if old and _unchanged(old, folder, fingerprint):
                 slots[place] = old
             elif waits:
-                restless[folder] = stamp
+                restless[folder] = fingerprint
                 slots |= {place: old} if old else {}
             else:
-                slots[place] = self._read_folder(folder, stamp, old)
+                slots[place] = self._read_folder(folder, fingerprint, old)
         self._restless = restless
         left = self._swap(known, slots, {folder.parts[-3] for folder in restless})
         return [slot for place, slot in slots.items() if known.get(place) is not slot], left
 
-    def _read_folder(self, folder: Path, stamp: Stamp, old: _Slot | None) -> _Slot:
+    def _read_folder(self, folder: Path, fingerprint: Fingerprint, old: _Slot | None) -> _Slot:
         """Return the slot of a folder whose files are not those of `old`; what is in memory stays as it is."""
         task, name, version = folder.parts[-3:]
         manifest, problems = None, []
         try:
-            manifest = store.open_model(folder)
+            manifest = repository.open_model(folder)
             problems = self._loader.problems(folder, manifest)
-        except (ManifestError, ShelfError) as error:
+        except (ManifestError, RepositoryError) as error:
             problems = error.problems
         except OSError as error:
             problems = [f"it cannot be read: {error.strerror}"]
-            stamp = () if passes(error) else stamp  # what it has is to be read again
+            fingerprint = () if is_transient(error) else fingerprint  # what it has is to be read again
         if old and old.needed:
             if manifest and old.manifest and _same(manifest, old.manifest) and not problems:
-                old.folder, old.stamp, old.manifest = folder, stamp, manifest
+                old.folder, old.fingerprint, old.manifest = folder, fingerprint, manifest
             else:
-                old.refused = stamp
+                old.refused = fingerprint
                 log.error("model changed on the shelf, the one in memory goes on", model=old.id, folder=str(folder))
             return old
         if problems:
             log.error("model refused", model=_place(folder), folder=str(folder), problems=problems)
         manifest = manifest or _readable(folder)
         kept = bool(old and old.kept)
-        return _Slot(task, name, int(version), folder, stamp, manifest, "; ".join(problems), kept=kept)
+        return _Slot(task, name, int(version), folder, fingerprint, manifest, "; ".join(problems), kept=kept)
 
     def _swap(self, known: Mapping[str, _Slot], slots: dict[str, _Slot], restless: set[str]) -> list[_Slot]:
         """Make `slots` the shelf and return what left it. It stays while something of its task is about to take its
@@ -375,10 +375,12 @@ class Registry:
             log.warning("folder skipped", folder=str(folder), reason=error.strerror)
 
     def _tell_of_defaults(self) -> None:
-        shelf = self._shelf
-        for task in shelf.tasks():
-            if len(shelf.marked(task)) > 1:
-                log.warning("several default models", task=task, names=shelf.marked(task), chosen=shelf.default[task])
+        snapshot = self._shelf
+        for task in snapshot.tasks():
+            if len(snapshot.marked(task)) > 1:
+                log.warning(
+                    "several default models", task=task, names=snapshot.marked(task), chosen=snapshot.default[task]
+                )
             try:
                 self.find(task)
             except (UnknownModel, ModelUnavailable) as error:
@@ -431,16 +433,16 @@ class Registry:
             raise slot.unavailable()
         try:
             # Once more: since it was read its files may have been changed, or have begun to rot.
-            if not _same(store.open_model(slot.folder), slot.manifest):
-                raise ShelfError(["its manifest was changed"])
+            if not _same(repository.open_model(slot.folder), slot.manifest):
+                raise RepositoryError(["its manifest was changed"])
             slot.bytes = self._loader.size(slot.folder)
             with self._room(slot.bytes, device):
                 loaded = self._loader.load(slot.folder, slot.manifest, device)
                 with self._lock:
                     slot.models[device] = loaded
                     slot.used = self._clock()
-        except (ModelUnavailable, ManifestError, ShelfError, OSError) as error:
-            if isinstance(error, OSError) and passes(error):
+        except (ModelUnavailable, ManifestError, RepositoryError, OSError) as error:
+            if isinstance(error, OSError) and is_transient(error):
                 log.warning("model cannot be read now", model=slot.id, reason=error.strerror)
                 raise Overloaded(f"The model {slot.id} cannot be read now. Try again later.") from None
             self.refuse(slot.id, str(error))
@@ -510,8 +512,8 @@ def _place(folder: Path) -> str:
     return f"{task}/{name}@{int(version)}"
 
 
-def _unchanged(slot: _Slot, folder: Path, stamp: Stamp) -> bool:
-    return slot.folder == folder and (slot.stamp == stamp or (slot.needed and slot.refused == stamp))
+def _unchanged(slot: _Slot, folder: Path, fingerprint: Fingerprint) -> bool:
+    return slot.folder == folder and (slot.fingerprint == fingerprint or (slot.needed and slot.refused == fingerprint))
 
 
 def _same(one: Manifest, other: Manifest) -> bool:
@@ -519,21 +521,21 @@ def _same(one: Manifest, other: Manifest) -> bool:
     return one.model_copy(update={"defaults": {}}) == other.model_copy(update={"defaults": {}})
 
 
-def _default(shelf: _Shelf, task: str) -> _Slot:
-    if task not in shelf.default:
-        raise UnknownModel(f"There is no default model for {task}.{_choice(shelf, task)}", field="model")
-    return shelf.latest[task, shelf.default[task]]
+def _default(snapshot: _Shelf, task: str) -> _Slot:
+    if task not in snapshot.default:
+        raise UnknownModel(f"There is no default model for {task}.{_choice(snapshot, task)}", field="model")
+    return snapshot.latest[task, snapshot.default[task]]
 
 
-def _named(shelf: _Shelf, task: str, wanted: str) -> _Slot:
+def _named(snapshot: _Shelf, task: str, wanted: str) -> _Slot:
     name, _, version = wanted.partition("@")
-    versions = {slot.version: slot for slot in shelf.of(task) if slot.name == name}
+    versions = {slot.version: slot for slot in snapshot.of(task) if slot.name == name}
     if not versions:
-        hint = nearest(name, {slot.name for slot in shelf.of(task)})
-        text = f"There is no model {wanted!r} for {task}.{hint}{_choice(shelf, task)}"
+        hint = nearest(name, {slot.name for slot in snapshot.of(task)})
+        text = f"There is no model {wanted!r} for {task}.{hint}{_choice(snapshot, task)}"
         raise UnknownModel(text, field="model", value=wanted)
     if not version and "@" not in wanted:
-        return shelf.latest[task, name]
+        return snapshot.latest[task, name]
     if not (version.isascii() and version.isdecimal()) or len(version) > 9 or int(version) not in versions:
         there = ", ".join(str(number) for number in sorted(versions))
         text = f"There is no version {version!r} of {task}/{name}. Versions: {there}."
@@ -541,8 +543,8 @@ def _named(shelf: _Shelf, task: str, wanted: str) -> _Slot:
     return versions[int(version)]
 
 
-def _choice(shelf: _Shelf, task: str) -> str:
-    names = sorted({slot.name for slot in shelf.of(task)})
+def _choice(snapshot: _Shelf, task: str) -> str:
+    names = sorted({slot.name for slot in snapshot.of(task)})
     return f" Models: {', '.join(names)}." if names else ""
 
 

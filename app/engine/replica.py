@@ -19,9 +19,9 @@ from app.engine.local import LocalEngine, warm_tickets
 from app.engine.protocol import Arrays, Caller, Counters, Ticket
 from app.engine.registry import Loader, Registry
 from app.errors import ServiceError
-from models import store
+from models import repository
 from models.manifest import Manifest, ManifestError
-from models.store import ShelfError
+from models.repository import RepositoryError
 
 log = structlog.get_logger(__name__)
 
@@ -119,10 +119,10 @@ class Replica:
 
     def _problems(self, folder: Path, manifest: Manifest) -> list[str]:
         try:
-            if store.open_model(folder) != manifest:
+            if repository.open_model(folder) != manifest:
                 return ["a replica's shelf holds another model in its place"]
             return self._loader.problems(folder, manifest)
-        except (ManifestError, ShelfError) as error:
+        except (ManifestError, RepositoryError) as error:
             return error.problems
         except OSError as error:
             return [f"it cannot be read: {error.strerror}"]

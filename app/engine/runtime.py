@@ -25,8 +25,8 @@ import structlog
 
 from app.engine.protocol import Arrays
 from app.errors import ModelUnavailable, Overloaded
-from models.manifest import Manifest, Signature, Tensor, Variant, passes
-from models.trial import times_as_fast
+from models.benchmark import speedup
+from models.manifest import Manifest, QuantizedSignature, Signature, Tensor, is_transient
 
 log = structlog.get_logger(__name__)
 
@@ -114,8 +114,8 @@ class LoadedModel:
     def offer(self, variant: EightBit) -> None:
         """Use `variant` from now on if it is faster than the SavedModel: both run in turn, on noise."""
         noise = variant.noise()
-        ratio = times_as_fast(lambda: self._saved_run(variant.signature, noise), lambda: variant.run(noise))
-        log.info("variant timed", model=self._id, signature=variant.signature, times_as_fast=round(ratio, 2))
+        ratio = speedup(lambda: self._saved_run(variant.signature, noise), lambda: variant.run(noise))
+        log.info("variant timed", model=self._id, signature=variant.signature, speedup=round(ratio, 2))
         if ratio > 1:
             self.use(variant)
 
@@ -147,7 +147,7 @@ class LoadedModel:
 class EightBit:
     """A variant in memory: LiteRT's interpreter of its file. Safe to call from several threads: they take turns."""
 
-    def __init__(self, folder: Path, manifest: Manifest, variant: Variant) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, variant: QuantizedSignature) -> None:
         """Raises ImportError where LiteRT is not installed, ValueError or RuntimeError for a file that is none, or
         whose signatures are not those of the manifest."""
         from ai_edge_litert.interpreter import Interpreter
@@ -244,7 +244,7 @@ class Runtime:
             log.error("model refused", model=manifest.id, error=_short(error))
             raise ModelUnavailable(f"The model {manifest.id} cannot be loaded.", value=manifest.id) from None
         model = LoadedModel(tf, saved, manifest, device)
-        for variant in manifest.variants:
+        for variant in manifest.quantized:
             try:
                 model.offer(EightBit(folder, manifest, variant))
             except ImportError:
@@ -255,7 +255,7 @@ class Runtime:
 
     def problems(self, folder: Path, manifest: Manifest) -> list[str]:
         """Return every breach of the contract in the SavedModel of `folder`, without loading it. Raises OSError for
-        what passes."""
+        what is_transient."""
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from tensorflow.core.protobuf import saved_model_pb2
 
@@ -263,7 +263,7 @@ class Runtime:
         try:
             saved.ParseFromString((folder / "saved_model.pb").read_bytes())
         except (OSError, DecodeError) as error:
-            if isinstance(error, OSError) and passes(error):
+            if isinstance(error, OSError) and is_transient(error):
                 raise
             return ["saved_model.pb cannot be read"]
         if len(saved.meta_graphs) != 1:
@@ -272,7 +272,7 @@ class Runtime:
         return [
             *_forbidden(graph, manifest.operations),
             *_mismatches(graph.signature_def, manifest.functions),
-            *(problem for variant in manifest.variants for problem in _forbidden_lite(folder, variant)),
+            *(problem for variant in manifest.quantized for problem in _forbidden_lite(folder, variant)),
         ]
 
 
@@ -395,7 +395,7 @@ def _tensors(where: str, defined: Mapping[str, Any], expected: Mapping[str, list
     return problems
 
 
-def _forbidden_lite(folder: Path, variant: Variant) -> list[str]:
+def _forbidden_lite(folder: Path, variant: QuantizedSignature) -> list[str]:
     """Return what is wrong with the operators of a variant's file; nothing where LiteRT is not there to run it."""
     try:
         from ai_edge_litert import schema_py_generated as schema

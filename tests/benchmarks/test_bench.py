@@ -21,9 +21,9 @@ from benchmarks.costed import CostedLoader
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def bench(module: str, shelf: Path, *arguments: str) -> str:
+def bench(module: str, root: Path, *arguments: str) -> str:
     """Return what a benchmark says of the models in `shelf`."""
-    environment = os.environ | {"RESTORE_MODELS_DIR": str(shelf)}
+    environment = os.environ | {"RESTORE_MODELS_DIR": str(root)}
     command = [sys.executable, "-m", f"benchmarks.{module}", "--no-record", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -33,9 +33,9 @@ def bench(module: str, shelf: Path, *arguments: str) -> str:
 @pytest.mark.tf
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["denoise", "superres", "segment"])
-def test_service_and_bare_loop_give_the_same_bytes(tiny_shelf: Path, task: str) -> None:
+def test_service_and_bare_loop_give_the_same_bytes(tiny_repository: Path, task: str) -> None:
     # The benchmark refuses to compare what differs.
-    said = bench("serve", tiny_shelf, "--task", task, "--side", "48", "--rounds", "1", "--callers", "2")
+    said = bench("serve", tiny_repository, "--task", task, "--side", "48", "--rounds", "1", "--callers", "2")
     assert float(re.findall(r"latency, ratio +([\d.]+)", said)[0]) > 0
     assert float(re.findall(r"throughput, ratio +([\d.]+)", said)[0]) > 0
 
@@ -43,8 +43,8 @@ def test_service_and_bare_loop_give_the_same_bytes(tiny_shelf: Path, task: str) 
 @pytest.mark.tf
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_peak_memory_is_read_from_the_service(tiny_shelf: Path) -> None:
-    said = bench("memory", tiny_shelf, "--megapixels", "0.2")
+def test_peak_memory_is_read_from_the_service(tiny_repository: Path) -> None:
+    said = bench("memory", tiny_repository, "--megapixels", "0.2")
     figures = dict(re.findall(r"^(.+?) {2,}([\d.]+)$", said, re.MULTILINE))
     assert int(figures["peak (MiB)"]) >= int(figures["idle (MiB)"]) > 0
 

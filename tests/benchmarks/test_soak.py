@@ -13,7 +13,7 @@ import pytest
 from benchmarks.costed import CostedLoader
 from benchmarks.soak import Ask, Pixels, Soak, alike, compared, large, opened, small, written
 from tests.app.api.service import serving
-from tests.shelf import manifest, photo_signatures
+from tests.model_repository import manifest, photo_signatures
 
 MAKE = partial(small, seed=3, style="any")
 

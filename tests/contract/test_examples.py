@@ -49,17 +49,19 @@ def test_examples_are_what_they_stand_for() -> None:
     assert all(step.inputs[name].shape == step.outputs[name].shape for name in state)
 
 
-def test_variants_are_functions_of_another_precision() -> None:
+def test_precisions_are_functions_of_another_precision() -> None:
     data = example("tiled")
-    data["signatures"]["denoise"]["variants"] = {"bfloat16": "denoise_bfloat16"}
+    data["signatures"]["denoise"]["precisions"] = {"bfloat16": "denoise_bfloat16"}
     manifest = contract.parse(json.dumps(data))
     variant, usual = manifest.functions["denoise_bfloat16"], manifest.signatures["denoise"]
     assert manifest.functions.keys() == {*manifest.signatures, "denoise_bfloat16"}
     assert (variant.inputs, variant.outputs, variant.precision) == (usual.inputs, usual.outputs, "bfloat16")
-    data["signatures"]["denoise"]["variants"] = {"float32": "other"}
-    assert problems(data) == ["signatures.denoise: variants: float32 is the precision of the signature itself"]
-    data["signatures"]["denoise"]["variants"] = {"bfloat16": "denoise"}
-    assert problems(data) == ["manifest: signatures: each function stands once, as a signature or as a variant of one"]
+    data["signatures"]["denoise"]["precisions"] = {"float32": "other"}
+    assert problems(data) == ["signatures.denoise: precisions: float32 is the precision of the signature itself"]
+    data["signatures"]["denoise"]["precisions"] = {"bfloat16": "denoise"}
+    assert problems(data) == [
+        "manifest: signatures: each function is listed once, as a signature or as a precision of one"
+    ]
 
 
 def test_all_breaches_are_reported_at_once() -> None:

@@ -65,19 +65,19 @@ def spoil(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_file_that_breaks_takes_its_own_model_and_no_other(tiny_shelf: Path, tmp_path: Path) -> None:
-    shelf = tmp_path / "shelf"
-    shutil.copytree(tiny_shelf, shelf)
+def test_a_file_that_breaks_takes_its_own_model_and_no_other(tiny_repository: Path, tmp_path: Path) -> None:
+    root = tmp_path / "shelf"
+    shutil.copytree(tiny_repository, root)
     weights = "variables/variables.data-00000-of-00001"
-    spoil(shelf / "superres/nearest/1/saved_model.pb")
-    with started(shelf) as running:
+    spoil(root / "superres/nearest/1/saved_model.pb")
+    with started(root) as running:
         running.until("warm after")
         broken = running.client.post("/superres", files={"image": png()}, data={"scale": "2"})
         assert (broken.status_code, problem(broken)) == (503, "model-unavailable")
         assert running.client.get("/readyz").json()["tasks"]["superres"] == "ModelUnavailable"
         before = denoise(running, "identity")
-        spoil(shelf / "denoise/identity/1/saved_model.pb")  # it is in memory
-        spoil(shelf / "denoise/blur/1" / weights)  # it is not
+        spoil(root / "denoise/identity/1/saved_model.pb")  # it is in memory
+        spoil(root / "denoise/blur/1" / weights)  # it is not
         assert problem(denoise(running, "blur")) == "model-unavailable"
         after = denoise(running, "identity")
         assert after.status_code == 200
@@ -88,7 +88,7 @@ def test_a_file_that_breaks_takes_its_own_model_and_no_other(tiny_shelf: Path, t
 
 
 @contextmanager
-def small_disk(shelf: Path, folder: Path, mebibytes: int, **settings: str) -> Iterator[tuple[Process, Path]]:
+def small_disk(root: Path, folder: Path, mebibytes: int, **settings: str) -> Iterator[tuple[Process, Path]]:
     """Start the service where uploads and jobs share a disk of so many MiB, which only it and what it starts can see.
 
     Gives the service and a file: what is in it is written to that disk while `full` is there.
@@ -101,7 +101,7 @@ def small_disk(shelf: Path, folder: Path, mebibytes: int, **settings: str) -> It
         pytest.skip("nothing can be mounted here")
     command = [*away, f'{mounting} && mkdir {folder}/tmp && exec "$@"', "sh", sys.executable, "-m", "app.main"]
     told = {"TMPDIR": str(folder / "tmp"), "RESTORE_DATA_DIR": str(folder / "data"), **settings}
-    with started(shelf, command=command, **told) as running:
+    with started(root, command=command, **told) as running:
         running.until("warm after")
         yield running, Path(f"/proc/{running.process.pid}/root") / folder.relative_to("/")
 
@@ -115,10 +115,10 @@ def fill(folder: Path) -> Path:
     return taken
 
 
-def test_a_full_disk_is_told_and_passes(tiny_shelf: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_passes(tiny_repository: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
     large = file(noise)  # more than is kept in memory while it arrives
-    with small_disk(tiny_shelf, tmp_path / "disk", 16) as (running, disk):
+    with small_disk(tiny_repository, tmp_path / "disk", 16) as (running, disk):
         assert denoise(running, "identity", large).status_code == 200
         first = denoise(running, "identity", large, Prefer="respond-async")
         assert first.status_code == 202

@@ -74,11 +74,11 @@ class Process:
 
 
 @contextmanager
-def started(shelf: Path, command: Sequence[str] = SERVE, **settings: str) -> Iterator[Process]:
+def started(root: Path, command: Sequence[str] = SERVE, **settings: str) -> Iterator[Process]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RESTORE_")}
-    told = {"RESTORE_MODELS_DIR": str(shelf), "RESTORE_PORT": str(port)}
+    told = {"RESTORE_MODELS_DIR": str(root), "RESTORE_PORT": str(port)}
     with (
         tempfile.TemporaryDirectory() as data,
         subprocess.Popen(
@@ -101,9 +101,9 @@ def started(shelf: Path, command: Sequence[str] = SERVE, **settings: str) -> Ite
             running._listener.join(10)
 
 
-def test_start_picture_sigterm_and_start_again(tiny_shelf: Path) -> None:
+def test_start_picture_sigterm_and_start_again(tiny_repository: Path) -> None:
     for _ in range(2):
-        with started(tiny_shelf, RESTORE_LOG_FORMAT="json") as running:
+        with started(tiny_repository, RESTORE_LOG_FORMAT="json") as running:
             running.until("warm after")
             ready = running.client.get("/readyz")
             assert ready.json() == {
@@ -131,8 +131,8 @@ def test_start_picture_sigterm_and_start_again(tiny_shelf: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_request_under_way_is_finished_before_the_end(tiny_shelf: Path) -> None:
-    with started(tiny_shelf) as running:
+def test_a_request_under_way_is_finished_before_the_end(tiny_repository: Path) -> None:
+    with started(tiny_repository) as running:
         running.until("warm after")
         answers: list[httpx.Response] = []
         whole = threading.Event()
@@ -169,10 +169,10 @@ def test_a_request_under_way_is_finished_before_the_end(tiny_shelf: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_taken_port_is_told(tiny_shelf: Path) -> None:
+def test_a_taken_port_is_told(tiny_repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        with started(tiny_shelf, RESTORE_PORT=port) as running:
+        with started(tiny_repository, RESTORE_PORT=port) as running:
             assert running.process.wait(120) != 0
             errors = running.errors()
             assert "address already in use" in errors

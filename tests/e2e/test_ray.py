@@ -23,7 +23,7 @@ from app.engine.ray import APPLICATION, DEPLOYMENT, Cluster, RayEngine
 from app.main import create_app
 from app.settings import Settings
 from models import manifest as contract
-from models import store
+from models import repository
 from tests.app.api.service import file, running
 from tests.e2e.test_process import started
 from tests.replicas import PAUSE_S, Account, Watched
@@ -74,17 +74,17 @@ class Front:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shelf of two published models, and of one whose graph is not what its manifest says."""
-    shelf = tmp_path_factory.mktemp("shelf")
+    root = tmp_path_factory.mktemp("shelf")
     for name in ("photo", "digits"):
-        shutil.copytree(PUBLISHED / name, shelf / "denoise" / name)
+        shutil.copytree(PUBLISHED / name, root / "denoise" / name)
     folder = PUBLISHED / "digits" / "1"
     honest = contract.read(folder)
-    store.publish(
-        honest.model_copy(update={"name": "unlisted", "operations": ["Add"], "default": False}), folder, shelf
+    repository.publish(
+        honest.model_copy(update={"name": "unlisted", "operations": ["Add"], "default": False}), folder, root
     )
-    return shelf
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +102,11 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def front(address: str, shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+def front(address: str, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     cluster = Cluster(address, replicas=2, cpus=1.5)
-    engine = RayEngine([shelf], cluster, preload=["denoise/photo", "denoise/digits"], max_batch=1, replica=Watched)
+    engine = RayEngine([root], cluster, preload=["denoise/photo", "denoise/digits"], max_batch=1, replica=Watched)
     settings = Settings(
-        models_dir=(shelf,), data_dir=tmp_path_factory.mktemp("jobs"), preload=("denoise/photo", "denoise/digits")
+        models_dir=(root,), data_dir=tmp_path_factory.mktemp("jobs"), preload=("denoise/photo", "denoise/digits")
     )
     with running(create_app(settings, engine=engine)) as (_, port):
         until(lambda: engine.width == 2)
@@ -262,10 +262,10 @@ assert not {{"tensorflow", "keras"}} & sys.modules.keys()
 
 
 def test_another_front_joins_the_same_replicas_bounds_its_own_queue_and_imports_no_tensorflow(
-    front: Front, address: str, shelf: Path
+    front: Front, address: str, root: Path
 ) -> None:
     pids = set(front.accounts())
-    program = SECOND_FRONT.format(shelf=str(shelf), address=address)
+    program = SECOND_FRONT.format(root=str(root), address=address)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     *_, first, second = done.stdout.splitlines()  # after lines of the log
@@ -274,9 +274,9 @@ def test_another_front_joins_the_same_replicas_bounds_its_own_queue_and_imports_
     assert set(front.accounts()) == pids
 
 
-def test_one_command_serves_with_a_cluster_of_its_own(shelf: Path) -> None:
+def test_one_command_serves_with_a_cluster_of_its_own(root: Path) -> None:
     told = {"RESTORE_ENGINE": "ray", "RESTORE_RAY_REPLICAS": "1", "RESTORE_PRELOAD": "denoise/digits"}
-    with started(shelf, **told) as process:
+    with started(root, **told) as process:
 
         def answers() -> bool:
             try:

@@ -18,7 +18,7 @@ from app.imaging.picture import Picture
 from app.tasks.answer import Answer
 from app.tasks.inpaint import InpaintWish, inpaint
 from models.manifest import read
-from tests.published.test_shelf import FOLDERS, SHELF
+from tests.published.test_repository import FOLDERS, SHELF
 
 pytestmark = pytest.mark.tf
 

@@ -21,7 +21,7 @@ from app.imaging.tiles import make_plan
 from app.tasks.answer import Answer
 from app.tasks.stylize import StylizeWish, stylize
 from models.manifest import read
-from tests.published.test_shelf import FOLDERS, SHELF
+from tests.published.test_repository import FOLDERS, SHELF
 
 pytestmark = pytest.mark.tf
 

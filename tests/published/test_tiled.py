@@ -1,7 +1,7 @@
 """Tiled equals untiled, before rounding, for every tiled model on the shelf, through the real engine.
 
-"Untiled" is the same plan with one tile. The tiny models of `tests.shelf` go through the same tests: their halo is
-the whole radius of their convolution, so that they have to agree far more closely.
+"Untiled" is the same plan with one tile. The tiny models of `tests.model_repository` go through the same tests: their
+halo is the whole radius of their convolution, so that they have to agree far more closely.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
 from app.tasks.tiled import through
 from models.manifest import Geometry, Manifest, read
-from tests.published.test_shelf import FOLDERS, SHELF
+from tests.published.test_repository import FOLDERS, SHELF
 
 pytestmark = pytest.mark.tf
 
@@ -114,8 +114,8 @@ def published() -> Registry:
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_shelf: Path) -> Registry:
-    return Registry([tiny_shelf], Runtime())
+def tiny(tiny_repository: Path) -> Registry:
+    return Registry([tiny_repository], Runtime())
 
 
 @pytest.fixture(scope="module", params=[*(f"tiny {name}" for name in TINY), *ON_THE_SHELF])

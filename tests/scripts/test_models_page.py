@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from models import manifest as contract
-from models.manifest import Table
+from models.manifest import QualityTable
 from scripts import models_page
-from tests.shelf import manifest
+from tests.model_repository import manifest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "contract/examples").rglob("*.json"))
 
 
-def put(shelf: Path, version: int, *, default: bool) -> None:
-    folder = shelf / "denoise/blur" / str(version)
+def put(root: Path, version: int, *, default: bool) -> None:
+    folder = root / "denoise/blur" / str(version)
     folder.mkdir(parents=True)
     contract.write(manifest(name="blur", version=version, default=default), folder)
 
@@ -45,13 +45,15 @@ def test_every_kind_of_model_has_a_section(path: Path) -> None:
 
 
 def test_tables_keep_their_cells_apart() -> None:
-    text = models_page.table(Table(title="t", command="c", columns=["a", "b"], rows=[["x|y", 31.456], ["z", 0.9299]]))
+    text = models_page.table(
+        QualityTable(title="t", command="c", columns=["a", "b"], rows=[["x|y", 31.456], ["z", 0.9299]])
+    )
     assert "| x\\|y | 31.46 |" in text
     assert "| z | 0.9299 |" in text
 
 
 def test_the_readme_shows_the_figures_of_the_defaults_only() -> None:
-    figures = [Table(title="Noise", command="c", columns=["a"], rows=[[31.5]])]
+    figures = [QualityTable(title="Noise", command="c", columns=["a"], rows=[[31.5]])]
     text = f"{models_page.BEGIN}{models_page.END}"
     for default in (True, False):
         made = models_page.readme(text, [manifest(name="blur", default=default, quality=figures)])

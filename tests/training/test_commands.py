@@ -116,8 +116,8 @@ def test_what_only_tensorflow_can_do_is_refused_elsewhere(
 ) -> None:
     monkeypatch.setattr("keras.backend.backend", lambda: "jax")
     options = {"export": "--to", "publish": "--shelf", "quantize": "--shelf"}
-    shelf = [options[command], str(tmp_path / "shelf")]
-    assert main([command, "denoise_digits", "--out", str(tmp_path), *shelf]) == 2
+    root = [options[command], str(tmp_path / "shelf")]
+    assert main([command, "denoise_digits", "--out", str(tmp_path), *root]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"training: {command} needs TensorFlow: run it with KERAS_BACKEND=tensorflow")
     assert error.count("\n") == 1
@@ -127,7 +127,7 @@ def test_what_only_tensorflow_can_do_is_refused_elsewhere(
 def test_a_model_that_cannot_be_published_is_one_line(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from models.store import ShelfError
+    from models.repository import RepositoryError
     from training.export.savedmodel import NotTheSame
 
     def fails(error: Exception) -> Callable[..., None]:
@@ -139,7 +139,7 @@ def test_a_model_that_cannot_be_published_is_one_line(
     where = {"export": "training.export.savedmodel.export", "publish": "training.export.publish.publish"}[command]
     errors = [NotTheSame("signature denoise: the SavedModel is off by 0.3")]
     errors += (
-        [ShelfError(["denoise/digits@2 was published by somebody else meanwhile"])] if command == "publish" else []
+        [RepositoryError(["denoise/digits@2 was published by somebody else meanwhile"])] if command == "publish" else []
     )
     for error in errors:
         monkeypatch.setattr(where, fails(error))

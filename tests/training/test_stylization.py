@@ -137,7 +137,7 @@ def test_steps_come_nearer_to_the_style_and_may_be_taken_in_several_calls(weight
 
 
 def test_vgg19_is_published_as_a_model_of_its_own(weights: Path, tmp_path: Path) -> None:
-    from models import store
+    from models import repository as store
     from training.__main__ import main
 
     assert main(["publish", "vgg19", "--weights", str(weights), "--shelf", str(tmp_path)]) == 0

@@ -62,13 +62,13 @@ with as float32.
 
 
 def _eight_bit(manifest: Manifest) -> str:
-    if not manifest.variants:
+    if not manifest.quantized:
         return ""
     rows = [
         f"| {one.signature} | {one.precision} | {', '.join(f'{tall}x{wide}' for tall, wide in one.sizes)} | "
         + ", ".join(f"{name} {before:.2f} to {after:.2f}" for name, (before, after) in one.figures.items())
         + f" | {one.faster:.2f} |"
-        for one in manifest.variants
+        for one in manifest.quantized
     ]
     head = "| signature | kind | sizes | on held-out pictures | times as fast, where it was made |\n"
     return "## In 8 bit\n\n" + head + "|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"

@@ -3,7 +3,7 @@
 Two kinds are tried. `int8`: ranges of activations are found on what training shows the network. `dynamic`: they are
 those of what goes through, and what is added or concatenated stays float32, which restoration needs: the picture that
 a residual is added to would have 256 steps over a range wider than [0, 1]. The first that is faster and loses less than
-`models.manifest.MOST_LOST` is kept.
+`models.manifest.MAX_LOSS` is kept.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 from models import manifest as contract
-from models import store
-from models.manifest import Geometry, Manifest, Signature, Variant, kind_of, too_dear
-from models.trial import times_as_fast
+from models import repository
+from models.benchmark import speedup
+from models.manifest import Geometry, Manifest, QuantizedSignature, Signature, excessive_losses, kind_of
 from training.data.packs import Packs
 from training.export.card import card
 from training.export.savedmodel import Published, PublishedPart
@@ -45,7 +45,7 @@ def quantize(
     recipe: Recipe,
     packs: Packs,
     source: Path,
-    shelf: Path,
+    root: Path,
     *,
     precisions: Sequence[Precision] = PRECISIONS,
     samples: int = SAMPLES,
@@ -54,23 +54,23 @@ def quantize(
     """Put the published model in `source` with its variants on `shelf`, as its next version; return that folder.
 
     What is not more than `gain` times as fast as the SavedModel here is not kept. Raises NotWorthIt where no signature
-    has one, MissingPack, ShelfError.
+    has one, MissingPack, RepositoryError.
     """
-    old = store.open_model(source)
+    old = repository.open_model(source)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns(contract.MANIFEST_NAME, "*.tflite"))
         trial = Trial(packs, folder, precisions, samples, gain)
         tried = [_tried(trial, recipe, name, old) for name in old.signatures]
-        variants = [variant for variant, _ in tried if variant]
-        if not variants:
+        quantized = [variant for variant, _ in tried if variant]
+        if not quantized:
             raise NotWorthIt(f"{old.id} is not worth 8 bit: {'; '.join(found for _, found in tried)}")
-        version = max(old.version + 1, store.next_version(old.task, old.name, shelf))
-        changes = {"version": version, "variants": variants, "files": store.files(folder)}
+        version = max(old.version + 1, repository.next_version(old.task, old.name, root))
+        changes = {"version": version, "quantized": quantized, "files": repository.files(folder)}
         new = Manifest.model_validate(dict(old) | changes)
         tables = [Table(**dict(table)) for table in new.quality]
         (folder / "card.md").write_text(card(recipe, new, tables), encoding="utf-8")
-        return store.publish(new, folder, shelf)
+        return repository.publish(new, folder, root)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Trial:
     gain: float
 
 
-def _tried(trial: Trial, recipe: Recipe, name: str, manifest: Manifest) -> tuple[Variant | None, str]:
+def _tried(trial: Trial, recipe: Recipe, name: str, manifest: Manifest) -> tuple[QuantizedSignature | None, str]:
     """Return the variant of signature `name`, its file written beside the SavedModel, and in words what was found."""
     part = recipe.parts.get(name)
     if part is None:
@@ -112,24 +112,24 @@ def _measured(
     name: str,
     precision: Precision,
     before: Mapping[str, float],
-) -> tuple[Variant | None, str]:
+) -> tuple[QuantizedSignature | None, str]:
     sizes = sizes_of(manifest.geometry)
     samples = training_samples(part, published, trial.packs, trial.samples) if precision == "int8" else []
     content = convert(trial.folder, name, sizes, samples)
     quantised = Quantised(content, manifest.signatures[name], sizes, padded=manifest.geometry.kind == "tiled")
     after = part.validate(quantised, trial.packs)
     noise = quantised.noise()
-    faster = times_as_fast(partial(published, noise), partial(quantised, noise))
+    faster = speedup(partial(published, noise), partial(quantised, noise))
     figures = {figure: (value, after[figure]) for figure, value in before.items()}
     words = ", ".join(f"{figure} {one:.3f} to {other:.3f}" for figure, (one, other) in figures.items())
     words = f"{name} {precision}: {words}, {faster:.2f} times as fast, {len(content) / 1e6:.1f} MB"
     tell(words)
-    if too_dear(figures) or not faster > trial.gain:
+    if excessive_losses(figures) or not faster > trial.gain:
         return None, words
     file = f"variants/{name}.tflite"
     (trial.folder / file).parent.mkdir(exist_ok=True)
     (trial.folder / file).write_bytes(content)
-    variant = Variant(
+    variant = QuantizedSignature(
         signature=name,
         file=file,
         bytes=len(content),

@@ -17,13 +17,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from models.manifest import Class, Geometry, Manifest, Provenance, Serving, Signature, Style, Table, Tensor
+from models.manifest import Class, Geometry, Manifest, Provenance, QualityTable, Serving, Signature, Style, Tensor
 from training.data.packs import Packs, read_rgb
 from training.export import halo
 from training.export.variables import layer_variables
 from training.recipe import Recipe
 from training.stretches import RUN, earlier
-from training.tables import Table as Measured
+from training.tables import Table
 
 LICENCE = "Apache-2.0 for our files; the data's terms are in the card"
 TOLERANCE = 5e-4
@@ -42,7 +42,7 @@ def describe(
     out: Path,
     *,
     version: int,
-    quality: Sequence[Measured],
+    quality: Sequence[Table],
 ) -> Manifest:
     """Return the manifest of the SavedModel in `folder`; `networks` are what it was made from."""
     geometry = _geometry(recipe, networks, packs)
@@ -65,7 +65,9 @@ def describe(
         defaults=dict(recipe.defaults),
         classes=[Class(id=number, name=name, color=colour) for number, name, colour in recipe.classes],
         styles=[Style(**style) for style in recipe.styles(packs)],
-        quality=[Table(title=t.title, command=t.command, columns=t.columns, rows=t.rows, note=t.note) for t in quality],
+        quality=[
+            QualityTable(title=t.title, command=t.command, columns=t.columns, rows=t.rows, note=t.note) for t in quality
+        ],
         provenance=_provenance(recipe, packs, out),
         files={},
         serving=Serving(
@@ -239,7 +241,7 @@ print(kibibytes("VmHWM") - before)
 def mebibytes_per_megapixel(folder: Path, signature: str, size: tuple[int, int], least: int = 32) -> float:
     """Return what memory a process needs to run `signature` on a picture (or pictures) of `size`, per megapixel.
 
-    What a picture of `least` pixels a side needs is not counted. Measured in a process of its own, by the kernel's
+    What a picture of `least` pixels a side needs is not counted. Table in a process of its own, by the kernel's
     count (Linux).
     """
     count = max(1, 2**19 // (size[0] * size[1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from models import store
+from models import repository
 from training.data.packs import Packs
 from training.export.card import card
 from training.export.manifest import describe
@@ -13,22 +13,22 @@ from training.export.savedmodel import Published, export
 from training.recipe import Recipe
 
 
-def publish(recipe: Recipe, packs: Packs, out: Path, shelf: Path, *, default: bool = False) -> Path:
+def publish(recipe: Recipe, packs: Packs, out: Path, root: Path, *, default: bool = False) -> Path:
     """Publish the training results in `out` as the next version on `shelf` and return its folder.
 
     The tables are those of the SavedModel itself, run as the service runs it. Raises NotTrained, NotTheSame,
-    MissingPack, ShelfError.
+    MissingPack, RepositoryError.
     """
-    shelf.mkdir(parents=True, exist_ok=True)  # before the measuring, which takes long
+    root.mkdir(parents=True, exist_ok=True)  # before the measuring, which takes long
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         networks = export(recipe, packs, out, folder)
         published = Published(folder)
         tables = recipe.evaluate(published, packs)
-        version = store.next_version(recipe.task, recipe.name, shelf)
+        version = repository.next_version(recipe.task, recipe.name, root)
         manifest = describe(recipe, networks, folder, packs, out, version=version, quality=tables)
         for path, content in recipe.files(published, packs).items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
         (folder / "card.md").write_text(card(recipe, manifest, tables), encoding="utf-8")
-        return store.publish(manifest, folder, shelf, default=True if default else None)
+        return repository.publish(manifest, folder, root, default=True if default else None)

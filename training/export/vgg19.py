@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from models import store
+from models import repository
 from models.manifest import Geometry, Manifest, Provenance, Serving, SizeRule
 from training.architectures import style_optimizer, vgg19
 from training.export.manifest import flops_per_pixel, mebibytes_per_megapixel, operations, parameters, signature
@@ -36,13 +36,13 @@ class NoWeights(ValueError):
     """Weights of VGG19 that cannot be read or fetched; the message says what to do."""
 
 
-def publish(shelf: Path, weights: Path | None) -> Path:
+def publish(root: Path, weights: Path | None) -> Path:
     """Put VGG19 on `shelf` as the next version of stylize/vgg19 and return its folder.
 
     `weights` is an `.npz` as `vgg19.build` reads it; None takes those of `keras.applications`, which downloads them.
-    Raises ShelfError, NotTheSame, and NoWeights where the weights cannot be read or fetched.
+    Raises RepositoryError, NotTheSame, and NoWeights where the weights cannot be read or fetched.
     """
-    shelf.mkdir(parents=True, exist_ok=True)  # what cannot be put there need not be made
+    root.mkdir(parents=True, exist_ok=True)  # what cannot be put there need not be made
     with tempfile.TemporaryDirectory() as scratch:
         source = weights or _downloaded(Path(scratch) / "vgg19.npz")
         try:
@@ -56,7 +56,7 @@ def publish(shelf: Path, weights: Path | None) -> Path:
         manifest = Manifest(
             task="stylize",
             name="vgg19",
-            version=store.next_version("stylize", "vgg19", shelf),
+            version=repository.next_version("stylize", "vgg19", root),
             title="Any style, by optimisation",
             description="A picture changed step by step until VGG19 sees in it the style of another "
             "(`method=optimize`).",
@@ -88,7 +88,7 @@ def publish(shelf: Path, weights: Path | None) -> Path:
             serving=Serving(mebibytes_per_megapixel=mebibytes_per_megapixel(folder, "content", (256, 256))),
             operations=operations(folder),
         )
-        return store.publish(manifest, folder, shelf)
+        return repository.publish(manifest, folder, root)
 
 
 def _downloaded(target: Path) -> Path:

@@ -26,10 +26,10 @@ from app.engine.protocol import Arrays
 from app.engine.registry import Model, Registry
 from app.main import create_app
 from app.settings import Settings
-from models import store
+from models import repository
 from models.manifest import Geometry, Manifest
 from tests.engines import Loader, Painter
-from tests.shelf import (
+from tests.model_repository import (
     CANONICAL,
     DIGIT,
     LIGHT_CLASSES,
@@ -140,17 +140,15 @@ def serving(
     Where `settled`, its own first pictures are through: they would wait behind a model that a test blocks.
     """
     with tempfile.TemporaryDirectory() as folder:
-        shelf, empty = Path(folder) / "shelf", Path(folder) / "empty"
+        root, empty = Path(folder) / "shelf", Path(folder) / "empty"
         empty.mkdir()
         for model in models:
-            store.publish(model, empty, shelf)
+            repository.publish(model, empty, root)
         honest: dict[str, Model] = {
             model.name: Honest(2 if model.name == "lights" else 1) for model in models if model.name != "lost"
         }
         honest |= {model.name: Painter() for model in models if model.task == "stylize"}
-        chosen = Settings(
-            **{"models_dir": (shelf,), "data_dir": Path(folder) / "data", "stop_timeout_s": 5, **settings}
-        )
+        chosen = Settings(**{"models_dir": (root,), "data_dir": Path(folder) / "data", "stop_timeout_s": 5, **settings})
         registry = Registry(chosen.models_dir, Loader(honest | dict(fakes or {})))
         engine = LocalEngine(registry, max_batch=chosen.max_batch, max_megapixels=chosen.queue_megapixels)
         app = create_app(chosen, engine=engine, clock=clock)

@@ -15,7 +15,7 @@ from app.engine.protocol import Arrays
 from app.errors import ModelUnavailable, Overloaded
 from tests.app.api.service import Honest, Service, png, serving
 from tests.engines import Slow
-from tests.shelf import manifest
+from tests.model_repository import manifest
 
 TASKS = ("denoise", "inpaint", "segment", "stylize", "superres")
 

@@ -19,7 +19,7 @@ from PIL import Image
 from app.engine.protocol import Arrays
 from app.imaging import classical
 from tests.app.api.service import Honest, Service, file, gradient, hole, opened, png, serving, wait_until
-from tests.shelf import manifest, photo_signatures
+from tests.model_repository import manifest, photo_signatures
 
 
 def test_denoise_answers_the_picture_with_its_headers(service: Service) -> None:
@@ -230,7 +230,7 @@ def test_the_precision_that_is_used_is_told() -> None:
             return super().run(signature, inputs)
 
     signatures = photo_signatures()
-    signatures["denoise"] = signatures["denoise"].model_copy(update={"variants": {"bfloat16": "half"}})
+    signatures["denoise"] = signatures["denoise"].model_copy(update={"precisions": {"bfloat16": "half"}})
     described = manifest(name="photo", signatures=signatures, default=True)
     with serving({"photo": Halved()}, [described]) as service:
         assert service.denoise(strength=0.5).status_code == 200  # by now it was measured

@@ -12,27 +12,27 @@ from pathlib import Path
 
 import httpx
 
-from models import store
+from models import repository
 from models.manifest import MANIFEST_NAME
 from tests.app.api.service import Service, png, serving
-from tests.shelf import manifest, photo_signatures
+from tests.model_repository import manifest, photo_signatures
 
 
 def publish(service: Service, version: int, name: str = "photo", *, default: bool = True) -> Path:
     """Put another version of denoise/photo on the service's shelf."""
-    shelf = service.desk.settings.models_dir[0]
-    empty = shelf.parent / "empty"
+    root = service.desk.settings.models_dir[0]
+    empty = root.parent / "empty"
     described = manifest(name=name, version=version, signatures=photo_signatures())
-    return store.publish(described, empty, shelf, default=default)
+    return repository.publish(described, empty, root, default=default)
 
 
 def publish_broken(service: Service, version: int) -> Path:
     """Put a version on the shelf, in one step, whose manifest cannot be read."""
-    shelf = service.desk.settings.models_dir[0]
+    root = service.desk.settings.models_dir[0]
     described = manifest(name="photo", version=version, signatures=photo_signatures())
-    folder = store.publish(described, shelf.parent / "empty", shelf.parent / "elsewhere")
+    folder = repository.publish(described, root.parent / "empty", root.parent / "elsewhere")
     (folder / MANIFEST_NAME).write_text("{", encoding="utf-8")
-    return folder.rename(shelf / "denoise" / "photo" / str(version))
+    return folder.rename(root / "denoise" / "photo" / str(version))
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -16,10 +16,10 @@ from app.engine.local import LocalEngine
 from app.engine.registry import Registry
 from app.main import create_app
 from app.settings import Settings
-from models import store
+from models import repository
 from tests.app.api.service import MODELS, Service, opened, png, running, serving
 from tests.engines import Loader, Painter
-from tests.shelf import OPTIMIZER, PAINTER, STYLES, WHOLE, manifest, optimize_signatures, stylize_signatures
+from tests.model_repository import OPTIMIZER, PAINTER, STYLES, WHOLE, manifest, optimize_signatures, stylize_signatures
 
 
 def test_a_preset_that_is_listed_can_be_painted_in(service: Service) -> None:
@@ -103,7 +103,7 @@ def test_paintings_come_from_the_models_folder_and_nothing_else_does(tmp_path: P
     described = manifest(
         "stylize", "colour", signatures=stylize_signatures(), styles=STYLES, defaults={**PAINTER, "default": True}
     )
-    store.publish(described, source, tmp_path / "shelf")
+    repository.publish(described, source, tmp_path / "shelf")
     registry = Registry([tmp_path / "shelf"], Loader({"colour": Painter()}))
     settings = Settings(models_dir=(tmp_path / "shelf",), data_dir=tmp_path / "data")
     app = create_app(settings, engine=LocalEngine(registry))

@@ -13,9 +13,9 @@ import pytest
 from app.engine.protocol import Arrays
 from app.engine.registry import Registry
 from app.engine.runtime import ALLOWED_LITE, EightBit, LoadedModel, Runtime
-from models import store
-from models.manifest import Manifest, Variant
-from tests.shelf import tiny_shelf as tiny_shelf
+from models import repository
+from models.manifest import Manifest, QuantizedSignature
+from tests.model_repository import tiny_repository as tiny_repository
 
 pytest.importorskip("ai_edge_litert")
 
@@ -36,21 +36,21 @@ def runtime() -> Runtime:
 
 
 @pytest.fixture(scope="module")
-def content(tiny_shelf: Path) -> bytes:
+def content(tiny_repository: Path) -> bytes:
     """The file of the tiny denoiser's variant for two sizes."""
     from training.export.eight_bit import convert
 
-    return convert(tiny_shelf / "denoise/photo/1", "denoise", SIZES, [])
+    return convert(tiny_repository / "denoise/photo/1", "denoise", SIZES, [])
 
 
 @pytest.fixture
-def shelf(tiny_shelf: Path, content: bytes, tmp_path: Path) -> Changed:
+def root(tiny_repository: Path, content: bytes, tmp_path: Path) -> Changed:
     """Return what makes a shelf of the tiny denoiser with a variant; `changes` are other fields of its entry."""
     from training.export.eight_bit import operators
 
     def of(written: bytes = content, **changes: Any) -> tuple[Path, Manifest]:
-        old = store.open_model(tiny_shelf / "denoise/photo/1")
-        shutil.copytree(tiny_shelf / "denoise/photo/1", tmp_path / "made")
+        old = repository.open_model(tiny_repository / "denoise/photo/1")
+        shutil.copytree(tiny_repository / "denoise/photo/1", tmp_path / "made")
         (tmp_path / "made/variants").mkdir()
         (tmp_path / "made" / FILE).write_bytes(written)
         fields: dict[str, Any] = {
@@ -63,9 +63,11 @@ def shelf(tiny_shelf: Path, content: bytes, tmp_path: Path) -> Changed:
             "faster": 2.0,
             "operators": operators(content),
         }
-        variant = Variant(**(fields | changes))
-        folder = store.publish(old.model_copy(update={"variants": [variant]}), tmp_path / "made", tmp_path / "shelf")
-        return folder, store.open_model(folder)
+        variant = QuantizedSignature(**(fields | changes))
+        folder = repository.publish(
+            old.model_copy(update={"quantized": [variant]}), tmp_path / "made", tmp_path / "shelf"
+        )
+        return folder, repository.open_model(folder)
 
     return of
 
@@ -82,20 +84,20 @@ class Broken(EightBit):
         raise RuntimeError("XNNPACK ran out of something")
 
 
-def saved(runtime: Runtime, tiny_shelf: Path) -> LoadedModel:
-    folder = tiny_shelf / "denoise/photo/1"
-    return runtime.load(folder, store.open_model(folder))
+def saved(runtime: Runtime, tiny_repository: Path) -> LoadedModel:
+    folder = tiny_repository / "denoise/photo/1"
+    return runtime.load(folder, repository.open_model(folder))
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (1, 32, 64)])
 def test_answers_for_its_sizes_as_the_saved_model_does(
-    runtime: Runtime, tiny_shelf: Path, shelf: Changed, shape: tuple[int, ...]
+    runtime: Runtime, tiny_repository: Path, root: Changed, shape: tuple[int, ...]
 ) -> None:
-    folder, manifest = shelf()
-    variant = EightBit(folder, manifest, manifest.variants[0])
+    folder, manifest = root()
+    variant = EightBit(folder, manifest, manifest.quantized[0])
     assert variant.takes(inputs(*shape))
     found = variant.run(inputs(*shape))
-    expected = saved(runtime, tiny_shelf).run("denoise", inputs(*shape))
+    expected = saved(runtime, tiny_repository).run("denoise", inputs(*shape))
     assert found.keys() == expected.keys() == {"image"}
     assert found["image"].dtype == np.float32
     np.testing.assert_allclose(found["image"], expected["image"], atol=0.02)
@@ -103,34 +105,34 @@ def test_answers_for_its_sizes_as_the_saved_model_does(
 
 @pytest.mark.parametrize("shape", [(2, 64, 64), (1, 64, 32), (1, 20, 16)])
 def test_the_saved_model_answers_for_all_others(
-    runtime: Runtime, tiny_shelf: Path, shelf: Changed, shape: tuple[int, ...]
+    runtime: Runtime, tiny_repository: Path, root: Changed, shape: tuple[int, ...]
 ) -> None:
-    folder, manifest = shelf()
-    model = saved(runtime, tiny_shelf)
+    folder, manifest = root()
+    model = saved(runtime, tiny_repository)
     expected = model.run("denoise", inputs(*shape))
-    model.use(EightBit(folder, manifest, manifest.variants[0]))
+    model.use(EightBit(folder, manifest, manifest.quantized[0]))
     np.testing.assert_array_equal(model.run("denoise", inputs(*shape))["image"], expected["image"])
 
 
-def test_a_variant_in_use_answers(runtime: Runtime, tiny_shelf: Path, shelf: Changed) -> None:
-    folder, manifest = shelf()
-    model, variant = saved(runtime, tiny_shelf), EightBit(folder, manifest, manifest.variants[0])
+def test_a_variant_in_use_answers(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
+    folder, manifest = root()
+    model, variant = saved(runtime, tiny_repository), EightBit(folder, manifest, manifest.quantized[0])
     model.use(variant)
     given = inputs(1, 64, 64)
     np.testing.assert_array_equal(model.run("denoise", given)["image"], variant.run(given)["image"])
 
 
-def test_the_saved_model_answers_when_the_variant_fails(runtime: Runtime, tiny_shelf: Path, shelf: Changed) -> None:
-    folder, manifest = shelf()
-    model, given = saved(runtime, tiny_shelf), inputs(1, 64, 64)
+def test_the_saved_model_answers_when_the_variant_fails(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
+    folder, manifest = root()
+    model, given = saved(runtime, tiny_repository), inputs(1, 64, 64)
     expected = model.run("denoise", given)
-    model.use(Broken(folder, manifest, manifest.variants[0]))
+    model.use(Broken(folder, manifest, manifest.quantized[0]))
     for _ in range(2):
         np.testing.assert_array_equal(model.run("denoise", given)["image"], expected["image"])
 
 
-def test_loading_tries_it_and_every_size_is_answered(runtime: Runtime, shelf: Changed) -> None:
-    folder, manifest = shelf()
+def test_loading_tries_it_and_every_size_is_answered(runtime: Runtime, root: Changed) -> None:
+    folder, manifest = root()
     assert runtime.problems(folder, manifest) == []
     model = runtime.load(folder, manifest)
     for shape in [(1, 64, 64), (1, 32, 64), (3, 16, 16)]:
@@ -144,14 +146,14 @@ def test_no_operator_reaches_beyond_its_tensors() -> None:
     assert not ALLOWED_LITE & {"CUSTOM", "CALL_ONCE", "WHILE", "IF", "VAR_HANDLE", "HASHTABLE", "DELEGATE"}
 
 
-def test_operators_must_stand_in_the_manifest(runtime: Runtime, shelf: Changed) -> None:
-    folder, manifest = shelf(operators=["ADD"])
+def test_operators_must_stand_in_the_manifest(runtime: Runtime, root: Changed) -> None:
+    folder, manifest = root(operators=["ADD"])
     problems = runtime.problems(folder, manifest)
     assert f"operator MUL of {FILE} is not listed in the manifest" in problems
     assert all(FILE in problem for problem in problems)
 
 
-def test_an_operator_that_is_not_allowed_is_refused(runtime: Runtime, shelf: Changed) -> None:
+def test_an_operator_that_is_not_allowed_is_refused(runtime: Runtime, root: Changed) -> None:
     import tensorflow as tf
 
     @tf.function(input_signature=[tf.TensorSpec((1, 64, 64, 3), tf.float32)])
@@ -159,32 +161,32 @@ def test_an_operator_that_is_not_allowed_is_refused(runtime: Runtime, shelf: Cha
         return tf.while_loop(lambda x: tf.reduce_sum(x) < 1e9, lambda x: [x + image], [image])[0]
 
     written = tf.lite.TFLiteConverter.from_concrete_functions([counts.get_concrete_function()], tf.Module()).convert()
-    folder, manifest = shelf(written, operators=["WHILE", "ADD", "SUM", "LESS"])
+    folder, manifest = root(written, operators=["WHILE", "ADD", "SUM", "LESS"])
     assert f"operator WHILE is not allowed in {FILE}" in runtime.problems(folder, manifest)
     assert [entry.state for entry in Registry([folder.parents[2]], runtime).entries()] == ["unavailable"]
 
 
 @pytest.mark.parametrize("end", [0, 100, -1])
-def test_half_a_file_is_refused(runtime: Runtime, shelf: Changed, content: bytes, end: int) -> None:
-    folder, manifest = shelf(content[:end], bytes=1)
+def test_half_a_file_is_refused(runtime: Runtime, root: Changed, content: bytes, end: int) -> None:
+    folder, manifest = root(content[:end], bytes=1)
     assert runtime.problems(folder, manifest) == [f"{FILE} cannot be read"]
 
 
 def test_a_size_that_the_file_does_not_have_leaves_the_saved_model_serving(
-    runtime: Runtime, shelf: Changed, tiny_shelf: Path
+    runtime: Runtime, root: Changed, tiny_repository: Path
 ) -> None:
-    folder, manifest = shelf(sizes=[(48, 48)])
+    folder, manifest = root(sizes=[(48, 48)])
     with pytest.raises((ValueError, RuntimeError)):
-        EightBit(folder, manifest, manifest.variants[0])
+        EightBit(folder, manifest, manifest.quantized[0])
     given = inputs(1, 48, 48)
-    expected = saved(runtime, tiny_shelf).run("denoise", given)
+    expected = saved(runtime, tiny_repository).run("denoise", given)
     np.testing.assert_array_equal(runtime.load(folder, manifest).run("denoise", given)["image"], expected["image"])
 
 
-def test_a_function_of_other_tensors_is_refused(shelf: Changed, tiny_shelf: Path) -> None:
+def test_a_function_of_other_tensors_is_refused(root: Changed, tiny_repository: Path) -> None:
     from training.export.eight_bit import convert, operators
 
-    other = convert(tiny_shelf / "denoise/photo/1", "estimate", SIZES, [])
-    folder, manifest = shelf(other, operators=operators(other))
+    other = convert(tiny_repository / "denoise/photo/1", "estimate", SIZES, [])
+    folder, manifest = root(other, operators=operators(other))
     with pytest.raises(ValueError, match="the manifest says"):
-        EightBit(folder, manifest, manifest.variants[0])
+        EightBit(folder, manifest, manifest.quantized[0])

@@ -16,26 +16,26 @@ from app.engine.local import LocalEngine, clearly_fastest, warm_sizes
 from app.engine.protocol import Arrays
 from app.engine.registry import LINGER_S, Model, Registry
 from app.errors import ModelUnavailable, Overloaded, ShuttingDown, UnknownModel
-from models import store
+from models import repository
 from models.manifest import Geometry, Manifest, Signature, SizeRule
 from tests.engines import Chain, Costly, Failing, Loader, Recording, Slow, ticket
-from tests.shelf import DIGIT, digit_signatures, manifest, photo_signatures, picture
+from tests.model_repository import DIGIT, digit_signatures, manifest, photo_signatures, picture
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
     source = tmp_path / "source"
     source.mkdir()
     (source / "saved_model.pb").write_bytes(b"graph")
-    shelf = tmp_path / "shelf"
+    root = tmp_path / "shelf"
     described = [
         manifest(default=True, batch_sizes=[1, 2]),
         manifest(name="photo", signatures=photo_signatures()),
         manifest(name="digits", signatures=digit_signatures(), geometry=DIGIT),
     ]
     for one in described:
-        store.publish(one, source, shelf)
-    return shelf
+        repository.publish(one, source, root)
+    return root
 
 
 def scenario(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -71,10 +71,10 @@ class Shapes:
         return dict(inputs)
 
 
-def test_many_callers_wait_for_one_load_and_share_batches(shelf: Path) -> None:
+def test_many_callers_wait_for_one_load_and_share_batches(root: Path) -> None:
     async def work() -> None:
         loader = Gated(identity=Costly(call=0.005))
-        engine = LocalEngine(Registry([shelf], loader))
+        engine = LocalEngine(Registry([root], loader))
         for tiles in (1, 2, 4):
             engine.costs.note("denoise/identity@1", "denoise", 64, tiles, 0.005)
         assert engine.find("denoise").id == "denoise/identity@1"
@@ -92,10 +92,10 @@ def test_many_callers_wait_for_one_load_and_share_batches(shelf: Path) -> None:
     scenario(work)
 
 
-def test_max_batch_caps_the_manifest(shelf: Path) -> None:
+def test_max_batch_caps_the_manifest(root: Path) -> None:
     async def work() -> None:
         loader = Loader({"identity": Recording()})
-        engine = LocalEngine(Registry([shelf], loader), max_batch=1)
+        engine = LocalEngine(Registry([root], loader), max_batch=1)
         engine.find("denoise")
         await asyncio.gather(*(engine.run(ticket(i)) for i in range(9)))
         assert engine.schedulers["CPU:0"].counters.batch_sizes == {1: 9}
@@ -104,9 +104,9 @@ def test_max_batch_caps_the_manifest(shelf: Path) -> None:
     scenario(work)
 
 
-def test_failed_load_fails_each_caller(shelf: Path) -> None:
+def test_failed_load_fails_each_caller(root: Path) -> None:
     async def work() -> None:
-        engine = LocalEngine(Registry([shelf], Loader({})))
+        engine = LocalEngine(Registry([root], Loader({})))
         results = await asyncio.gather(*(engine.run(ticket(i)) for i in range(3)), return_exceptions=True)
         assert [type(one) for one in results] == [ModelUnavailable] * 3
         with pytest.raises(ModelUnavailable):
@@ -118,11 +118,11 @@ def test_failed_load_fails_each_caller(shelf: Path) -> None:
     scenario(work)
 
 
-def test_warm_runs_every_signature_at_the_usual_size_or_at_all(shelf: Path) -> None:
+def test_warm_runs_every_signature_at_the_usual_size_or_at_all(root: Path) -> None:
     async def work() -> None:
         model = Shapes()
         slow = Chain(Costly(call=0.13), model)
-        engine = LocalEngine(Registry([shelf], Loader({"photo": slow, "digits": slow})), max_batch=1)
+        engine = LocalEngine(Registry([root], Loader({"photo": slow, "digits": slow})), max_batch=1)
         await engine.warm(engine.find("denoise", "photo"))
         assert model.calls == [
             ("denoise", {"image": (1, 32, 32, 3), "level": (1, 1, 1, 1)}, 0.5),
@@ -140,10 +140,10 @@ def test_warm_runs_every_signature_at_the_usual_size_or_at_all(shelf: Path) -> N
     scenario(work)
 
 
-def test_warm_finds_out_which_batches_pay_and_only_once(shelf: Path) -> None:
+def test_warm_finds_out_which_batches_pay_and_only_once(root: Path) -> None:
     async def work() -> None:
         model = Recording()
-        engine = LocalEngine(Registry([shelf], Loader({"identity": Chain(model, Costly(tile=0.1))})))
+        engine = LocalEngine(Registry([root], Loader({"identity": Chain(model, Costly(tile=0.1))})))
         await engine.warm(engine.find("denoise"))
         assert [batch for _, batch, _ in model.calls] == [1, 1, 2, 2]  # two cost twice as much as one: no more is tried
         await engine.warm(engine.find("denoise"))
@@ -153,10 +153,10 @@ def test_warm_finds_out_which_batches_pay_and_only_once(shelf: Path) -> None:
     scenario(work)
 
 
-def test_warm_measures_other_sizes_where_that_is_quick(shelf: Path) -> None:
+def test_warm_measures_other_sizes_where_that_is_quick(root: Path) -> None:
     async def work() -> None:
         model = Shapes()
-        engine = LocalEngine(Registry([shelf], Loader({"photo": model})), max_batch=1)
+        engine = LocalEngine(Registry([root], Loader({"photo": model})), max_batch=1)
         await engine.warm(engine.find("denoise", "photo"))
         assert [shapes["image"] for _, shapes, _ in model.calls] == [(1, 32, 32, 3), (1, 64, 64, 3)] * 2
         await engine.close(10)
@@ -173,12 +173,12 @@ async def refreshed(engine: LocalEngine) -> None:
     await engine.refresh()
 
 
-def test_a_new_version_takes_its_place_once_it_is_warm(shelf: Path, tmp_path: Path) -> None:
+def test_a_new_version_takes_its_place_once_it_is_warm(root: Path, tmp_path: Path) -> None:
     async def work() -> None:
         loader = Loader({"identity": Recording()})
-        engine = LocalEngine(Registry([shelf], loader))
+        engine = LocalEngine(Registry([root], loader))
         await engine.run(ticket())
-        store.publish(manifest(version=2), tmp_path / "source", shelf)
+        repository.publish(manifest(version=2), tmp_path / "source", root)
         await refreshed(engine)
         assert engine.find("denoise").id == "denoise/identity@2"
         assert loader.loads == ["denoise/identity@1", "denoise/identity@2"]
@@ -187,7 +187,7 @@ def test_a_new_version_takes_its_place_once_it_is_warm(shelf: Path, tmp_path: Pa
     scenario(work)
 
 
-def test_a_new_version_that_does_not_work_never_takes_its_place(shelf: Path, tmp_path: Path) -> None:
+def test_a_new_version_that_does_not_work_never_takes_its_place(root: Path, tmp_path: Path) -> None:
     class Second(Loader):
         """Loads what fails as any version but the first."""
 
@@ -197,8 +197,8 @@ def test_a_new_version_that_does_not_work_never_takes_its_place(shelf: Path, tmp
 
     async def work() -> None:
         loader = Second({"identity": Recording()})
-        engine = LocalEngine(Registry([shelf], loader))
-        store.publish(manifest(version=2), tmp_path / "source", shelf)
+        engine = LocalEngine(Registry([root], loader))
+        repository.publish(manifest(version=2), tmp_path / "source", root)
         await refreshed(engine)
         assert engine.find("denoise").id == "denoise/identity@1"
         with pytest.raises(ModelUnavailable):
@@ -210,11 +210,11 @@ def test_a_new_version_that_does_not_work_never_takes_its_place(shelf: Path, tmp
     scenario(work)
 
 
-def test_a_new_version_that_finds_no_memory_is_tried_again(shelf: Path, tmp_path: Path) -> None:
+def test_a_new_version_that_finds_no_memory_is_tried_again(root: Path, tmp_path: Path) -> None:
     async def work() -> None:
         loader = Loader({"identity": Failing(error=Overloaded("The device has too little memory."))})
-        engine = LocalEngine(Registry([shelf], loader))
-        store.publish(manifest(version=2), tmp_path / "source", shelf)
+        engine = LocalEngine(Registry([root], loader))
+        repository.publish(manifest(version=2), tmp_path / "source", root)
         await refreshed(engine)
         assert engine.find("denoise").id == "denoise/identity@1"
         loader.fakes["identity"].limit = np.inf  # type: ignore[attr-defined]
@@ -225,11 +225,11 @@ def test_a_new_version_that_finds_no_memory_is_tried_again(shelf: Path, tmp_path
     scenario(work)
 
 
-def test_a_model_at_work_stays_and_the_idle_one_goes(shelf: Path) -> None:
+def test_a_model_at_work_stays_and_the_idle_one_goes(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         loader = Loader({"identity": slow, "photo": Recording(), "digits": Recording()})
-        engine = LocalEngine(Registry([shelf], loader, budget=100))
+        engine = LocalEngine(Registry([root], loader, budget=100))
         running = asyncio.create_task(engine.run(ticket()))
         await asyncio.to_thread(slow.entered.wait, 30)
         others = [asyncio.create_task(engine.run(ticket(model=f"denoise/{name}@1"))) for name in ("photo", "digits")]
@@ -261,10 +261,10 @@ class Devices(Loader):
         return self.models[device]
 
 
-def test_tickets_spread_over_the_devices(shelf: Path) -> None:
+def test_tickets_spread_over_the_devices(root: Path) -> None:
     async def work() -> None:
         loader = Devices(first=Slow(), second=Slow())
-        engine = LocalEngine(Registry([shelf], loader))
+        engine = LocalEngine(Registry([root], loader))
         tasks = [asyncio.create_task(engine.run(ticket(i, request="one"))) for i in range(10)]
         for slow in loader.models.values():
             assert await asyncio.to_thread(slow.entered.wait, 30)  # type: ignore[attr-defined]
@@ -279,11 +279,11 @@ def test_tickets_spread_over_the_devices(shelf: Path) -> None:
     scenario(work)
 
 
-def test_a_ticket_goes_where_least_work_is_ahead(shelf: Path) -> None:
+def test_a_ticket_goes_where_least_work_is_ahead(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         loader = Devices(first=slow, second=Recording())
-        engine = LocalEngine(Registry([shelf], loader))
+        engine = LocalEngine(Registry([root], loader))
         stuck = asyncio.create_task(engine.run(ticket(size=64)))
         assert await asyncio.to_thread(slow.entered.wait, 30)
         for i in range(5):
@@ -296,14 +296,14 @@ def test_a_ticket_goes_where_least_work_is_ahead(shelf: Path) -> None:
     scenario(work)
 
 
-def test_a_model_that_left_the_shelf_runs_where_it_is_loaded(shelf: Path) -> None:
+def test_a_model_that_left_the_shelf_runs_where_it_is_loaded(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         loader = Devices(first=slow, second=Recording())
-        engine = LocalEngine(Registry([shelf], loader))
+        engine = LocalEngine(Registry([root], loader))
         tasks = [asyncio.create_task(engine.run(ticket()))]
         assert await asyncio.to_thread(slow.entered.wait, 30)
-        shutil.rmtree(shelf / "denoise" / "identity")
+        shutil.rmtree(root / "denoise" / "identity")
         await engine.refresh()
         tasks.append(asyncio.create_task(engine.run(ticket(1))))  # the other device is idle, but cannot load it now
         await asyncio.sleep(0)
@@ -315,10 +315,10 @@ def test_a_model_that_left_the_shelf_runs_where_it_is_loaded(shelf: Path) -> Non
     scenario(work)
 
 
-def test_warm_on_every_device(shelf: Path) -> None:
+def test_warm_on_every_device(root: Path) -> None:
     async def work() -> None:
         loader = Devices(first=Recording(), second=Recording())
-        engine = LocalEngine(Registry([shelf], loader))
+        engine = LocalEngine(Registry([root], loader))
         await engine.warm(engine.find("denoise"))
         assert loader.loads == ["identity on first", "identity on second"]
         await engine.close(10)
@@ -352,11 +352,11 @@ class Paced:
 def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half: float, used: str) -> None:
     async def work() -> None:
         signature = Signature(
-            inputs={"image": picture()}, outputs={"image": picture()}, variants={"bfloat16": "in_half"}
+            inputs={"image": picture()}, outputs={"image": picture()}, precisions={"bfloat16": "in_half"}
         )
         (tmp_path / "source").mkdir()
         described = manifest(signatures={"denoise": signature}, default=True)
-        store.publish(described, tmp_path / "source", tmp_path / "shelf")
+        repository.publish(described, tmp_path / "source", tmp_path / "shelf")
         model = Paced(denoise=0.02, in_half=half)
         engine = LocalEngine(Registry([tmp_path / "shelf"], Loader({"identity": model})))
         assert engine.find("denoise").signatures["denoise"].precision == "float32"
@@ -374,19 +374,19 @@ def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half:
 def test_a_precision_is_chosen_anew_for_another_model_of_the_same_number(tmp_path: Path) -> None:
     async def work() -> None:
         signature = Signature(
-            inputs={"image": picture()}, outputs={"image": picture()}, variants={"bfloat16": "in_half"}
+            inputs={"image": picture()}, outputs={"image": picture()}, precisions={"bfloat16": "in_half"}
         )
-        source, shelf, now = tmp_path / "source", tmp_path / "shelf", [0.0]
+        source, root, now = tmp_path / "source", tmp_path / "shelf", [0.0]
         source.mkdir()
         loader = Loader({"identity": Paced(denoise=0.02, in_half=0.001)})
-        folder = store.publish(manifest(signatures={"denoise": signature}, default=True), source, shelf)
-        engine = LocalEngine(Registry([shelf], loader, clock=lambda: now[0]))
+        folder = repository.publish(manifest(signatures={"denoise": signature}, default=True), source, root)
+        engine = LocalEngine(Registry([root], loader, clock=lambda: now[0]))
         await engine.run(ticket())
         shutil.rmtree(folder)
         await engine.refresh()
         now[0] += LINGER_S
         await engine.refresh()
-        store.publish(manifest(default=True), source, shelf)  # without the variant
+        repository.publish(manifest(default=True), source, root)  # without the variant
         await refreshed(engine)
         loader.fakes["identity"] = Paced(denoise=0.0)
         await engine.run(ticket())
@@ -425,9 +425,9 @@ def test_sizes_to_warm_keep_the_geometry(geometry: Geometry, sizes: list[tuple[i
         assert all(side % geometry.size_rule.modulus == geometry.size_rule.remainder for side in np.ravel(sizes))
 
 
-def test_closed_engine_is_shutting_down(shelf: Path) -> None:
+def test_closed_engine_is_shutting_down(root: Path) -> None:
     async def work() -> None:
-        engine = LocalEngine(Registry([shelf], Loader({"identity": Recording()})))
+        engine = LocalEngine(Registry([root], Loader({"identity": Recording()})))
         await engine.run(ticket())
         await engine.close(10)
         with pytest.raises(ShuttingDown):

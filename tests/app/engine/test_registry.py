@@ -16,28 +16,28 @@ from structlog.testing import capture_logs
 
 from app.engine.registry import LINGER_S, Model, Registry
 from app.errors import ModelUnavailable, Overloaded, UnknownModel
-from models import store
+from models import repository
 from models.manifest import MANIFEST_NAME, Manifest
 from tests.engines import Identity, Loader, Slow
-from tests.shelf import manifest
+from tests.model_repository import manifest
 
 Put = Callable[..., Path]
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
     return tmp_path / "shelf"
 
 
 @pytest.fixture
-def put(tmp_path: Path, shelf: Path) -> Put:
+def put(tmp_path: Path, root: Path) -> Put:
     """Publish a manifest with a file that stands for its graph."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "saved_model.pb").write_bytes(b"graph")
 
-    def publish(task: str = "denoise", name: str = "photo", to: Path = shelf, **changes: Any) -> Path:
-        return store.publish(manifest(task, name, **changes), source, to)
+    def publish(task: str = "denoise", name: str = "photo", to: Path = root, **changes: Any) -> Path:
+        return repository.publish(manifest(task, name, **changes), source, to)
 
     return publish
 
@@ -54,13 +54,13 @@ def test_empty_and_missing_shelves_serve_nothing(tmp_path: Path) -> None:
         empty.find("denoise")
 
 
-def test_find_by_name_version_and_default(put: Put, shelf: Path) -> None:
+def test_find_by_name_version_and_default(put: Put, root: Path) -> None:
     put(name="digits")
     put(default=True)
     put(version=2)
     put(version=10)
     put("superres", "photo", default=True)
-    found = registry(shelf)
+    found = registry(root)
     assert found.find("denoise").id == "denoise/photo@10"  # the mark is on the name
     assert found.find("denoise", "photo").id == "denoise/photo@10"
     assert found.find("denoise", "photo@2").id == "denoise/photo@2"
@@ -87,23 +87,23 @@ def test_find_by_name_version_and_default(put: Put, shelf: Path) -> None:
         ("../photo", "There is no model '../photo'"),
     ],
 )
-def test_miss_names_its_neighbours(put: Put, shelf: Path, name: str, said: str) -> None:
+def test_miss_names_its_neighbours(put: Put, root: Path, name: str, said: str) -> None:
     put(name="digits")
     put(default=True)
     put(version=2)
     with pytest.raises(UnknownModel) as caught:
-        registry(shelf).find("denoise", name)
+        registry(root).find("denoise", name)
     assert said in caught.value.detail
     assert (caught.value.field, caught.value.value) == ("model", name)
 
 
-def test_models_of_one_task_are_not_anothers(put: Put, shelf: Path) -> None:
+def test_models_of_one_task_are_not_anothers(put: Put, root: Path) -> None:
     put("superres", "face", default=True)
     with pytest.raises(UnknownModel):
-        registry(shelf).find("denoise", "face")
+        registry(root).find("denoise", "face")
 
 
-def test_what_breaks_its_contract_is_refused_and_the_rest_served(put: Put, shelf: Path) -> None:
+def test_what_breaks_its_contract_is_refused_and_the_rest_served(put: Put, root: Path) -> None:
     put(name="digits", default=True)
     changed = put()
     (changed / "saved_model.pb").write_bytes(b"another graph")
@@ -111,7 +111,7 @@ def test_what_breaks_its_contract_is_refused_and_the_rest_served(put: Put, shelf
     (unreadable / MANIFEST_NAME).write_text('{"task": "superres"}', encoding="utf-8")
     put("superres", "unet")
     with capture_logs() as logs:
-        found = Registry([shelf], Loader({"digits": Identity()}, broken={"unet": "operation PyFunc is not allowed"}))
+        found = Registry([root], Loader({"digits": Identity()}, broken={"unet": "operation PyFunc is not allowed"}))
     refused = {line["model"]: line["problems"] for line in logs if line["event"] == "model refused"}
     assert refused["denoise/photo@1"] == ["saved_model.pb has another SHA-256 than the manifest says"]
     assert refused["superres/unet@1"] == ["operation PyFunc is not allowed"]
@@ -129,17 +129,17 @@ def test_what_breaks_its_contract_is_refused_and_the_rest_served(put: Put, shelf
         with pytest.raises(ModelUnavailable) as caught:
             found.find(task, name)
         assert caught.value.field == "model"
-        assert str(shelf) not in caught.value.detail
+        assert str(root) not in caught.value.detail
         with pytest.raises(ModelUnavailable):
             found.load(f"{task}/{name.partition('@')[0]}@1")
 
 
-def test_a_name_means_the_newest_version_that_can_be_served(put: Put, shelf: Path) -> None:
+def test_a_name_means_the_newest_version_that_can_be_served(put: Put, root: Path) -> None:
     put(default=True)
     put(version=2)
     (put(version=3) / "saved_model.pb").write_bytes(b"x")
     with capture_logs() as logs:
-        found = registry(shelf)
+        found = registry(root)
     assert [line["model"] for line in logs if line["event"] == "model refused"] == ["denoise/photo@3"]
     assert found.find("denoise").version == found.find("denoise", "photo").version == 2
     with pytest.raises(ModelUnavailable):
@@ -149,12 +149,12 @@ def test_a_name_means_the_newest_version_that_can_be_served(put: Put, shelf: Pat
     ]  # fmt: skip
 
 
-def test_the_log_tells_of_defaults_when_the_shelf_is_read_and_not_again(put: Put, shelf: Path) -> None:
+def test_the_log_tells_of_defaults_when_the_shelf_is_read_and_not_again(put: Put, root: Path) -> None:
     put("superres", "face")
     put(name="digits", default=True)
     put(default=True)
     with capture_logs() as logs:
-        found = registry(shelf)
+        found = registry(root)
     warnings = [(line["event"], line["task"]) for line in logs if line["log_level"] == "warning"]
     assert warnings == [("several default models", "denoise"), ("task without default model", "superres")]
     with capture_logs() as logs:
@@ -163,13 +163,13 @@ def test_the_log_tells_of_defaults_when_the_shelf_is_read_and_not_again(put: Put
     assert logs == []
 
 
-def test_first_shelf_counts(put: Put, shelf: Path, tmp_path: Path) -> None:
+def test_first_shelf_counts(put: Put, root: Path, tmp_path: Path) -> None:
     local = tmp_path / "local"
     put(title="published", default=True)
     put(title="local", to=local, default=True)
     put(name="digits", to=local, default=True)
     with capture_logs() as logs:
-        found = registry(shelf, local)
+        found = registry(root, local)
         assert found.find("denoise").title == "published"
     assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
         "model shadowed",
@@ -178,11 +178,11 @@ def test_first_shelf_counts(put: Put, shelf: Path, tmp_path: Path) -> None:
     assert found.find("denoise", "digits").id == "denoise/digits@1"
 
 
-def test_load_once_and_remember(put: Put, shelf: Path) -> None:
+def test_load_once_and_remember(put: Put, root: Path) -> None:
     put(default=True)
     model = Identity()
     loader = Loader({"photo": model})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     assert found.loaded("denoise/photo@1") is None
     assert found.load("denoise/photo@1") is model
     assert found.load("denoise/photo@1") is found.loaded("denoise/photo@1") is model
@@ -193,7 +193,7 @@ def test_load_once_and_remember(put: Put, shelf: Path) -> None:
     assert found.loaded("denoise/photo@2") is None
 
 
-def test_who_comes_during_a_load_waits_for_it_and_other_models_do_not(put: Put, shelf: Path) -> None:
+def test_who_comes_during_a_load_waits_for_it_and_other_models_do_not(put: Put, root: Path) -> None:
     put(default=True)
     put(name="digits")
     gate, entered = threading.Event(), threading.Event()
@@ -206,7 +206,7 @@ def test_who_comes_during_a_load_waits_for_it_and_other_models_do_not(put: Put, 
             return super().load(folder, manifest, device)
 
     loader = Gated({"photo": Identity(), "digits": Slow()})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     with ThreadPoolExecutor(4) as pool:
         loads = [pool.submit(found.load, "denoise/photo@1") for _ in range(4)]
         assert entered.wait(30)
@@ -216,7 +216,7 @@ def test_who_comes_during_a_load_waits_for_it_and_other_models_do_not(put: Put, 
     assert loader.loads.count("denoise/photo@1") == 1
 
 
-def test_a_load_on_one_device_does_not_stop_what_runs_on_another(put: Put, shelf: Path) -> None:
+def test_a_load_on_one_device_does_not_stop_what_runs_on_another(put: Put, root: Path) -> None:
     put(default=True)
     gate, entered = threading.Event(), threading.Event()
 
@@ -229,7 +229,7 @@ def test_a_load_on_one_device_does_not_stop_what_runs_on_another(put: Put, shelf
 
     loader = Gated({"photo": Identity()})
     loader.devices = ["GPU:0", "GPU:1"]
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     there = found.load("denoise/photo@1", "GPU:0")
     with ThreadPoolExecutor(2) as pool:
         coming = pool.submit(found.load, "denoise/photo@1", "GPU:1")
@@ -241,10 +241,10 @@ def test_a_load_on_one_device_does_not_stop_what_runs_on_another(put: Put, shelf
         coming.result()
 
 
-def test_failed_load_is_remembered(put: Put, shelf: Path) -> None:
+def test_failed_load_is_remembered(put: Put, root: Path) -> None:
     put(default=True)
     loader = Loader({})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     for _ in range(2):
         with pytest.raises(ModelUnavailable, match="denoise/photo@1 is on the shelf but cannot be served"):
             found.load("denoise/photo@1")
@@ -274,17 +274,17 @@ def write_anew(folder: Path, data: bytes = b"graph") -> None:
         os.utime(file, (later, later))
 
 
-def test_an_unchanged_shelf_is_not_read_again(put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_shelf_is_not_read_again(put: Put, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(default=True)
     (put(version=2) / "saved_model.pb").write_bytes(b"x")
-    found = registry(shelf)
-    monkeypatch.setattr(store, "digest", lambda path: pytest.fail(f"{path} was read"))
+    found = registry(root)
+    monkeypatch.setattr(repository, "digest", lambda path: pytest.fail(f"{path} was read"))
     assert seen(found) == []
 
 
-def test_a_new_model_is_there_at_once_and_a_new_version_when_it_is_proven(put: Put, shelf: Path) -> None:
+def test_a_new_model_is_there_at_once_and_a_new_version_when_it_is_proven(put: Put, root: Path) -> None:
     put(default=True)
-    found = registry(shelf)
+    found = registry(root)
     model = found.load("denoise/photo@1")
     put(version=2)
     put(name="digits")
@@ -301,10 +301,10 @@ def test_a_new_model_is_there_at_once_and_a_new_version_when_it_is_proven(put: P
 
 
 @pytest.mark.parametrize("how", ["manifest", "digest", "graph", "load"])
-def test_a_broken_new_version_leaves_the_old_one_serving(put: Put, shelf: Path, how: str) -> None:
+def test_a_broken_new_version_leaves_the_old_one_serving(put: Put, root: Path, how: str) -> None:
     put(default=True)
     loader = Loader({"photo": Identity()})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     folder = put(version=2)
     if how == "manifest":
         (folder / MANIFEST_NAME).write_text("{", encoding="utf-8")
@@ -328,20 +328,20 @@ def test_a_broken_new_version_leaves_the_old_one_serving(put: Put, shelf: Path, 
     assert seen(found) == []
 
 
-def test_a_version_that_cannot_be_loaded_gives_way_to_the_one_before(put: Put, shelf: Path) -> None:
+def test_a_version_that_cannot_be_loaded_gives_way_to_the_one_before(put: Put, root: Path) -> None:
     put(default=True)
     put(version=2)
     loader = Loader({})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     assert found.find("denoise").version == 2
     with pytest.raises(ModelUnavailable):
         found.load("denoise/photo@2")
     assert found.find("denoise").version == 1
 
 
-def test_what_is_being_copied_is_read_when_it_is_still_and_again_when_it_went_on(put: Put, shelf: Path) -> None:
+def test_what_is_being_copied_is_read_when_it_is_still_and_again_when_it_went_on(put: Put, root: Path) -> None:
     put(default=True)
-    found = registry(shelf)
+    found = registry(root)
     complete = put(version=2)
     manifest_text = (complete / MANIFEST_NAME).read_text("utf-8")
     (complete / MANIFEST_NAME).unlink()
@@ -356,10 +356,10 @@ def test_what_is_being_copied_is_read_when_it_is_still_and_again_when_it_went_on
     assert [one.id for one in found.candidates()] == ["denoise/photo@2"]
 
 
-def test_a_failed_load_is_tried_again_when_the_files_change(put: Put, shelf: Path) -> None:
+def test_a_failed_load_is_tried_again_when_the_files_change(put: Put, root: Path) -> None:
     folder = put(default=True)
     loader = Loader({})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     with pytest.raises(ModelUnavailable):
         found.load("denoise/photo@1")
     loader.fakes["photo"] = Identity()
@@ -371,11 +371,11 @@ def test_a_failed_load_is_tried_again_when_the_files_change(put: Put, shelf: Pat
     assert found.load("denoise/photo@1") is loader.fakes["photo"]
 
 
-def test_another_default_takes_the_place_when_it_is_proven(put: Put, shelf: Path) -> None:
+def test_another_default_takes_the_place_when_it_is_proven(put: Put, root: Path) -> None:
     put(default=True)
-    found = registry(shelf)
+    found = registry(root)
     found.load("denoise/photo@1")
-    store.publish(manifest("denoise", "digits"), put(name="other"), shelf, default=True)  # takes the mark off photo
+    repository.publish(manifest("denoise", "digits"), put(name="other"), root, default=True)  # takes the mark off photo
     seen(found)
     assert found.find("denoise").name == "photo"
     assert [one.name for one in found.candidates()] == ["digits"]
@@ -384,12 +384,12 @@ def test_another_default_takes_the_place_when_it_is_proven(put: Put, shelf: Path
     assert found.loaded("denoise/photo@1") is not None  # the mark is no reason to load it again
 
 
-def test_a_removed_version_ends_what_runs_and_is_unloaded_later(put: Put, shelf: Path) -> None:
+def test_a_removed_version_ends_what_runs_and_is_unloaded_later(put: Put, root: Path) -> None:
     put(default=True)
     removed = put(version=2)
     now = [0.0]
     loader = Loader({"photo": Identity()})
-    found = Registry([shelf], loader, clock=lambda: now[0])
+    found = Registry([root], loader, clock=lambda: now[0])
     with found.held("denoise/photo@2"):
         model = found.load("denoise/photo@2")
         shutil.rmtree(removed)
@@ -409,9 +409,9 @@ def test_a_removed_version_ends_what_runs_and_is_unloaded_later(put: Put, shelf:
         found.load("denoise/photo@2")
 
 
-def test_a_version_that_is_replaced_by_the_next_serves_until_that_is_proven(put: Put, shelf: Path) -> None:
+def test_a_version_that_is_replaced_by_the_next_serves_until_that_is_proven(put: Put, root: Path) -> None:
     removed = put(default=True)
-    found = registry(shelf)
+    found = registry(root)
     found.load("denoise/photo@1")
     put(version=2, default=True)
     shutil.rmtree(removed)
@@ -424,12 +424,12 @@ def test_a_version_that_is_replaced_by_the_next_serves_until_that_is_proven(put:
     assert ("model left the shelf", "denoise/photo@1") in seen(found)
 
 
-def test_what_left_the_shelf_and_still_serves_makes_no_room(put: Put, shelf: Path) -> None:
+def test_what_left_the_shelf_and_still_serves_makes_no_room(put: Put, root: Path) -> None:
     """Its files are gone: it could not be loaded again."""
     removed = put(default=True)
     put(name="digits")
     loader = Loader({"photo": Identity(), "digits": Identity()})
-    found = Registry([shelf], loader, budget=100)
+    found = Registry([root], loader, budget=100)
     found.load("denoise/photo@1")
     put(version=2, default=True)
     shutil.rmtree(removed)
@@ -439,11 +439,11 @@ def test_what_left_the_shelf_and_still_serves_makes_no_room(put: Put, shelf: Pat
     assert found.loaded(found.find("denoise").id)
 
 
-def test_what_does_not_work_gives_its_memory_back(put: Put, shelf: Path) -> None:
+def test_what_does_not_work_gives_its_memory_back(put: Put, root: Path) -> None:
     put(default=True)
     put(version=2)
     loader = Loader({"photo": Identity()})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     model = found.load("denoise/photo@2")
     found.refuse("denoise/photo@2", "it failed")
     assert loader.unloads == [model]
@@ -451,12 +451,12 @@ def test_what_does_not_work_gives_its_memory_back(put: Put, shelf: Path) -> None
 
 
 def test_what_was_refused_at_work_gives_its_memory_back_later_and_is_read_again_when_its_files_change(
-    put: Put, shelf: Path
+    put: Put, root: Path
 ) -> None:
     put(default=True)
     folder = put(version=2)
     loader = Loader({"photo": Identity()})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     model = found.load("denoise/photo@2")
     with found.held("denoise/photo@2"):  # somebody's tile is on the device
         found.refuse("denoise/photo@2", "it failed")
@@ -469,9 +469,9 @@ def test_what_was_refused_at_work_gives_its_memory_back_later_and_is_read_again_
     assert found.find("denoise", "photo@2").version == 2
 
 
-def test_files_changed_under_a_model_in_memory_do_not_touch_it(put: Put, shelf: Path) -> None:
+def test_files_changed_under_a_model_in_memory_do_not_touch_it(put: Put, root: Path) -> None:
     folder = put(default=True)
-    found = registry(shelf)
+    found = registry(root)
     model = found.load("denoise/photo@1")
     write_anew(folder, b"another graph")
     changed = "model changed on the shelf, the one in memory goes on"
@@ -480,9 +480,9 @@ def test_files_changed_under_a_model_in_memory_do_not_touch_it(put: Put, shelf: 
     assert found.load("denoise/photo@1") is model
 
 
-def test_a_file_that_rots_between_two_loads_is_noticed(put: Put, shelf: Path) -> None:
+def test_a_file_that_rots_between_two_loads_is_noticed(put: Put, root: Path) -> None:
     folder = put(default=True)
-    found = registry(shelf)
+    found = registry(root)
     (folder / "saved_model.pb").write_bytes(b"grapf")
     with pytest.raises(ModelUnavailable):
         found.load("denoise/photo@1")
@@ -491,11 +491,11 @@ def test_a_file_that_rots_between_two_loads_is_noticed(put: Put, shelf: Path) ->
 
 @pytest.mark.parametrize("where", ["open", "size", "load"])
 def test_a_machine_that_cannot_read_now_is_no_fault_of_the_model(
-    put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    put: Put, root: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     put(default=True)
     loader = Loader({"photo": Identity()})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     with monkeypatch.context() as patch:
         patch.setattr(Path if where == "open" else loader, where, Mock(side_effect=OSError(errno.EMFILE, "Too many")))
         with pytest.raises(Overloaded, match=r"denoise/photo@1 cannot be read now"):
@@ -504,32 +504,32 @@ def test_a_machine_that_cannot_read_now_is_no_fault_of_the_model(
     assert found.load("denoise/photo@1") is loader.fakes["photo"]
 
 
-def test_a_disk_that_fails_is_a_fault_of_the_model(put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_a_fault_of_the_model(put: Put, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(default=True)
-    found = registry(shelf)
+    found = registry(root)
     monkeypatch.setattr(Path, "open", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(ModelUnavailable):
         found.load("denoise/photo@1")
     assert found.entries()[0].reason == "manifest.json: Input/output error"
 
 
-def test_what_could_not_be_read_at_a_look_is_read_again(put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_could_not_be_read_at_a_look_is_read_again(put: Put, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(default=True)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
-        found = registry(shelf)
+        found = registry(root)
     assert found.entries()[0].reason == "it cannot be read: Too many open files"
     assert seen(found) == [("model on the shelf", "denoise/photo@1")]
     assert found.find("denoise").version == 1
 
 
 def test_a_folder_that_cannot_be_read_is_skipped_and_known_models_in_it_stay(
-    put: Put, shelf: Path, monkeypatch: pytest.MonkeyPatch
+    put: Put, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(default=True)
-    (shelf / "lost+found").mkdir()
+    (root / "lost+found").mkdir()
     iterdir = Path.iterdir
-    locked = {shelf / "lost+found"}
+    locked = {root / "lost+found"}
 
     def guarded(path: Path) -> Iterator[Path]:
         if path in locked:
@@ -538,11 +538,11 @@ def test_a_folder_that_cannot_be_read_is_skipped_and_known_models_in_it_stay(
 
     monkeypatch.setattr(Path, "iterdir", guarded)
     with capture_logs() as logs:
-        found = registry(shelf)
+        found = registry(root)
         found.look()
     skipped = [(line["folder"], line["reason"]) for line in logs if line["event"] == "folder skipped"]
-    assert skipped == [(str(shelf / "lost+found"), "Permission denied")]
-    locked.add(shelf / "denoise")
+    assert skipped == [(str(root / "lost+found"), "Permission denied")]
+    locked.add(root / "denoise")
     with pytest.raises(PermissionError):
         found.look()
     assert found.find("denoise").id == "denoise/photo@1"
@@ -552,7 +552,7 @@ def test_a_folder_that_cannot_be_read_is_skipped_and_known_models_in_it_stay(
 
 
 @pytest.fixture
-def five(put: Put, shelf: Path) -> Callable[..., tuple[Registry, Loader]]:
+def five(put: Put, root: Path) -> Callable[..., tuple[Registry, Loader]]:
     """Return what makes a registry of denoise/m0 to m4, of 100 bytes each, with a budget, and its loader."""
     for number in range(5):
         put(name=f"m{number}")
@@ -561,7 +561,7 @@ def five(put: Put, shelf: Path) -> Callable[..., tuple[Registry, Loader]]:
         loader = Loader({f"m{number}": Identity() for number in range(5)})
         loader.devices = list(devices or loader.devices)
         ticks = itertools.count()
-        return Registry([shelf], loader, budget=budget, clock=lambda: float(next(ticks))), loader
+        return Registry([root], loader, budget=budget, clock=lambda: float(next(ticks))), loader
 
     return made
 
@@ -626,7 +626,7 @@ def test_each_device_has_the_budget(five: Five) -> None:
     assert found.loaded("denoise/m2@1", "GPU:0") is None
 
 
-def test_too_little_memory_now_is_no_fault_of_the_model(put: Put, shelf: Path) -> None:
+def test_too_little_memory_now_is_no_fault_of_the_model(put: Put, root: Path) -> None:
     put(default=True)
 
     class Small(Loader):
@@ -638,7 +638,7 @@ def test_too_little_memory_now_is_no_fault_of_the_model(put: Put, shelf: Path) -
             return super().load(folder, manifest, device)
 
     loader = Small({"photo": Identity()})
-    found = Registry([shelf], loader)
+    found = Registry([root], loader)
     with pytest.raises(Overloaded):
         found.load("denoise/photo@1")
     loader.full = False

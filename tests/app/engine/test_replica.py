@@ -12,18 +12,18 @@ import pytest
 
 from app.engine.replica import Parcel, Replica
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, UnknownModel
-from models import store
+from models import repository
 from tests.engines import Chain, Costly, Failing, Identity, Loader, Recording, Slow, ticket
-from tests.shelf import manifest
+from tests.model_repository import manifest
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
     source = tmp_path / "source"
     source.mkdir()
     (source / "saved_model.pb").write_bytes(b"graph")
     for one in (manifest(default=True, batch_sizes=[1, 2]), manifest(name="other")):
-        store.publish(one, source, tmp_path / "shelf")
+        repository.publish(one, source, tmp_path / "shelf")
     return tmp_path / "shelf"
 
 
@@ -56,9 +56,9 @@ def test_refusals_arrive_whole() -> None:
     )
 
 
-def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_one(shelf: Path) -> None:
+def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_one(root: Path) -> None:
     async def work() -> None:
-        replica = Replica([shelf], (), 64, Loader({"identity": Identity()}))
+        replica = Replica([root], (), 64, Loader({"identity": Identity()}))
         replies = [await replica.run(parcel(value)) for value in (0.25, 0.75)]
         for reply, value in zip(replies, (0.25, 0.75), strict=True):
             assert not isinstance(reply.outcome, ServiceError)
@@ -71,9 +71,9 @@ def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_
     asyncio.run(work())
 
 
-def test_what_the_model_refuses_is_a_value(shelf: Path) -> None:
+def test_what_the_model_refuses_is_a_value(root: Path) -> None:
     async def work() -> None:
-        replica = Replica([shelf], (), 64, Loader({"identity": Failing(error=ModelUnavailable("It failed."))}))
+        replica = Replica([root], (), 64, Loader({"identity": Failing(error=ModelUnavailable("It failed."))}))
         reply = await replica.run(parcel())
         assert isinstance(reply.outcome, ModelUnavailable)
         assert reply.counters.failures == 1
@@ -83,10 +83,10 @@ def test_what_the_model_refuses_is_a_value(shelf: Path) -> None:
     asyncio.run(work())
 
 
-def test_tickets_share_batches_up_to_the_smaller_limit(shelf: Path) -> None:
+def test_tickets_share_batches_up_to_the_smaller_limit(root: Path) -> None:
     async def work(max_batch: int) -> set[int]:
         slow = Slow()
-        replica = Replica([shelf], (), max_batch, Loader({"identity": Chain(slow, Costly(call=0.01))}))
+        replica = Replica([root], (), max_batch, Loader({"identity": Chain(slow, Costly(call=0.01))}))
         for tiles in (1, 2, 4):
             replica.engine.costs.note("denoise/identity@1", "denoise", 64, tiles, 0.01)
         going = [asyncio.create_task(replica.run(parcel(value))) for value in range(9)]
@@ -101,10 +101,10 @@ def test_tickets_share_batches_up_to_the_smaller_limit(shelf: Path) -> None:
     assert asyncio.run(work(1)) == {1}
 
 
-def test_cancelling_takes_a_ticket_off_the_queue(shelf: Path) -> None:
+def test_cancelling_takes_a_ticket_off_the_queue(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
-        replica = Replica([shelf], (), 1, Loader({"identity": slow}))
+        replica = Replica([root], (), 1, Loader({"identity": slow}))
         first = asyncio.create_task(replica.run(parcel(1.0)))
         await asyncio.to_thread(slow.entered.wait, 30)
         second = asyncio.create_task(replica.run(parcel(2.0)))
@@ -119,19 +119,19 @@ def test_cancelling_takes_a_ticket_off_the_queue(shelf: Path) -> None:
     asyncio.run(work())
 
 
-def test_it_is_warm_before_it_takes_work_and_a_model_that_fails_stops_no_other(shelf: Path) -> None:
+def test_it_is_warm_before_it_takes_work_and_a_model_that_fails_stops_no_other(root: Path) -> None:
     recording = Recording()
     loader = Loader({"identity": recording})
-    Replica([shelf], ("denoise/other", "denoise/nobody", "defaults"), 64, loader)
+    Replica([root], ("denoise/other", "denoise/nobody", "defaults"), 64, loader)
     assert loader.loads == ["denoise/other@1", "denoise/identity@1"]
     assert [signature for signature, *_ in recording.calls] == ["denoise"]
 
 
-def test_models_that_it_was_not_told_to_keep_make_room(shelf: Path) -> None:
+def test_models_that_it_was_not_told_to_keep_make_room(root: Path) -> None:
     async def work() -> None:
-        store.publish(manifest(name="another"), shelf.parent / "source", shelf)
+        repository.publish(manifest(name="another"), root.parent / "source", root)
         loader = Loader({"identity": Identity(), "other": Identity(), "another": Identity()})
-        replica = Replica([shelf], ("denoise/other",), 64, loader, budget=200)
+        replica = Replica([root], ("denoise/other",), 64, loader, budget=200)
         await replica.run(parcel(model="denoise/other@1"))
         assert replica._measuring
         await replica._measuring  # it holds the models that it measures
@@ -142,11 +142,11 @@ def test_models_that_it_was_not_told_to_keep_make_room(shelf: Path) -> None:
     asyncio.run(work())
 
 
-def test_it_tells_what_is_wrong_with_a_model_in_its_place(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replica = Replica([shelf], (), 64, Loader(broken={"other": "operation ReadFile is not allowed"}))
+def test_it_tells_what_is_wrong_with_a_model_in_its_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = Replica([root], (), 64, Loader(broken={"other": "operation ReadFile is not allowed"}))
 
-    identity, other = shelf / "denoise/identity/1", shelf / "denoise/other/1"
-    expected = {folder: store.open_model(folder) for folder in (identity, other)}
+    identity, other = root / "denoise/identity/1", root / "denoise/other/1"
+    expected = {folder: repository.open_model(folder) for folder in (identity, other)}
 
     def problems(folder: Path, **changed: str) -> list[str]:
         return asyncio.run(replica.problems(folder, expected[folder].model_copy(update=changed)))

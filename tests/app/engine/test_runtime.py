@@ -24,10 +24,10 @@ from app.engine.registry import Registry
 from app.engine.runtime import ALLOWED, SAVER, WIRING, Runtime
 from app.errors import ModelUnavailable, Overloaded
 from models import manifest as contract
-from models import store
+from models import repository
 from models.manifest import Manifest, Signature
-from tests.shelf import level, manifest, photo_signatures, picture, publish, save
-from tests.shelf import tiny_shelf as tiny_shelf
+from tests.model_repository import level, manifest, photo_signatures, picture, publish, save
+from tests.model_repository import tiny_repository as tiny_repository
 
 pytestmark = pytest.mark.tf
 
@@ -63,16 +63,16 @@ def noise(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 # --- models that keep their contract ---
 
 
-def test_every_model_of_the_tiny_shelf_is_accepted(runtime: Runtime, tiny_shelf: Path) -> None:
-    found = {store.open_model(folder).id: folder for folder in store.folders([tiny_shelf])}
+def test_every_model_of_the_tiny_shelf_is_accepted(runtime: Runtime, tiny_repository: Path) -> None:
+    found = {repository.open_model(folder).id: folder for folder in repository.folders([tiny_repository])}
     assert len(found) == 6
     for folder in found.values():
-        assert runtime.problems(folder, store.open_model(folder)) == []
+        assert runtime.problems(folder, repository.open_model(folder)) == []
 
 
-def test_signatures_compute_what_they_say(runtime: Runtime, tiny_shelf: Path) -> None:
-    folder = tiny_shelf / "denoise" / "photo" / "1"
-    model = runtime.load(folder, store.open_model(folder))
+def test_signatures_compute_what_they_say(runtime: Runtime, tiny_repository: Path) -> None:
+    folder = tiny_repository / "denoise" / "photo" / "1"
+    model = runtime.load(folder, repository.open_model(folder))
     image = noise(2, 16, 20, 3)
     padded = np.pad(image, [(0, 0), (1, 1), (1, 1), (0, 0)])
     blurred = sum(padded[:, y : y + 16, x : x + 20] for y in range(3) for x in range(3)) / 9
@@ -86,18 +86,18 @@ def test_signatures_compute_what_they_say(runtime: Runtime, tiny_shelf: Path) ->
     np.testing.assert_allclose(levels, ((image - blurred) ** 2).mean((1, 2, 3), keepdims=True), rtol=1e-4)
 
 
-def test_enlarging(runtime: Runtime, tiny_shelf: Path) -> None:
-    folder = tiny_shelf / "superres" / "nearest" / "1"
-    model = runtime.load(folder, store.open_model(folder))
+def test_enlarging(runtime: Runtime, tiny_repository: Path) -> None:
+    folder = tiny_repository / "superres" / "nearest" / "1"
+    model = runtime.load(folder, repository.open_model(folder))
     image = noise(1, 5, 7, 3)
     for scale in (2, 3):
         expected = image.repeat(scale, axis=1).repeat(scale, axis=2)
         np.testing.assert_array_equal(model.run(f"x{scale}", {"image": image})["image"], expected)
 
 
-def test_through_registry_and_scheduler(runtime: Runtime, tiny_shelf: Path) -> None:
+def test_through_registry_and_scheduler(runtime: Runtime, tiny_repository: Path) -> None:
     async def work() -> None:
-        registry = Registry([tiny_shelf], runtime)
+        registry = Registry([tiny_repository], runtime)
         assert [entry.state for entry in registry.entries()] == ["unloaded"] * 6
         engine = LocalEngine(registry)
         for default in registry.defaults():
@@ -128,27 +128,27 @@ def test_device_is_named(runtime: Runtime) -> None:
 # --- a shelf that changes ---
 
 
-def test_a_real_shelf_changes_under_load(runtime: Runtime, tiny_shelf: Path, tmp_path: Path) -> None:
+def test_a_real_shelf_changes_under_load(runtime: Runtime, tiny_repository: Path, tmp_path: Path) -> None:
     """Versions come, break and go while tickets run: a second blur is darker, a third has lost its variables."""
     import tensorflow as tf
 
-    shelf = tmp_path / "shelf"
-    shutil.copytree(tiny_shelf / "denoise" / "blur", shelf / "denoise" / "blur")
+    root = tmp_path / "shelf"
+    shutil.copytree(tiny_repository / "denoise" / "blur", root / "denoise" / "blur")
 
     def darker(version: int, listed: str = "Mul") -> Path:
         module = tf.Module()
         module.factor = tf.Variable(0.5)
         same = {"denoise": lambda image: {"image": image * module.factor}}
-        return publish(manifest(name="blur", version=version, operations=[listed]), module, same, shelf)
+        return publish(manifest(name="blur", version=version, operations=[listed]), module, same, root)
 
     def without_variables(version: int) -> None:
         source = tmp_path / "source"
-        shutil.copytree(shelf / "denoise" / "blur" / "2", source)
+        shutil.copytree(root / "denoise" / "blur" / "2", source)
         shutil.rmtree(source / "variables")
-        store.publish(manifest(name="blur", version=version, operations=["Mul"]), source, shelf)
+        repository.publish(manifest(name="blur", version=version, operations=["Mul"]), source, root)
 
     async def work() -> None:
-        engine = LocalEngine(Registry([shelf], runtime))
+        engine = LocalEngine(Registry([root], runtime))
         seen: list[tuple[int, float]] = []
         ended = asyncio.Event()
 
@@ -168,7 +168,7 @@ def test_a_real_shelf_changes_under_load(runtime: Runtime, tiny_shelf: Path, tmp
                 await engine.refresh()
                 await engine.refresh()
                 assert engine.find("denoise", "blur").version == 2
-            shutil.rmtree(shelf / "denoise" / "blur" / "1")
+            shutil.rmtree(root / "denoise" / "blur" / "1")
             await engine.refresh()
             await asyncio.sleep(0.1)
             ended.set()
@@ -206,8 +206,8 @@ def test_unloading_gives_the_memory_back(runtime: Runtime) -> None:
     assert sizes[-1] - sizes[19] < 20, sizes  # one of the twenty denoisers left behind would be as much
 
 
-def test_size_in_memory_is_told_from_the_files(runtime: Runtime, tiny_shelf: Path) -> None:
-    folder = tiny_shelf / "denoise" / "blur" / "1"
+def test_size_in_memory_is_told_from_the_files(runtime: Runtime, tiny_repository: Path) -> None:
+    folder = tiny_repository / "denoise" / "blur" / "1"
     assert 1e5 < runtime.size(folder) < 2e6
     assert runtime.size(PUBLISHED / "denoise" / "photo" / "2") > 10 * 2**20
 
@@ -242,10 +242,10 @@ asyncio.run(main(pathlib.Path(sys.argv[1])))
 """
 
 
-def test_each_device_has_the_weights_and_does_the_arithmetic(tiny_shelf: Path) -> None:
+def test_each_device_has_the_weights_and_does_the_arithmetic(tiny_repository: Path) -> None:
     """TensorFlow logs where it places each operation of the two devices, here parts of one CPU."""
     done = subprocess.run(
-        [sys.executable, "-c", TWO_CPUS, str(tiny_shelf)],
+        [sys.executable, "-c", TWO_CPUS, str(tiny_repository)],
         capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -259,7 +259,7 @@ def test_each_device_has_the_weights_and_does_the_arithmetic(tiny_shelf: Path) -
 # --- precision ---
 
 
-def in_two_precisions(shelf: Path) -> Manifest:
+def in_two_precisions(root: Path) -> Manifest:
     """Publish denoise/blur as one convolution, in float32 and in bfloat16, and return its manifest."""
     import tensorflow as tf
 
@@ -274,21 +274,21 @@ def in_two_precisions(shelf: Path) -> Manifest:
         return {"image": tf.cast(tf.nn.depthwise_conv2d(image, kernel, [1, 1, 1, 1], "SAME"), tf.float32)}
 
     signature = Signature(
-        inputs={"image": picture()}, outputs={"image": picture()}, variants={"bfloat16": "denoise_bfloat16"}
+        inputs={"image": picture()}, outputs={"image": picture()}, precisions={"bfloat16": "denoise_bfloat16"}
     )
     described = manifest(
         name="blur", signatures={"denoise": signature}, operations=["Cast", "DepthwiseConv2dNative"], default=True
     )
     functions = {name: (function, signature.inputs) for name, function in
                  (("denoise", blur), ("denoise_bfloat16", in_half))}  # fmt: skip
-    return contract.read(store.publish(described, save(module, functions, shelf.parent / "saved"), shelf))
+    return contract.read(repository.publish(described, save(module, functions, root.parent / "saved"), root))
 
 
 def test_a_variant_is_held_to_the_contract_of_its_signature(runtime: Runtime, tmp_path: Path) -> None:
     described = in_two_precisions(tmp_path / "shelf")
     folder = tmp_path / "shelf" / "denoise" / "blur" / "1"
     assert runtime.problems(folder, described) == []
-    other = described.signatures["denoise"].model_copy(update={"variants": {"bfloat16": "half"}})
+    other = described.signatures["denoise"].model_copy(update={"precisions": {"bfloat16": "half"}})
     assert runtime.problems(folder, described.model_copy(update={"signatures": {"denoise": other}})) == [
         "signature half is missing",
         "signature denoise_bfloat16 is not in the manifest",
@@ -468,9 +468,9 @@ def signatures(**changes: Signature) -> dict[str, Signature]:
     ],
 )
 def test_signatures_must_be_the_manifests(
-    runtime: Runtime, tiny_shelf: Path, described: Manifest, said: list[str]
+    runtime: Runtime, tiny_repository: Path, described: Manifest, said: list[str]
 ) -> None:
-    problems = runtime.problems(tiny_shelf / "denoise" / "photo" / "1", described)
+    problems = runtime.problems(tiny_repository / "denoise" / "photo" / "1", described)
     assert len(problems) == len(said)
     for problem, beginning in zip(problems, said, strict=True):
         assert problem.startswith(beginning)
@@ -507,9 +507,9 @@ def test_missing_variables_are_unavailable(runtime: Runtime, build: Build) -> No
 # --- what goes wrong on the device ---
 
 
-def test_wrong_input_is_unavailable_and_the_next_call_works(runtime: Runtime, tiny_shelf: Path) -> None:
-    folder = tiny_shelf / "denoise" / "blur" / "1"
-    model = runtime.load(folder, store.open_model(folder))
+def test_wrong_input_is_unavailable_and_the_next_call_works(runtime: Runtime, tiny_repository: Path) -> None:
+    folder = tiny_repository / "denoise" / "blur" / "1"
+    model = runtime.load(folder, repository.open_model(folder))
     wrong: list[Arrays] = [{"image": noise(1, 8, 8, 5)}, {"picture": noise(1, 8, 8, 3)}, {}]
     for inputs in wrong:
         with pytest.raises(ModelUnavailable, match=r"^The model denoise/blur@1 failed on this picture\.$"):
@@ -531,13 +531,13 @@ def test_too_little_memory_is_overloaded(runtime: Runtime, build: Build) -> None
 
 
 def test_a_process_with_too_many_open_files_is_no_fault_of_the_model(
-    runtime: Runtime, tiny_shelf: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import resource
 
-    found = Registry([tiny_shelf], runtime)
-    folder = tiny_shelf / "denoise" / "identity" / "1"
-    described = store.open_model(folder)
+    found = Registry([tiny_repository], runtime)
+    folder = tiny_repository / "denoise" / "identity" / "1"
+    described = repository.open_model(folder)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
     try:

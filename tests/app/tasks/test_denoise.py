@@ -13,7 +13,7 @@ from app.tasks.answer import Answer
 from app.tasks.denoise import DenoiseWish, denoise
 from models.manifest import Geometry, Tensor
 from tests.engines import Function, FunctionEngine, identity
-from tests.shelf import DIGIT, digit_signatures, manifest, photo_signatures
+from tests.model_repository import DIGIT, digit_signatures, manifest, photo_signatures
 
 TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 PHOTO = manifest(name="photo", signatures=photo_signatures(), geometry=TILED)

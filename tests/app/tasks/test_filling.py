@@ -15,7 +15,7 @@ from app.imaging.tiles import Box
 from app.tasks.filling import fill
 from models.manifest import Geometry
 from tests.engines import FunctionEngine
-from tests.shelf import CANONICAL, inpaint_signatures, manifest
+from tests.model_repository import CANONICAL, inpaint_signatures, manifest
 
 SIZES = Geometry(kind="canonical", multiple=64, canonical_sizes=[(256, 256), (384, 384)])
 MODEL = manifest("inpaint", "planes", signatures=inpaint_signatures(), geometry=SIZES)

@@ -29,8 +29,8 @@ from models.manifest import Geometry, Manifest, Signature, SizeRule, Tensor
 from tests.app.imaging.samples import smooth
 from tests.app.tasks.test_filling import MODEL, Planes
 from tests.engines import FunctionEngine
-from tests.shelf import manifest
-from tests.shelf import picture as shape
+from tests.model_repository import manifest
+from tests.model_repository import picture as shape
 
 METHODS = ("auto", "telea", "ns", "biharmonic")
 

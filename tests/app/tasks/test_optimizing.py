@@ -15,7 +15,7 @@ from app.imaging.picture import Picture
 from app.tasks.optimizing import changed, optimized
 from tests.app.imaging.samples import smooth
 from tests.engines import FunctionEngine, Painter
-from tests.shelf import OPTIMIZER, WHOLE, manifest, optimize_signatures
+from tests.model_repository import OPTIMIZER, WHOLE, manifest, optimize_signatures
 
 MODEL = manifest("stylize", "vgg19", signatures=optimize_signatures(), geometry=WHOLE, defaults=dict(OPTIMIZER))
 

@@ -19,14 +19,14 @@ from app.errors import DeadlineExceeded, InvalidField
 from app.imaging.picture import Picture
 from app.tasks.denoise import DenoiseWish, denoise
 from app.tasks.superres import SuperresWish, superres
-from tests.shelf import tiny_shelf as tiny_shelf
+from tests.model_repository import tiny_repository as tiny_repository
 
 pytestmark = pytest.mark.tf
 
 
 @pytest.fixture(scope="module")
-def registry(tiny_shelf: Path) -> Registry:
-    return Registry([tiny_shelf], Runtime())
+def registry(tiny_repository: Path) -> Registry:
+    return Registry([tiny_repository], Runtime())
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from app.tasks.answer import Answer
 from app.tasks.segment import SegmentWish, nearest_size, segment
 from models.manifest import Class, Geometry
 from tests.engines import FunctionEngine
-from tests.shelf import CANONICAL, LIGHT_CLASSES, manifest, segment_signatures
+from tests.model_repository import CANONICAL, LIGHT_CLASSES, manifest, segment_signatures
 
 TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 

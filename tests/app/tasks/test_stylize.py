@@ -16,7 +16,7 @@ from app.tasks.answer import Answer
 from app.tasks.stylize import StylizeWish, stylize
 from tests.app.imaging.samples import smooth
 from tests.engines import FunctionEngine, Painter
-from tests.shelf import OPTIMIZER, PAINTER, STYLES, WHOLE, manifest, optimize_signatures, stylize_signatures
+from tests.model_repository import OPTIMIZER, PAINTER, STYLES, WHOLE, manifest, optimize_signatures, stylize_signatures
 
 COLOUR = manifest("stylize", "colour", signatures=stylize_signatures(), styles=STYLES, defaults=dict(PAINTER))
 VGG = manifest("stylize", "vgg19", signatures=optimize_signatures(), geometry=WHOLE, defaults=dict(OPTIMIZER))

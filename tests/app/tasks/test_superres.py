@@ -14,7 +14,7 @@ from app.tasks.answer import Answer
 from app.tasks.superres import SuperresWish, superres
 from models.manifest import Geometry
 from tests.engines import FunctionEngine, enlarge
-from tests.shelf import manifest, superres_signatures
+from tests.model_repository import manifest, superres_signatures
 
 TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 NEAREST = manifest("superres", "nearest", signatures=superres_signatures(2, 3), geometry=TILED)

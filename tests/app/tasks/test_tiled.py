@@ -17,7 +17,7 @@ from app.imaging.tiles import make_plan
 from app.tasks.tiled import IN_FLIGHT, kept_in_order, plan_for, sample, through
 from models.manifest import Geometry, Manifest, SizeRule
 from tests.engines import Function, FunctionEngine, enlarge, identity, shift
-from tests.shelf import digit_signatures, manifest, superres_signatures
+from tests.model_repository import digit_signatures, manifest, superres_signatures
 
 CALLER = Caller("test")
 TILED = Geometry(kind="tiled", halo=3, multiple=4, tile_size=32, tile_step=16)

@@ -14,7 +14,7 @@ from app.engine.protocol import Caller
 from app.errors import ModelUnavailable
 from app.tasks.whole import LONGEST_SIDE, SHORTEST_SIDE, asked, default, reduced
 from tests.engines import FunctionEngine
-from tests.shelf import manifest, stylize_signatures
+from tests.model_repository import manifest, stylize_signatures
 
 MODEL = manifest("stylize", "colour", signatures=stylize_signatures())
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import store
-from tests.shelf import TILED, manifest, photo_signatures
+from models import repository
+from tests.model_repository import TILED, manifest, photo_signatures
 from tests.training import tiny
 from training.data.packs import Packs
 
@@ -46,7 +46,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         operations=operations(folder / "model"),
         default=True,
     )
-    return store.publish(described, folder / "model", folder / "shelf")
+    return repository.publish(described, folder / "model", folder / "shelf")
 
 
 @pytest.mark.parametrize("precision", ["int8", "dynamic"])
@@ -57,9 +57,9 @@ def test_the_next_version_has_a_variant_that_answers_alike(published: Path, tmp_
 
     place = quantize(tiny.recipe(), PACKS, published, tmp_path, precisions=[precision], samples=8, gain=0)
     assert place == tmp_path / "denoise/tiny/2"
-    made = store.open_model(place)
-    assert store.is_default(made)
-    (variant,) = made.variants
+    made = repository.open_model(place)
+    assert repository.is_default(made)
+    (variant,) = made.quantized
     assert (variant.signature, variant.precision, variant.sizes) == ("denoise", precision, [(64, 64)])
     assert variant.bytes == (place / variant.file).stat().st_size
     before, after = variant.figures["psnr"]
@@ -107,7 +107,7 @@ def test_what_loses_too_much_is_not_kept(published: Path, tmp_path: Path, lost: 
     recipe = tiny.recipe(validate=lambda network, packs: {"psnr": next(figures)})
     if kept:
         place = quantize(recipe, PACKS, published, tmp_path, precisions=["dynamic"], gain=0)
-        assert store.open_model(place).variants[0].figures == {"psnr": (30.0, 30.0 - lost)}
+        assert repository.open_model(place).quantized[0].figures == {"psnr": (30.0, 30.0 - lost)}
     else:
         with pytest.raises(NotWorthIt, match=r"30\.000 to 29\.890"):
             quantize(recipe, PACKS, published, tmp_path, precisions=["dynamic"], gain=0)

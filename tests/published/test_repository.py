@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from app.engine.local import warm_sizes
 from app.engine.registry import Registry
 from app.engine.runtime import Runtime
-from models import store
+from models import repository
 from models.manifest import Tensor
 
 SHELF = Path(__file__).resolve().parents[2] / "models" / "published"
-FOLDERS = list(store.folders([SHELF]))
+FOLDERS = list(repository.folders([SHELF]))
 MEGABYTE = 2**20
 
 each_model = pytest.mark.parametrize("folder", FOLDERS, ids=["-".join(folder.parts[-3:]) for folder in FOLDERS])
@@ -28,7 +28,7 @@ def test_there_are_models() -> None:
 
 @each_model
 def test_it_is_what_its_manifest_says(folder: Path) -> None:
-    manifest = store.open_model(folder)  # raises for any file that is missing, differs or is not listed
+    manifest = repository.open_model(folder)  # raises for any file that is missing, differs or is not listed
     assert manifest.quality
     assert "card.md" in manifest.files
 
@@ -36,13 +36,13 @@ def test_it_is_what_its_manifest_says(folder: Path) -> None:
 @each_model
 @pytest.mark.tf
 def test_its_graph_keeps_the_contract(folder: Path) -> None:
-    assert Runtime().problems(folder, store.open_model(folder)) == []
+    assert Runtime().problems(folder, repository.open_model(folder)) == []
 
 
 @each_model
 @pytest.mark.tf
 def test_pictures_of_a_batch_do_not_see_each_other(folder: Path) -> None:
-    manifest = store.open_model(folder)
+    manifest = repository.open_model(folder)
     model = Runtime().load(folder, manifest)
     dice = np.random.default_rng(0)
     size = warm_sizes(manifest.geometry)[0]
@@ -69,8 +69,8 @@ def test_the_registry_serves_all_of_them() -> None:
 
 
 def test_each_task_has_one_default() -> None:
-    manifests = [store.open_model(folder) for folder in FOLDERS]
-    names = {(manifest.task, manifest.name) for manifest in manifests if store.is_default(manifest)}
+    manifests = [repository.open_model(folder) for folder in FOLDERS]
+    names = {(manifest.task, manifest.name) for manifest in manifests if repository.is_default(manifest)}
     assert Counter(task for task, _ in names) == dict.fromkeys({manifest.task for manifest in manifests}, 1)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from models import manifest as contract
 from models.manifest import ManifestError
-from tests.shelf import manifest
+from tests.model_repository import manifest
 
 KEPT = {"psnr25": (30.90, 30.85), "psnr50": (27.70, 27.61)}
 
@@ -29,15 +29,15 @@ def variant(**changes: Any) -> dict[str, Any]:
     return usual | changes
 
 
-def parsed(*variants: dict[str, Any]) -> contract.Manifest:
+def parsed(*quantized: dict[str, Any]) -> contract.Manifest:
     described = manifest(files={"variants/denoise.tflite": "0" * 64}).model_dump(mode="json")
-    return contract.parse(json.dumps(described | {"variants": list(variants)}))
+    return contract.parse(json.dumps(described | {"quantized": list(quantized)}))
 
 
 def test_a_variant_within_its_bounds() -> None:
-    assert parsed(variant()).variants[0].figures == KEPT
-    assert parsed(variant(figures={"iou": (60.0, 59.8)})).variants[0].precision == "dynamic"
-    assert manifest().variants == []
+    assert parsed(variant()).quantized[0].figures == KEPT
+    assert parsed(variant(figures={"iou": (60.0, 59.8)})).quantized[0].precision == "dynamic"
+    assert manifest().quantized == []
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_variant_within_its_bounds() -> None:
     ],
 )
 def test_what_breaks_the_contract(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ManifestError, match="variants") as refused:
+    with pytest.raises(ManifestError, match="quantized") as refused:
         parsed(variant(**changes))
     assert said in str(refused.value)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from models import manifest as contract
 from models.manifest import MANIFEST_NAME, Manifest, ManifestError
 
-Stamp = tuple[tuple[str, int, int], ...]
+Fingerprint = tuple[tuple[str, int, int], ...]
 
 
-class ShelfError(ValueError):
+class RepositoryError(ValueError):
     """A folder that is not what its manifest says. `problems` lists every difference, one sentence each."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -39,7 +39,7 @@ def files(folder: Path) -> dict[str, str]:
     return {path: digest(folder / path) for path in _paths(folder) if path != MANIFEST_NAME}
 
 
-def stamp(folder: Path) -> Stamp:
+def fingerprint(folder: Path) -> Fingerprint:
     """Return what tells, without reading a file, whether one of them changed: path, size and time of each."""
     found = []
     with suppress(FileNotFoundError):  # it is being removed while we look
@@ -62,8 +62,8 @@ def folders(shelves: Iterable[Path], unreadable: Callable[[Path, OSError], None]
                 unreadable(folder, error)
             return []
 
-    for shelf in shelves:
-        for task in below(shelf):
+    for root in shelves:
+        for task in below(root):
             for name in below(task):
                 versions = [folder for folder in below(name) if folder.name.isdecimal()]
                 yield from sorted(versions, key=lambda folder: int(folder.name))
@@ -72,7 +72,7 @@ def folders(shelves: Iterable[Path], unreadable: Callable[[Path, OSError], None]
 def open_model(folder: Path) -> Manifest:
     """Return the manifest of `folder` after every file's digest was compared.
 
-    Raises ManifestError for the manifest itself; ShelfError for a file that is missing, differs or is not listed,
+    Raises ManifestError for the manifest itself; RepositoryError for a file that is missing, differs or is not listed,
     a link, or a folder whose place is not what the manifest says; OSError for what passes.
     """
     manifest = contract.read(folder)
@@ -90,27 +90,27 @@ def open_model(folder: Path) -> Manifest:
         else:
             problems += _difference(folder / path, path, expected)
     if problems:
-        raise ShelfError(problems)
+        raise RepositoryError(problems)
     return manifest
 
 
-def next_version(task: str, name: str, shelf: Path) -> int:
+def next_version(task: str, name: str, root: Path) -> int:
     """Return the version that the next model of this name gets: 1 on an empty shelf."""
-    return max((int(folder.name) for folder in _versions(shelf / task / name)), default=0) + 1
+    return max((int(folder.name) for folder in _versions(root / task / name)), default=0) + 1
 
 
-def publish(manifest: Manifest, source: Path, shelf: Path, *, default: bool | None = None) -> Path:
+def publish(manifest: Manifest, source: Path, root: Path, *, default: bool | None = None) -> Path:
     """Copy the model in `source` to its place on `shelf` and return that folder.
 
     `files` of the manifest is filled in from what is copied. With `default` the model becomes its task's default,
     and the others of the task on this shelf cease to be; None leaves what the manifest says, and a version of a
     default is one, too. Readers see the whole model or none: it is written beside its place, manifest last, and
-    renamed. Raises ShelfError if that version is there already.
+    renamed. Raises RepositoryError if that version is there already.
     """
-    parent = shelf / manifest.task / manifest.name
+    parent = root / manifest.task / manifest.name
     place = parent / str(manifest.version)
     if place.exists():
-        raise ShelfError([f"{manifest.id} is on the shelf already; the next is {_next(manifest, shelf)}"])
+        raise RepositoryError([f"{manifest.id} is on the shelf already; the next is {_next(manifest, root)}"])
     if default is None and any(is_default(contract.read(folder)) for folder in _versions(parent)):
         default = True
     if default is not None:
@@ -126,10 +126,10 @@ def publish(manifest: Manifest, source: Path, shelf: Path, *, default: bool | No
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if place.exists():
-            raise ShelfError([f"{manifest.id} was published by somebody else meanwhile"]) from error
+            raise RepositoryError([f"{manifest.id} was published by somebody else meanwhile"]) from error
         raise
     if default:
-        _unmark_others(manifest, shelf)
+        _unmark_others(manifest, root)
     return place
 
 
@@ -142,13 +142,13 @@ def _difference(file: Path, path: str, expected: str) -> list[str]:
     try:
         return [] if digest(file) == expected else [f"{path} has another SHA-256 than the manifest says"]
     except OSError as error:
-        if contract.passes(error):
+        if contract.is_transient(error):
             raise
         return [f"{path} cannot be read: {error.strerror}"]
 
 
-def _next(manifest: Manifest, shelf: Path) -> int:
-    return next_version(manifest.task, manifest.name, shelf)
+def _next(manifest: Manifest, root: Path) -> int:
+    return next_version(manifest.task, manifest.name, root)
 
 
 def _marked(manifest: Manifest, default: bool) -> Manifest:
@@ -156,8 +156,8 @@ def _marked(manifest: Manifest, default: bool) -> Manifest:
     return manifest.model_copy(update={"defaults": {**rest, "default": True} if default else rest})
 
 
-def _unmark_others(chosen: Manifest, shelf: Path) -> None:
-    for folder in folders([shelf]):
+def _unmark_others(chosen: Manifest, root: Path) -> None:
+    for folder in folders([root]):
         if folder.parts[-3] != chosen.task or folder.parts[-2] == chosen.name:
             continue
         try:

@@ -1,6 +1,6 @@
-"""A shelf of tiny real models, for tests: SavedModels made with `tf.Module`, published through `models.store`.
+"""A shelf of tiny real models, for tests: SavedModels made with `tf.Module`, published through `models.repository`.
 
-`tiny_shelf` (a session's fixture; needs TensorFlow, so mark its users `tf`) holds
+`tiny_repository` (a session's fixture; needs TensorFlow, so mark its users `tf`) holds
 
     denoise/identity      image -> image
     denoise/blur          3x3 mean, colour, tiled with a halo of 1 and a real variable
@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from models import store
+from models import repository
 from models.manifest import Class, Geometry, Manifest, Provenance, Serving, Signature, SizeRule, Style, Tensor
 
 TILED = Geometry(kind="tiled", halo=1, multiple=4, tile_size=64, tile_step=32)
@@ -168,15 +168,15 @@ def save(module: Any, functions: dict[str, tuple[Any, dict[str, Tensor]]], folde
     return folder
 
 
-def publish(described: Manifest, module: Any, functions: dict[str, Any], shelf: Path) -> Path:
+def publish(described: Manifest, module: Any, functions: dict[str, Any], root: Path) -> Path:
     """Save `functions` {signature: function} of `module` and publish them as `described`; return the folder."""
     with tempfile.TemporaryDirectory() as folder:
         inputs = {name: signature.inputs for name, signature in described.signatures.items()}
         source = save(module, {name: (functions[name], inputs[name]) for name in functions}, Path(folder) / "model")
-        return store.publish(described, source, shelf)
+        return repository.publish(described, source, root)
 
 
-def build(shelf: Path) -> Path:
+def build(root: Path) -> Path:
     """Publish the tiny models of this module on `shelf` and return it."""
     import numpy as np
     import tensorflow as tf
@@ -209,22 +209,22 @@ def build(shelf: Path) -> Path:
     def lightness(image: Any) -> Any:
         return {"probabilities": tf.reduce_mean(image, axis=3, keepdims=True) * module.one}
 
-    publish(manifest(), module, {"denoise": same}, shelf)
-    publish(manifest(name="blur"), module, {"denoise": blur}, shelf)
+    publish(manifest(), module, {"denoise": same}, root)
+    publish(manifest(name="blur"), module, {"denoise": blur}, root)
     photo = manifest(name="photo", signatures=photo_signatures(), default=True)
-    publish(photo, module, {"denoise": mix, "estimate": estimate}, shelf)
+    publish(photo, module, {"denoise": mix, "estimate": estimate}, root)
     digits = manifest(name="digits", signatures=digit_signatures(), geometry=DIGIT)
-    publish(digits, module, {"denoise": same}, shelf)
+    publish(digits, module, {"denoise": same}, root)
     nearest = manifest("superres", "nearest", signatures=superres_signatures(2, 3), default=True)
-    publish(nearest, module, {"x2": enlarge(2), "x3": enlarge(3)}, shelf)
+    publish(nearest, module, {"x2": enlarge(2), "x3": enlarge(3)}, root)
     light = manifest(
         "segment", "light", signatures=segment_signatures(1), geometry=CANONICAL, classes=LIGHT_CLASSES, default=True
     )
-    publish(light, module, {"segment": lightness}, shelf)
-    return shelf
+    publish(light, module, {"segment": lightness}, root)
+    return root
 
 
 @pytest.fixture(scope="session")
-def tiny_shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a shelf with the tiny models. Treat it as read-only."""
     return build(tmp_path_factory.mktemp("shelf"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 TURNS = 3
 
 
-def times_as_fast(one: Callable[[], object], other: Callable[[], object], *, turns: int = TURNS) -> float:
+def speedup(one: Callable[[], object], other: Callable[[], object], *, turns: int = TURNS) -> float:
     """Return how many times as fast `other` is as `one`: the best of `turns` runs each, after one that only warms.
 
     They run in turn, so that what else a machine does meanwhile slows both.
