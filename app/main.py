@@ -38,9 +38,9 @@ from app.api.routes import denoise, health, inpaint, models, pages, segment, sty
 from app.api.routes import jobs as job_routes
 from app.api.runner import Runner, explain
 from app.api.server import LAST_S, Server, ignore_signals
-from app.engine.costs import CostTable
+from app.engine.latency_model import LatencyModel
 from app.engine.local import LocalEngine
-from app.engine.protocol import Caller, Load, ServingEngine
+from app.engine.protocol import DeviceStats, ModelServer, RequestContext
 from app.engine.ray import Cluster, ClusterError, RayEngine
 from app.engine.registry import Registry
 from app.errors import InvalidField, ServiceError
@@ -63,9 +63,9 @@ from models.manifest import Manifest
 
 VERSION = "0.1.0"
 
-COSTS = "costs.json"
+LATENCY_FILE = "costs.json"
 """The file in `RESTORE_DATA_DIR` of what calls of the device take."""
-COSTS_KEPT_S = 300.0
+LATENCY_SAVE_S = 300.0
 
 log = structlog.get_logger("restore.main")
 
@@ -93,7 +93,7 @@ ACCEPTED = [
 
 
 def create_app(
-    settings: Settings, *, engine: ServingEngine | None = None, clock: Callable[[], float] = time.time
+    settings: Settings, *, engine: ModelServer | None = None, clock: Callable[[], float] = time.time
 ) -> FastAPI:
     """Return the service. Without `engine`, one is made of the models in `settings.models_dir`.
 
@@ -113,11 +113,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await worker.start()
-        measured = settings.data_dir / COSTS
-        await asyncio.to_thread(engine.costs.load, measured)
+        measured = settings.data_dir / LATENCY_FILE
+        await asyncio.to_thread(engine.latency.load, measured)
         beside = [
             asyncio.create_task(_keep_warm(engine, settings, golden)),
-            asyncio.create_task(_keep(engine.costs, measured)),
+            asyncio.create_task(_keep(engine.latency, measured)),
         ]
         yield
         desk.closing = True
@@ -127,7 +127,7 @@ def create_app(
         await asyncio.gather(*beside, return_exceptions=True)
         await engine.close(LAST_S)
         await desk.drain()
-        await asyncio.to_thread(engine.costs.save, measured)
+        await asyncio.to_thread(engine.latency.save, measured)
 
     app = FastAPI(
         title="restore",
@@ -184,14 +184,14 @@ def _store(settings: Settings, clock: Callable[[], float]) -> Store:
     )
 
 
-def _start_engine(settings: Settings) -> ServingEngine:
+def _start_engine(settings: Settings) -> ModelServer:
     return _join_cluster(settings) if settings.engine == "ray" else _start_tensorflow(settings)
 
 
 def _start_tensorflow(settings: Settings) -> LocalEngine:
     """Return the engine of this machine. Takes seconds: TensorFlow is imported here."""
     with _step("starting TensorFlow"):
-        from app.engine.runtime import Runtime
+        from app.engine.tensorflow_runtime import Runtime
 
         runtime = Runtime()
     folders = ", ".join(str(folder) for folder in settings.models_dir)
@@ -201,10 +201,10 @@ def _start_tensorflow(settings: Settings) -> LocalEngine:
         registry,
         max_batch=settings.max_batch,
         max_megapixels=settings.queue_megapixels,
-        lanes=runtime.lanes,
+        max_concurrent_batches=runtime.max_concurrent_batches,
         accelerated=runtime.device != "CPU",
         device=runtime.device,
-        costs=CostTable(f"{runtime.device}, {platform.machine()}, {os.cpu_count()} cores"),
+        latency=LatencyModel(f"{runtime.device}, {platform.machine()}, {os.cpu_count()} cores"),
     )
 
 
@@ -222,11 +222,11 @@ def _join_cluster(settings: Settings) -> RayEngine:
         )
 
 
-async def _keep(costs: CostTable, path: Path) -> None:
+async def _keep(latency: LatencyModel, path: Path) -> None:
     """Save what was measured now and then, for a start after an end that nobody asked for."""
     while True:
-        await asyncio.sleep(COSTS_KEPT_S)
-        await asyncio.to_thread(costs.save, path)
+        await asyncio.sleep(LATENCY_SAVE_S)
+        await asyncio.to_thread(latency.save, path)
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
@@ -264,28 +264,28 @@ def _own(status: int, request: Request) -> ServiceError:
     return problems.MalformedRequest("The request cannot be read.")
 
 
-def _golden_tasks(engine: ServingEngine) -> dict[str, Callable[[Manifest, Picture, Caller], Any]]:
-    async def through_denoise(model: Manifest, picture: Picture, caller: Caller) -> Answer:
-        return await run_denoise(picture, DenoiseWish(model=f"{model.name}@{model.version}"), engine, caller)
+def _golden_tasks(engine: ModelServer) -> dict[str, Callable[[Manifest, Picture, RequestContext], Any]]:
+    async def through_denoise(model: Manifest, picture: Picture, context: RequestContext) -> Answer:
+        return await run_denoise(picture, DenoiseWish(model=f"{model.name}@{model.version}"), engine, context)
 
-    async def through_superres(model: Manifest, picture: Picture, caller: Caller) -> Answer:
+    async def through_superres(model: Manifest, picture: Picture, context: RequestContext) -> Answer:
         scale = min(signature.scale for signature in model.signatures.values())
         wish = SuperresWish(model=f"{model.name}@{model.version}", scale=scale, max_output_pixels=10**6)
-        return await run_superres(picture, wish, engine, caller)
+        return await run_superres(picture, wish, engine, context)
 
-    async def through_segment(model: Manifest, picture: Picture, caller: Caller) -> Answer:
-        return await run_segment(picture, SegmentWish(model=f"{model.name}@{model.version}"), engine, caller)
+    async def through_segment(model: Manifest, picture: Picture, context: RequestContext) -> Answer:
+        return await run_segment(picture, SegmentWish(model=f"{model.name}@{model.version}"), engine, context)
 
-    async def through_inpaint(model: Manifest, picture: Picture, caller: Caller) -> Answer:
+    async def through_inpaint(model: Manifest, picture: Picture, context: RequestContext) -> Answer:
         hole = np.zeros((picture.height, picture.width, 1), np.uint8)
         hole[picture.height // 3 : picture.height // 2, picture.width // 3 : picture.width // 2] = 255
         method: Literal["dcgan", "neural"] = "dcgan" if "search" in model.signatures else "neural"
         wish = InpaintWish(Picture(hole), method=method, model=f"{model.name}@{model.version}")
-        return await run_inpaint(picture, wish, engine, caller)
+        return await run_inpaint(picture, wish, engine, context)
 
-    async def through_stylize(model: Manifest, picture: Picture, caller: Caller) -> Answer:
+    async def through_stylize(model: Manifest, picture: Picture, context: RequestContext) -> Answer:
         wish = StylizeWish(style_image=picture, model=f"{model.name}@{model.version}")
-        return await run_stylize(picture, wish, engine, caller)
+        return await run_stylize(picture, wish, engine, context)
 
     return {
         "denoise": through_denoise,
@@ -296,7 +296,7 @@ def _golden_tasks(engine: ServingEngine) -> dict[str, Callable[[Manifest, Pictur
     }
 
 
-async def _keep_warm(engine: ServingEngine, settings: Settings, golden: Golden) -> None:
+async def _keep_warm(engine: ModelServer, settings: Settings, golden: Golden) -> None:
     """Warm what is to be loaded at start, then follow the shelves."""
     try:
         await _warm(engine, settings.preload, golden)
@@ -311,7 +311,7 @@ async def _keep_warm(engine: ServingEngine, settings: Settings, golden: Golden) 
             log.exception("the shelves cannot be followed")
 
 
-async def _warm(engine: ServingEngine, wanted: tuple[str, ...], golden: Golden) -> None:
+async def _warm(engine: ModelServer, wanted: tuple[str, ...], golden: Golden) -> None:
     """Load and warm what `wanted` names, with a line on standard output for each step. A failure ends no other."""
     started = time.perf_counter()
     chosen: dict[str, Manifest] = {}
@@ -360,22 +360,22 @@ def _step(what: str) -> Iterator[None]:
     _say(f"{time.perf_counter() - begun:.1f} s")
 
 
-def _watch(metrics: Metrics, desk: Desk, engine: ServingEngine) -> None:
+def _watch(metrics: Metrics, desk: Desk, engine: ModelServer) -> None:
     metrics.watch("restore_decoded_megapixels", "Megapixels held decoded.", lambda: desk.budget.used)
     metrics.watch("restore_requests_waiting", "Requests that wait to be decoded.", lambda: desk.budget.waiting)
 
-    def watch(name: str, meaning: str, read: Callable[[Load], float]) -> None:
+    def watch(name: str, meaning: str, read: Callable[[DeviceStats], float]) -> None:
         each = {device: functools.partial(read, load) for device, load in engine.devices.items()}
         metrics.watch_each(name, meaning, "device", each)
 
-    watch("restore_queue_tickets", "Tiles that wait for a device.", lambda one: one.depth)
+    watch("restore_queue_tiles", "Tiles that wait for a device.", lambda one: one.depth)
     watch("restore_queue_megapixels", "Megapixels that wait for a device.", lambda one: one.megapixels)
     watch("restore_device_busy_seconds", "Seconds that a device worked.", lambda one: one.counters.busy_seconds)
-    watch("restore_device_tiles", "Tiles that a device did.", lambda one: one.counters.tickets)
+    watch("restore_device_tiles", "Tiles that a device did.", lambda one: one.counters.requests)
     watch("restore_device_batches", "Batches that a device did.", lambda one: one.counters.batches)
     watch("restore_device_failures", "Tiles that failed.", lambda one: one.counters.failures)
     metrics.watch("restore_device_retries", "Tiles sent to another replica.", lambda: engine.counters.retries)
-    metrics.watch("restore_devices", "Devices, or replicas, that work.", lambda: engine.width)
+    metrics.watch("restore_devices", "Devices, or replicas, that work.", lambda: engine.worker_count)
     metrics.watch_sizes(
         "restore_batch_size", "Tiles that went to a device at once.", lambda: engine.counters.batch_sizes
     )
@@ -384,7 +384,7 @@ def _watch(metrics: Metrics, desk: Desk, engine: ServingEngine) -> None:
     metrics.watch(
         "restore_models_unavailable",
         "Models on the shelf that cannot be served.",
-        lambda: sum(entry.state == "unavailable" for entry in engine.entries()),
+        lambda: sum(entry.state == "unavailable" for entry in engine.statuses()),
     )
 
 

@@ -35,9 +35,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from app.engine.costs import CostTable
-from app.engine.policy import FairQueue, Waiting
-from app.engine.protocol import BACKGROUND, INTERACTIVE, Arrays, Caller, Ticket
+from app.engine.fair_queue import FairQueue, QueuedRequest
+from app.engine.latency_model import LatencyModel
+from app.engine.protocol import BACKGROUND, INTERACTIVE, Arrays, InferenceRequest, RequestContext
 from app.engine.scheduler import Scheduler
 from benchmarks import results, service
 
@@ -58,9 +58,9 @@ _IMAGE = np.zeros((1, 8, 8, 3), np.float32)
 class Policy(Protocol):
     """A queue that forms batches."""
 
-    def add(self, waiting: Waiting) -> None: ...
+    def add(self, waiting: QueuedRequest) -> None: ...
 
-    def take(self) -> list[Waiting]: ...
+    def take(self) -> list[QueuedRequest]: ...
 
     def __len__(self) -> int: ...
 
@@ -68,14 +68,14 @@ class Policy(Protocol):
 class Ordered:
     """Batches of whoever comes first by `rank`."""
 
-    def __init__(self, rank: Callable[[Waiting], tuple[float, ...]]) -> None:
+    def __init__(self, rank: Callable[[QueuedRequest], tuple[float, ...]]) -> None:
         self._rank = rank
-        self._heap: list[tuple[tuple[float, ...], int, Waiting]] = []
+        self._heap: list[tuple[tuple[float, ...], int, QueuedRequest]] = []
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: QueuedRequest) -> None:
         heapq.heappush(self._heap, (self._rank(waiting), waiting.order, waiting))
 
-    def take(self) -> list[Waiting]:
+    def take(self) -> list[QueuedRequest]:
         return [heapq.heappop(self._heap)[-1] for _ in range(min(LIMIT, len(self._heap)))]
 
     def __len__(self) -> int:
@@ -84,17 +84,17 @@ class Ordered:
 
 def fair() -> Policy:
     """Return the service's own policy, with a cost table as its warm-up leaves it."""
-    costs = CostTable()
+    latency = LatencyModel()
     for tiles in (1, 2, 4, 8, 16):
-        costs.note("m", "s", PIXELS, tiles, seconds_of(tiles))
-    return FairQueue[Waiting](costs)
+        latency.record("m", "s", PIXELS, tiles, seconds_of(tiles))
+    return FairQueue[QueuedRequest](latency)
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "fair tiles (this service)": fair,
     "first come, first served": lambda: Ordered(lambda waiting: (waiting.order,)),
-    "strict priority": lambda: Ordered(lambda waiting: (-waiting.ticket.caller.weight, waiting.order)),
-    "earliest deadline first": lambda: Ordered(lambda waiting: (waiting.ticket.caller.deadline, waiting.order)),
+    "strict priority": lambda: Ordered(lambda waiting: (-waiting.request.context.weight, waiting.order)),
+    "earliest deadline first": lambda: Ordered(lambda waiting: (waiting.request.context.deadline, waiting.order)),
 }
 
 
@@ -107,7 +107,7 @@ def seconds_of(tiles: int) -> float:
 class Request:
     """A picture of `left` tiles, of which a few are in the queue at a time."""
 
-    caller: Caller
+    context: RequestContext
     came: float
     tiles: int
     sent: int = 0
@@ -134,13 +134,13 @@ def simulate(policy: Policy, arrivals: Iterator[Request], until: float) -> Outco
 
     def send(request: Request) -> None:
         request.sent += 1
-        ticket = Ticket("m", "s", {"image": _IMAGE}, request.caller, PIXELS)
-        policy.add(Waiting(ticket, LIMIT, next(orders)))
+        tile = InferenceRequest("m", "s", {"image": _IMAGE}, request.context, PIXELS)
+        policy.add(QueuedRequest(tile, LIMIT, next(orders)))
 
     def take_in() -> None:
         nonlocal coming
         while coming is not None and coming.came <= now:
-            requests[coming.caller.request_id] = coming
+            requests[coming.context.request_id] = coming
             for _ in range(min(IN_FLIGHT, coming.tiles)):
                 send(coming)
             coming = next(arrivals, None)
@@ -154,30 +154,30 @@ def simulate(policy: Policy, arrivals: Iterator[Request], until: float) -> Outco
             continue
         batch = policy.take()
         size = policy.size_for(batch) if isinstance(policy, FairQueue) else len(batch)
-        spent = seconds_of(size)
-        now += spent
+        device_seconds = seconds_of(size)
+        now += device_seconds
         if isinstance(policy, FairQueue):
-            policy.settle(batch, spent)
+            policy.settle(batch, device_seconds)
         take_in()  # what came while the device was busy
         counted = now > WARM_UP
         if counted:
             found.batches.append(len(batch))
-            found.busy += spent
+            found.busy += device_seconds
         for waiting in batch:
-            request = requests[waiting.ticket.caller.request_id]
-            kind = request.caller.client.split()[0]
+            request = requests[waiting.request.context.request_id]
+            kind = request.context.client.split()[0]
             request.done += 1
             if counted:
                 found.tiles[kind] = found.tiles.get(kind, 0) + 1
             if request.sent < request.tiles:
                 send(request)
             elif request.done == request.tiles:
-                del requests[request.caller.request_id]
+                del requests[request.context.request_id]
                 if counted:
                     found.waits.setdefault(kind, []).append(now - request.came)
-                    found.on_time += kind == "polite" and now <= request.caller.deadline
+                    found.on_time += kind == "polite" and now <= request.context.deadline
     for request in requests.values():  # those that still wait are late, if their time is up
-        if request.caller.client.startswith("polite") and request.caller.deadline < now:
+        if request.context.client.startswith("polite") and request.context.deadline < now:
             found.waits.setdefault("polite", []).append(now - request.came)
     return found
 
@@ -194,8 +194,8 @@ def beside_a_greedy_one(seed: int = 0) -> Iterator[Request]:
         heapq.heappush(heads, (now + dice.expovariate(rates[client]), client))
         polite = client != "greedy"
         weight, patience = (INTERACTIVE, SOON) if polite else (BACKGROUND, LATE)
-        caller = Caller(str(number), client, now + patience, weight=weight)
-        yield Request(caller, now, 1 if polite else GREEDY_TILES)
+        context = RequestContext(str(number), client, now + patience, weight=weight)
+        yield Request(context, now, 1 if polite else GREEDY_TILES)
 
 
 def everybody_always() -> Iterator[Request]:
@@ -203,7 +203,7 @@ def everybody_always() -> Iterator[Request]:
     for number, (client, weight) in enumerate([("one", INTERACTIVE), ("two", INTERACTIVE), ("job", BACKGROUND)]):
         for part in range(LIMIT):
             patience = SOON if weight == INTERACTIVE else LATE
-            yield Request(Caller(f"{number} {part}", client, patience, weight=weight), 0.0, 10**9)
+            yield Request(RequestContext(f"{number} {part}", client, patience, weight=weight), 0.0, 10**9)
 
 
 def rows(seconds: float = SECONDS) -> list[dict[str, float | str]]:
@@ -255,17 +255,19 @@ async def kept_busy(seconds: float, callers: int = 64) -> float:
     device = Sleeper()
     scheduler = Scheduler(device)
 
-    def ticket(place: int) -> Ticket:
-        return Ticket("m", "s", {"image": np.zeros((1, 64, 64, 3), np.float32)}, Caller(str(place), str(place)), 4096)
+    def request(place: int) -> InferenceRequest:
+        return InferenceRequest(
+            "m", "s", {"image": np.zeros((1, 64, 64, 3), np.float32)}, RequestContext(str(place), str(place)), 4096
+        )
 
-    await scheduler.measure(ticket(0), LIMIT)
+    await scheduler.measure(request(0), LIMIT)
     begun, device.busy = time.perf_counter(), 0.0
 
-    async def caller(place: int) -> None:
+    async def context(place: int) -> None:
         while time.perf_counter() < begun + seconds:
-            await scheduler.submit(ticket(place), LIMIT)
+            await scheduler.submit(request(place), LIMIT)
 
-    await asyncio.gather(*(caller(place) for place in range(callers)))
+    await asyncio.gather(*(context(place) for place in range(callers)))
     share = 100 * device.busy / (time.perf_counter() - begun)
     await scheduler.close(10)
     return share

@@ -80,7 +80,7 @@ def main() -> None:
         if wish.task == "stylize":
             fields["style"] = httpx.get(f"{url}/styles").json()["styles"][0]["name"]
         answer = httpx.post(f"{url}/{wish.task}", files=sent, data=fields, timeout=7200)
-        spent = time.perf_counter() - begun
+        device_seconds = time.perf_counter() - begun
         answer.raise_for_status()
         size = Image.open(io.BytesIO(answer.content)).size
         stages = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"]))
@@ -91,7 +91,7 @@ def main() -> None:
             "model": answer.headers.get("X-Model", answer.headers["X-Applied"]),
             "megapixels in": wish.megapixels,
             "megapixels out": size[0] * size[1] / 1e6,
-            "seconds": spent,
+            "seconds": device_seconds,
             "working (s)": (float(stages["queue"]) + float(stages["model"])) / 1000,
             "idle (MiB)": idle,
             "peak (MiB)": peak,

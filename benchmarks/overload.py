@@ -70,13 +70,13 @@ async def best(client: httpx.AsyncClient, files: list[bytes], seconds: float) ->
     until = time.monotonic() + seconds
     done = 0
 
-    async def caller(place: int) -> None:
+    async def context(place: int) -> None:
         nonlocal done
         while time.monotonic() < until:
             (await client.post("/denoise", files={"image": files[place % len(files)]})).raise_for_status()
             done += time.monotonic() < until
 
-    await asyncio.gather(*(caller(place) for place in range(CALLERS)))
+    await asyncio.gather(*(context(place) for place in range(CALLERS)))
     return done / seconds
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from app.engine import ray as engine_of_many
 from app.engine.local import LocalEngine
-from app.engine.protocol import Arrays, Caller, ServingEngine, Ticket
+from app.engine.protocol import Arrays, InferenceRequest, ModelServer, RequestContext
 from app.engine.ray import Cluster, RayEngine
 from app.engine.registry import Model, Registry
 from app.engine.replica import Replica
@@ -58,18 +58,20 @@ class EchoReplica(Replica):
         super().__init__(folders, preload, max_batch, _Echoes(), budget=budget)
 
 
-def ticket(engine: ServingEngine, side: int) -> Ticket:
+def request(engine: ModelServer, side: int) -> InferenceRequest:
     """Return a tile of noise for whichever version of the model `engine` has."""
     inputs = {"image": np.random.default_rng(0).random((1, side, side, 3), np.float32)}
-    return Ticket(engine.find("denoise", "photo").id, "denoise", inputs, Caller("benchmark"), side * side)
+    return InferenceRequest(
+        engine.find("denoise", "photo").id, "denoise", inputs, RequestContext("benchmark"), side * side
+    )
 
 
-async def one_by_one(engine: ServingEngine, side: int, count: int) -> float:
+async def one_by_one(engine: ModelServer, side: int, count: int) -> float:
     """Return the median milliseconds of a tile, the pause not counted."""
     found = []
     for _ in range(count):
         begun = time.perf_counter()
-        await engine.run(ticket(engine, side))
+        await engine.run(request(engine, side))
         found.append(time.perf_counter() - begun - PAUSE_S)
     return statistics.median(found) * 1e3
 
@@ -77,10 +79,10 @@ async def one_by_one(engine: ServingEngine, side: int, count: int) -> float:
 async def burst(engine: RayEngine, size: int) -> tuple[int, float]:
     """Send tickets at once; return the most that one replica got, and the time taken in times of an even share's."""
     begun = time.perf_counter()
-    answers = await asyncio.gather(*(engine.run(ticket(engine, 64)) for _ in range(size)))
+    answers = await asyncio.gather(*(engine.run(request(engine, 64)) for _ in range(size)))
     seconds = time.perf_counter() - begun
     shares = Counter(int(answer["process"][0]) for answer in answers)
-    return max(shares.values()), seconds / (PAUSE_S * size / engine.width)
+    return max(shares.values()), seconds / (PAUSE_S * size / engine.worker_count)
 
 
 async def measure(engine: RayEngine, local: LocalEngine, side: int, rounds: int) -> dict[str, float | int | str]:
@@ -119,7 +121,7 @@ def main() -> None:
     router = SERVES_OWN if wish.router == "serve" else engine_of_many.ROUTER
     with mock.patch.object(engine_of_many, "ROUTER", router):
         engine = RayEngine([SHELF], Cluster(replicas=2), max_batch=1, replica=EchoReplica)
-        while engine.width < 2:
+        while engine.worker_count < 2:
             time.sleep(0.1)
     local = LocalEngine(Registry([SHELF], _Echoes()), max_batch=1)
     figures = asyncio.run(measure(engine, local, wish.side, wish.rounds))

@@ -26,9 +26,9 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.engine.registry import Registry
-from app.engine.runtime import Runtime
+from app.engine.tensorflow_runtime import Runtime
 from app.imaging.codec import Output, choose_format, decode, encode
 from app.settings import Settings
 from app.tasks.denoise import DenoiseWish, denoise
@@ -49,8 +49,8 @@ class BareEngine:
     def find(self, task: str, name: str | None = None) -> Manifest:
         return self._registry.find(task, name)
 
-    async def run(self, ticket: Ticket) -> Arrays:
-        return self._registry.load(ticket.model).run(ticket.signature, ticket.inputs)
+    async def run(self, request: InferenceRequest) -> Arrays:
+        return self._registry.load(request.model).run(request.signature, request.inputs)
 
 
 class Bare:
@@ -62,14 +62,14 @@ class Bare:
 
     async def __call__(self, data: bytes) -> bytes:
         picture = decode(data, max_pixels=self._settings.max_pixels)
-        caller = Caller("bench")
+        context = RequestContext("bench")
         if self._task == "denoise":
-            answer = await denoise(picture, DenoiseWish(model=self._model), self.engine, caller)
+            answer = await denoise(picture, DenoiseWish(model=self._model), self.engine, context)
         elif self._task == "segment":
-            answer = await segment(picture, SegmentWish(model=self._model), self.engine, caller)
+            answer = await segment(picture, SegmentWish(model=self._model), self.engine, context)
         else:
             wish = SuperresWish(model=self._model, max_output_pixels=self._settings.max_output_pixels)
-            answer = await superres(picture, wish, self.engine, caller)
+            answer = await superres(picture, wish, self.engine, context)
         return encode(answer.picture, Output(choose_format(answer.picture, "auto", None)))[0]
 
 
@@ -90,9 +90,9 @@ def sample(manifest: Manifest, side: int, form: str) -> bytes:
 def seconds_of_service(client: httpx.Client, url: str, data: bytes, fields: dict[str, str]) -> tuple[float, bytes]:
     begun = time.perf_counter()
     answer = client.post(url, files={"image": ("sample", data)}, data=fields)
-    spent = time.perf_counter() - begun
+    device_seconds = time.perf_counter() - begun
     answer.raise_for_status()
-    return spent, answer.content
+    return device_seconds, answer.content
 
 
 @dataclass

@@ -51,7 +51,7 @@ APART = 45.0
 """How far the mean of a sixteenth of a picture may be from that of its answer, of 255."""
 PATIENCE_S = 300.0
 """Seconds that a caller waits: one that waits longer counts as lost. The first of a model waits until it is loaded."""
-GAUGES = {"decoded_megapixels": 0.0, "requests_waiting": 0.0, "queue_tickets": 0.0, "requests_active": 1.0}
+GAUGES = {"decoded_megapixels": 0.0, "requests_waiting": 0.0, "queue_tiles": 0.0, "requests_active": 1.0}
 
 
 @dataclass(frozen=True, slots=True)

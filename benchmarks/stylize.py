@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from app.engine.protocol import BACKGROUND, Caller
+from app.engine.protocol import BACKGROUND, RequestContext
 from app.imaging.picture import Picture
 from app.settings import Settings
 from app.tasks.stylize import StylizeWish, stylize
@@ -42,7 +42,9 @@ def served(engine: BareEngine, picture: np.ndarray, painting: np.ndarray, steps:
     if steps:
         wish = replace(wish, method="optimize", steps=steps)
     return np.asarray(
-        asyncio.run(stylize(Picture(picture), wish, engine, Caller("benchmark", weight=BACKGROUND))).picture.pixels
+        asyncio.run(
+            stylize(Picture(picture), wish, engine, RequestContext("benchmark", weight=BACKGROUND))
+        ).picture.pixels
     )
 
 

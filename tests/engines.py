@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import INTERACTIVE, Arrays, Caller, Ticket
+from app.engine.protocol import INTERACTIVE, Arrays, InferenceRequest, RequestContext
 from app.engine.registry import Model
 from app.errors import ModelUnavailable, UnknownModel
 from models.manifest import Manifest
@@ -140,7 +140,7 @@ class Loader:
         return self.fakes[manifest.name]
 
 
-Function = Callable[[Ticket], Arrays]
+Function = Callable[[InferenceRequest], Arrays]
 
 
 class FunctionEngine:
@@ -152,7 +152,7 @@ class FunctionEngine:
     def __init__(self, function: Function, *manifests: Manifest) -> None:
         self.function = function
         self.manifests = manifests
-        self.tickets: list[Ticket] = []
+        self.requests: list[InferenceRequest] = []
         self.accelerated = False
         self.now = self.most = 0
         self.together = 1
@@ -163,49 +163,49 @@ class FunctionEngine:
                 return manifest
         raise UnknownModel(f"There is no model {name!r} for {task}.", field="model", value=name)
 
-    async def run(self, ticket: Ticket) -> Arrays:
-        self.tickets.append(ticket)
+    async def run(self, request: InferenceRequest) -> Arrays:
+        self.requests.append(request)
         self.now += 1
         self.most = max(self.most, self.now)
         try:
             await asyncio.sleep(0)
             while self.most < self.together:
                 await asyncio.sleep(0.001)
-            return self.function(ticket)
+            return self.function(request)
         finally:
             self.now -= 1
 
 
-def identity(ticket: Ticket) -> Arrays:
+def identity(request: InferenceRequest) -> Arrays:
     """Give the picture back."""
-    return {"image": ticket.inputs["image"]}
+    return {"image": request.inputs["image"]}
 
 
 def shift(pixels: int) -> Function:
     """Return what moves the picture to the right, zeros from outside: it needs a halo of `pixels`."""
-    return lambda ticket: {
-        "image": np.pad(ticket.inputs["image"], [(0, 0), (0, 0), (pixels, 0), (0, 0)])[:, :, :-pixels]
+    return lambda request: {
+        "image": np.pad(request.inputs["image"], [(0, 0), (0, 0), (pixels, 0), (0, 0)])[:, :, :-pixels]
     }
 
 
 def enlarge(scale: int) -> Function:
     """Return what repeats every pixel `scale` times in both directions."""
-    return lambda ticket: {"image": ticket.inputs["image"].repeat(scale, axis=1).repeat(scale, axis=2)}
+    return lambda request: {"image": request.inputs["image"].repeat(scale, axis=1).repeat(scale, axis=2)}
 
 
-def ticket(
+def request(
     value: float = 0.5,
     *,
     client: str = "anonymous",
-    request: str | None = None,
+    request_id: str | None = None,
     deadline: float = float("inf"),
     due: float = float("inf"),
     model: str = "denoise/identity@1",
     signature: str = "denoise",
     size: int = 8,
     weight: float = INTERACTIVE,
-) -> Ticket:
+) -> InferenceRequest:
     """Return a ticket whose picture is filled with `value`, of a request of its own unless told."""
     image: NDArray[np.float32] = np.full((1, size, size, 3), value, np.float32)
-    caller = Caller(request or f"{client} {value}", client, deadline, due, weight=weight)
-    return Ticket(model, signature, {"image": image}, caller, size * size)
+    context = RequestContext(request_id or f"{client} {value}", client, deadline, due, weight=weight)
+    return InferenceRequest(model, signature, {"image": image}, context, size * size)

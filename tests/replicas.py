@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.engine.protocol import Arrays
-from app.engine.replica import Parcel, Replica, Reply
-from app.engine.runtime import LoadedModel, Runtime
+from app.engine.replica import Replica, WireRequest, WireResult
+from app.engine.tensorflow_runtime import LoadedModel, Runtime
 from models.manifest import Manifest
 
 PAUSE_S = 0.3
@@ -54,12 +54,12 @@ class Watched(Replica):
         super().__init__(folders, preload, max_batch, _SlowRuntime(), budget=budget)
         self._held: Counter[str] = Counter()
 
-    async def run(self, parcel: Parcel) -> Reply:
-        self._held[parcel.request] += 1
+    async def run(self, wire_request: WireRequest) -> WireResult:
+        self._held[wire_request.request] += 1
         try:
-            return await super().run(parcel)
+            return await super().run(wire_request)
         finally:
-            self._held[parcel.request] -= 1
+            self._held[wire_request.request] -= 1
 
     async def account(self) -> Account:
         import ray

@@ -15,8 +15,8 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from app.engine.costs import CostTable
-from app.engine.protocol import BACKGROUND, Caller
+from app.engine.latency_model import LatencyModel
+from app.engine.protocol import BACKGROUND, RequestContext
 from app.errors import Overloaded
 
 RESERVE = 0.7
@@ -48,15 +48,15 @@ class _Work:
     weight: float
     seconds: float
     mark: Hashable = None
-    caller: Caller | None = None
+    context: RequestContext | None = None
     due: float = 0.0
     until: float = math.inf
 
     @property
     def left(self) -> float:
         """Seconds of the device that it still needs; one that takes longer than expected needs a little more."""
-        spent = self.caller.spent.get("model", 0.0) if self.caller else 0.0
-        return max(self.seconds - spent, self.seconds / 10)
+        device_seconds = self.context.device_seconds.get("model", 0.0) if self.context else 0.0
+        return max(self.seconds - device_seconds, self.seconds / 10)
 
 
 class Admission:
@@ -64,16 +64,16 @@ class Admission:
 
     def __init__(
         self,
-        costs: CostTable,
+        latency: LatencyModel,
         *,
         devices: Callable[[], int] = lambda: 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._costs = costs
+        self._latency = latency
         self._devices = devices
         self._clock = clock
         self._here: dict[int, _Work] = {}
-        self._jobs: dict[int, Caller] = {}
+        self._jobs: dict[int, RequestContext] = {}
         self._promises: list[_Work] = []
         self._pressing: dict[str, tuple[float, float]] = {}
         self._done = 0.0
@@ -88,7 +88,7 @@ class Admission:
         return sum(work.left for work in self._here.values())
 
     @contextmanager
-    def enter(self, kind: str, pixels: int, caller: Caller, mark: Hashable = None) -> Iterator[float]:
+    def enter(self, kind: str, pixels: int, context: RequestContext, mark: Hashable = None) -> Iterator[float]:
         """Count a request of a kind as here inside the block, and learn from what it took. Gives when it is due.
 
         That is sooner the less it needs and the less patience its caller has, so that a thumbnail does not wait for the
@@ -99,24 +99,24 @@ class Admission:
         done by its deadline; a job and a probe always come in.
         """
         size = _size(pixels)
-        work = _Work(caller.client, caller.weight, self._costs.seconds(kind, "request", size), mark, caller)
-        if not (caller.background or caller.probe):
-            self._admit(work, caller.deadline)
-        if caller.background:
-            self._jobs[id(caller)] = caller
+        work = _Work(context.client, context.weight, self._latency.seconds(kind, "request", size), mark, context)
+        if not (context.background or context.probe):
+            self._admit(work, context.deadline)
+        if context.background:
+            self._jobs[id(context)] = context
         else:
-            self._here[id(caller)] = work
+            self._here[id(context)] = work
         now = self._observe()
-        allowed = caller.deadline - now
+        allowed = context.deadline - now
         due = now + min(allowed * work.seconds / LONG_S, max(0.0, allowed - work.seconds) / 2)
         try:
             yield due
-            if "model" in caller.spent:
-                self._costs.note(kind, "request", size, 1, caller.spent["model"])
+            if "model" in context.device_seconds:
+                self._latency.record(kind, "request", size, 1, context.device_seconds["model"])
         finally:
-            self._jobs.pop(id(caller), None)
-            self._here.pop(id(caller), None)
-            self._done += caller.spent.get("model", 0.0)
+            self._jobs.pop(id(context), None)
+            self._here.pop(id(context), None)
+            self._done += context.device_seconds.get("model", 0.0)
             self._observe()
 
     def _admit(self, work: _Work, deadline: float) -> None:
@@ -171,16 +171,16 @@ class Admission:
         these do tells what all would do.
         """
         now = self._clock()
-        callers = [*self._jobs.values(), *(work.caller for work in self._here.values() if work.caller)]
-        spent = self._done + sum(caller.spent.get("model", 0.0) for caller in callers)
+        contexts = [*self._jobs.values(), *(work.context for work in self._here.values() if work.context)]
+        device_seconds = self._done + sum(context.device_seconds.get("model", 0.0) for context in contexts)
         passed = now - self._then
         if self._at_work and passed > 0:
             devices = max(1, self._devices())
             share = min(1.0, self._at_work / devices)
-            pace = max(0.0, spent - self._seen) / passed / share
+            pace = max(0.0, device_seconds - self._seen) / passed / share
             self.pace += (1 - math.exp(-passed / PACE_S)) * (pace - self.pace)
             self.pace = max(self.pace if share == 1 else min(self.pace, devices), 0.1)
-        self._then, self._seen = now, spent
+        self._then, self._seen = now, device_seconds
         spread = len(self._jobs) + sum(min(work.left / LOADED_S, 1.0) for work in self._here.values())
         self._at_work = spread if self.seconds > LOADED_S else 0.0
         return now

@@ -22,7 +22,7 @@ from app.api.forms import PictureForm, Upload
 from app.api.limits import PixelBudget
 from app.api.metrics import Metrics
 from app.api.responses import Parcel
-from app.engine.protocol import Caller, ServingEngine
+from app.engine.protocol import ModelServer, RequestContext
 from app.errors import DeadlineExceeded, Overloaded, ServiceError, ShuttingDown
 from app.imaging import codec
 from app.imaging.codec import Output
@@ -34,7 +34,7 @@ F = TypeVar("F", bound=PictureForm)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Work = Callable[[F, dict[str, Picture], Caller], Awaitable[Answer]]
+Work = Callable[[F, dict[str, Picture], RequestContext], Awaitable[Answer]]
 """What an endpoint does with its form and its pictures, by field."""
 ROOM = 3
 """A caller may have so many times as many pictures here as there is room left for: three quarters of all, alone."""
@@ -81,12 +81,12 @@ Defer = Callable[[Request, Errand, float], Awaitable[Parcel | None]]
 class Desk:
     """Takes requests with a picture and answers them, within the limits that the settings set."""
 
-    def __init__(self, settings: Settings, engine: ServingEngine, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, engine: ModelServer, metrics: Metrics) -> None:
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
         self.budget = PixelBudget(settings.decoded_megapixels)
-        self.admission = Admission(engine.costs, devices=lambda: engine.width)
+        self.admission = Admission(engine.latency, devices=lambda: engine.worker_count)
         self.closing = False
         self.endpoints: dict[str, Endpoint[Any]] = {}
         self.defer: Defer | None = None
@@ -178,8 +178,8 @@ class Desk:
             deadline = min(arrived + patience, time.monotonic() + self.settings.request_timeout_s)
             # The engine tells requests apart by this id: it must not be one that a caller can choose.
             unique = f"{request.state.request_id}#{next(self._numbers)}"
-            caller = Caller(unique, request.state.client, deadline)
-            going = self.make(errand, caller, self.budget)
+            context = RequestContext(unique, request.state.client, deadline)
+            going = self.make(errand, context, self.budget)
             return await self._watched(request, going, deadline - arrived, deadline)
 
     def model_of(self, errand: Errand) -> str:
@@ -202,25 +202,27 @@ class Desk:
         while self._work:
             await asyncio.wait(self._work)
 
-    async def make(self, errand: Errand, caller: Caller, budget: PixelBudget) -> Parcel:
+    async def make(self, errand: Errand, context: RequestContext, budget: PixelBudget) -> Parcel:
         """Return what an errand asks for, done for `caller` within `budget`. Raises whatever ServiceError is met."""
         clock = _Stages()
         sizes = await self.measure(errand)
         clock.lap("decode")
         if not errand.form.needs_device:  # it has nothing to wait for there, and nobody there waits for it
-            return await self._made(errand, sizes, caller, budget, clock)
+            return await self._made(errand, sizes, context, budget, clock)
         kind = f"{self.model_of(errand) or errand.endpoint.task} ×{errand.enlarged}"
         mark = await _on_thread(_marks, errand.uploads)
-        with self.admission.enter(kind, sizes["image"], caller, mark) as due:
-            return await self._made(errand, sizes, replace(caller, due=due), budget, clock)
+        with self.admission.enter(kind, sizes["image"], context, mark) as due:
+            return await self._made(errand, sizes, replace(context, due=due), budget, clock)
 
-    async def _made(self, errand: Errand, sizes: Sizes, caller: Caller, budget: PixelBudget, clock: _Stages) -> Parcel:
+    async def _made(
+        self, errand: Errand, sizes: Sizes, context: RequestContext, budget: PixelBudget, clock: _Stages
+    ) -> Parcel:
         endpoint, form, uploads, enlarged = errand.endpoint, errand.form, errand.uploads, errand.enlarged
         task, most = endpoint.task, self.settings.max_pixels
         enveloped = responses.wants_envelope(errand.accept)
         accept = None if enveloped else errand.accept
         extra = sizes["image"] * enlarged**2
-        async with budget.hold((sum(sizes.values()) + extra) / 1e6, caller.client):
+        async with budget.hold((sum(sizes.values()) + extra) / 1e6, context.client):
             clock.lap("queue")
             pictures = {name: await _on_thread(_decoded, upload, most, name) for name, upload in uploads.items()}
             picture = pictures["image"]
@@ -229,7 +231,7 @@ class Desk:
             if not form.wants_table:
                 codec.choose_format(_as_large(endpoint.outline(form, pictures), enlarged), form.format, accept)
             clock.lap("decode")
-            answer = await endpoint.work(form, pictures, caller)
+            answer = await endpoint.work(form, pictures, context)
             clock.lap("task")
             if answer.table is not None:
                 timing = self._timing(answer, task, clock)

@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from app.engine.protocol import Caller, ServingEngine
+from app.engine.protocol import ModelServer, RequestContext
 from app.errors import DeadlineExceeded, ServiceError, UnknownModel
 from app.imaging import codec
 from app.imaging.picture import Picture
@@ -22,7 +22,7 @@ from models.manifest import Manifest
 
 log = structlog.get_logger("restore.golden")
 
-Work = Callable[[Manifest, Picture, Caller], Awaitable[Answer]]
+Work = Callable[[Manifest, Picture, RequestContext], Awaitable[Answer]]
 
 FRESH_S = 5.0
 """Seconds for which a verdict holds once it is there, however often it is asked for."""
@@ -46,7 +46,7 @@ class Golden:
     """Sends a golden picture through `tasks` {task: how to do it with a model} and remembers how that went."""
 
     def __init__(
-        self, engine: ServingEngine, tasks: Mapping[str, Work], clock: Callable[[], float] = time.monotonic
+        self, engine: ModelServer, tasks: Mapping[str, Work], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._engine = engine
         self._tasks = tasks
@@ -62,7 +62,7 @@ class Golden:
     async def check(self) -> dict[str, Verdict]:
         """Return the verdict on each task that has models; no older than FRESH_S. Many may ask at once."""
         async with self._lock:
-            served = {entry.id.partition("/")[0] for entry in self._engine.entries()}
+            served = {entry.id.partition("/")[0] for entry in self._engine.statuses()}
             tasks = [task for task in self._tasks if task in served]
             stale = [task for task in tasks if self._clock() - self._judged.get(task, -float("inf")) > FRESH_S]
             verdicts = await asyncio.gather(*(self._judge(task) for task in stale))
@@ -83,7 +83,7 @@ class Golden:
         return verdict
 
     def _is_loaded(self, model: Manifest) -> bool:
-        return any(entry.id == model.id and entry.state == "loaded" for entry in self._engine.entries())
+        return any(entry.id == model.id and entry.state == "loaded" for entry in self._engine.statuses())
 
     async def _tried(self, task: str, model: Manifest) -> Verdict:
         try:
@@ -109,8 +109,8 @@ class Golden:
         data, _ = await asyncio.to_thread(codec.encode, picture(model), codec.Output("png"))
         decoded = await asyncio.to_thread(codec.decode, data, max_pixels=10**6)
         deadline = time.monotonic() + PATIENCE_S
-        caller = Caller(f"golden#{next(self._numbers)}", "golden", deadline, probe=True)
-        answer = await self._tasks[task](model, decoded, caller)
+        context = RequestContext(f"golden#{next(self._numbers)}", "golden", deadline, probe=True)
+        answer = await self._tasks[task](model, decoded, context)
         data, _ = await asyncio.to_thread(codec.encode, answer.picture, codec.Output("png"))
         result = await asyncio.to_thread(codec.decode, data, max_pixels=10**6)
         return result.pixels

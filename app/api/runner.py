@@ -13,7 +13,7 @@ from app.api import problems
 from app.api.desk import Desk, Errand
 from app.api.forms import Upload
 from app.api.limits import PixelBudget
-from app.engine.protocol import BACKGROUND, Caller, Progress
+from app.engine.protocol import BACKGROUND, Progress, RequestContext
 from app.errors import DeadlineExceeded, ServiceError
 from app.jobs.store import Job
 from app.jobs.worker import Result
@@ -35,7 +35,7 @@ class Runner:
         left = None if job.deadline is None else max(0.0, job.deadline - self._clock())
         deadline = time.monotonic() + left if left is not None else float("inf")
         # Another client than whoever sent it: what it does meanwhile shares nothing with its job.
-        caller = Caller(f"job {job.id}", f"job:{job.client}", deadline, weight=BACKGROUND, progress=progress)
+        context = RequestContext(f"job {job.id}", f"job:{job.client}", deadline, weight=BACKGROUND, progress=progress)
         endpoint = self._desk.endpoints[job.task]
         form = endpoint.kind.model_validate(job.request["form"])
         with ExitStack() as opened:
@@ -43,7 +43,7 @@ class Runner:
             errand = Errand(endpoint, form, uploads, job.request["accept"])
             try:
                 async with asyncio.timeout(left) as limit:
-                    parcel = await self._desk.make(errand, caller, self._budget)
+                    parcel = await self._desk.make(errand, context, self._budget)
             except TimeoutError:
                 if not limit.expired():
                     raise  # somebody else's time was up

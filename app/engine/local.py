@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import structlog
 
-from app.engine.costs import MOST_S, CostTable
-from app.engine.protocol import Arrays, Caller, Counters, Entry, Ticket
+from app.engine.latency_model import MOST_S, LatencyModel
+from app.engine.protocol import Arrays, Counters, InferenceRequest, ModelStatus, RequestContext
 from app.engine.registry import Registry
 from app.engine.scheduler import Scheduler
 from app.errors import ModelUnavailable, ServiceError
@@ -28,7 +28,7 @@ _TURNS = 4
 
 
 class LocalEngine:
-    """Implements `protocol.ServingEngine` with models in this process.
+    """Implements `protocol.ModelServer` with models in this process.
 
     `max_batch` caps what manifests allow. Each device does `lanes` batches at once.
 
@@ -42,31 +42,34 @@ class LocalEngine:
         *,
         max_batch: int = 64,
         max_megapixels: float = 64.0,
-        lanes: int = 1,
+        max_concurrent_batches: int = 1,
         accelerated: bool = False,
         device: str = "unnamed",
-        costs: CostTable | None = None,
+        latency: LatencyModel | None = None,
     ) -> None:
         self.registry = registry
         self.device = device
         self.accelerated = accelerated
-        self.costs = CostTable() if costs is None else costs
+        self.latency = LatencyModel() if latency is None else latency
         self.schedulers = {
             name: Scheduler(
-                functools.partial(self._execute, name), lanes=lanes, costs=self.costs, max_megapixels=max_megapixels
+                functools.partial(self._execute, name),
+                max_concurrent_batches=max_concurrent_batches,
+                latency=self.latency,
+                max_megapixels=max_megapixels,
             )
             for name in registry.devices
         }
         self._max_batch = max_batch
         self._limits: dict[str, int] = {}
         self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._coming: Counter[str] = Counter()  # tickets that wait for a model to be loaded, by device
+        self._loading_requests: Counter[str] = Counter()  # tickets that wait for a model to be loaded, by device
         self._functions: dict[str, dict[str, str]] = {}  # {model: {signature: the function that runs for it}}
         self._chosen_for: dict[str, Manifest] = {}  # the model as it was when that was found out
         self._choosing = asyncio.Lock()
 
     @property
-    def width(self) -> int:
+    def worker_count(self) -> int:
         """How many devices work at once."""
         return len(self.schedulers)
 
@@ -80,9 +83,9 @@ class LocalEngine:
         """What happened on all devices since the start."""
         return sum((scheduler.counters for scheduler in self.schedulers.values()), Counters())
 
-    def entries(self) -> list[Entry]:
+    def statuses(self) -> list[ModelStatus]:
         """Return what is on the shelf, by task, name and version."""
-        return self.registry.entries()
+        return self.registry.statuses()
 
     def defaults(self) -> list[Manifest]:
         """Return the default model of each task that has one that can be served."""
@@ -108,9 +111,9 @@ class LocalEngine:
         }
         return manifest.model_copy(update={"signatures": signatures})
 
-    async def run(self, ticket: Ticket) -> Arrays:
+    async def run(self, request: InferenceRequest) -> Arrays:
         """Return the outputs of `ticket`, loading its model if it is not in memory."""
-        return await self._run(ticket, self._least_busy(self.registry.places(ticket.model)))
+        return await self._run(request, self._least_busy(self.registry.places(request.model)))
 
     async def warm(self, manifest: Manifest, *, keep: bool = False, every_size: bool = False) -> None:
         """Load a model on every device and run each signature at its first tile size, or at every one, so that
@@ -120,37 +123,37 @@ class LocalEngine:
         last. Raises what `run` raises.
         """
         if keep:
-            self.registry.keep(manifest.id)
+            self.registry.pin(manifest.id)
         manifest = self.find(manifest.task, f"{manifest.name}@{manifest.version}")
-        caller = Caller(request_id=f"warm {manifest.id}", client="warm-up", probe=True)
+        context = RequestContext(request_id=f"warm {manifest.id}", client="warm-up", probe=True)
         first = warm_sizes(manifest.geometry)[0]
-        for device, ticket in itertools.product(self.schedulers, warm_tickets(manifest, caller, every_size=True)):
-            is_quick = 2 * self.costs.seconds(manifest.id, ticket.signature, ticket.pixels) <= MOST_S
-            if every_size or is_quick or ticket.pixels == first[0] * first[1]:
-                await self._measure(ticket, device)
-        self.registry.prove(manifest.id)
-        log.info("model warm", model=manifest.id, seconds=round(caller.spent.get("model", 0.0), 2))
+        for device, request in itertools.product(self.schedulers, warmup_requests(manifest, context, every_size=True)):
+            is_quick = 2 * self.latency.seconds(manifest.id, request.signature, request.pixels) <= MOST_S
+            if every_size or is_quick or request.pixels == first[0] * first[1]:
+                await self._measure(request, device)
+        self.registry.mark_ready(manifest.id)
+        log.info("model warm", model=manifest.id, seconds=round(context.device_seconds.get("model", 0.0), 2))
 
-    async def _measure(self, ticket: Ticket, device: str) -> None:
+    async def _measure(self, request: InferenceRequest, device: str) -> None:
         """Run `ticket`, and find out which batches of it pay if that is not known from an earlier start."""
-        await self._run(ticket, device)
-        limit = self._limits[ticket.model]
-        if limit > 1 and not self.costs.knows(ticket.model, ticket.signature, ticket.pixels, 2):
-            await self.schedulers[device].measure(ticket, limit)
+        await self._run(request, device)
+        limit = self._limits[request.model]
+        if limit > 1 and not self.latency.knows(request.model, request.signature, request.pixels, 2):
+            await self.schedulers[device].measure(request, limit)
 
     async def refresh(self) -> None:
         """Look at the shelves. What is new there takes its place once it is warm; what cannot be warmed never does."""
-        await asyncio.to_thread(self.registry.look)
-        for manifest in self.registry.candidates():
+        await asyncio.to_thread(self.registry.poll)
+        for manifest in self.registry.pending_promotions():
             try:
                 await self.warm(manifest)
             except ModelUnavailable as error:
-                self.registry.refuse(manifest.id, error.detail)
+                self.registry.mark_unavailable(manifest.id, error.detail)
             except ServiceError as error:  # it may work later
                 log.warning("model not warm", model=manifest.id, reason=error.detail)
             except Exception as error:
                 log.exception("warm-up failed", model=manifest.id)
-                self.registry.refuse(manifest.id, type(error).__name__)
+                self.registry.mark_unavailable(manifest.id, type(error).__name__)
 
     async def close(self, limit: float) -> None:
         """End gracefully: what is here gets `limit` seconds, then ShuttingDown."""
@@ -161,17 +164,17 @@ class LocalEngine:
         first, *others = devices
         if not others:  # the usual case: what waits need not be counted
             return first
-        return min(devices, key=lambda name: (self.schedulers[name].seconds_ahead(), self._coming[name]))
+        return min(devices, key=lambda name: (self.schedulers[name].seconds_ahead(), self._loading_requests[name]))
 
-    async def _run(self, ticket: Ticket, device: str) -> Arrays:
-        with self.registry.held(ticket.model):
-            if (ticket.model, device) in self._loads or self.registry.loaded(ticket.model, device) is None:
-                self._coming[device] += 1
+    async def _run(self, request: InferenceRequest, device: str) -> Arrays:
+        with self.registry.lease(request.model):
+            if (request.model, device) in self._loads or self.registry.loaded(request.model, device) is None:
+                self._loading_requests[device] += 1
                 try:
-                    await self._load(ticket.model, device)
+                    await self._load(request.model, device)
                 finally:
-                    self._coming[device] -= 1
-            return await self.schedulers[device].submit(ticket, self._limits.get(ticket.model, 1))
+                    self._loading_requests[device] -= 1
+            return await self.schedulers[device].submit(request, self._limits.get(request.model, 1))
 
     async def _load(self, model: str, device: str) -> None:
         # One load however many wait, and it goes on when those who wait go away.
@@ -219,16 +222,16 @@ class LocalEngine:
 
     async def _seconds(self, manifest: Manifest, function: str, size: tuple[int, int], device: str) -> float:
         """Return the seconds that a call of `function` takes; infinity where the device cannot do it."""
-        caller = Caller(request_id=f"measure {manifest.id}", client="warm-up", probe=True)
+        context = RequestContext(request_id=f"measure {manifest.id}", client="warm-up", probe=True)
         try:
-            await self.schedulers[device].submit(_grey_ticket(manifest, function, size, caller), 1)
+            await self.schedulers[device].submit(_grey_request(manifest, function, size, context), 1)
         except ModelUnavailable:
             return math.inf
-        return caller.spent["model"]
+        return context.device_seconds["model"]
 
     def _execute(self, device: str, model: str, signature: str, inputs: Arrays) -> Arrays:
         function = self._functions.get(model, {}).get(signature, signature)
-        with self.registry.held(model):
+        with self.registry.lease(model):
             return self.registry.load(model, device).run(function, inputs)
 
 
@@ -238,11 +241,13 @@ def clearly_fastest(usual: str, seconds: Mapping[str, Sequence[float]]) -> str:
     return best if min(seconds[best]) * MARGIN < min(seconds[usual]) else usual
 
 
-def warm_tickets(manifest: Manifest, caller: Caller, *, every_size: bool = False) -> Iterator[Ticket]:
+def warmup_requests(
+    manifest: Manifest, context: RequestContext, *, every_size: bool = False
+) -> Iterator[InferenceRequest]:
     """Yield a ticket for each signature at the model's first tile size, or at every one."""
     sizes = warm_sizes(manifest.geometry)
     for name, size in itertools.product(manifest.signatures, sizes if every_size else sizes[:1]):
-        yield _grey_ticket(manifest, name, size, caller)
+        yield _grey_request(manifest, name, size, context)
 
 
 def warm_sizes(geometry: Geometry) -> list[tuple[int, int]]:
@@ -256,9 +261,11 @@ def warm_sizes(geometry: Geometry) -> list[tuple[int, int]]:
     return list(geometry.canonical_sizes if geometry.kind == "canonical" else geometry.valid_sizes)
 
 
-def _grey_ticket(manifest: Manifest, function: str, size: tuple[int, int], caller: Caller) -> Ticket:
+def _grey_request(
+    manifest: Manifest, function: str, size: tuple[int, int], context: RequestContext
+) -> InferenceRequest:
     inputs = {key: _grey(tensor, size) for key, tensor in manifest.functions[function].inputs.items()}
-    return Ticket(manifest.id, function, inputs, caller, pixels=size[0] * size[1])
+    return InferenceRequest(manifest.id, function, inputs, context, pixels=size[0] * size[1])
 
 
 def _grey(tensor: Tensor, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

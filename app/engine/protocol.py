@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.costs import CostTable
+from app.engine.latency_model import LatencyModel
 from models.manifest import Manifest
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -38,7 +38,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class RequestContext:
     """For whom work is done. `deadline` is on the clock of `time.monotonic`, in seconds; of one client's requests the
     one that is `due` first has the device first, the earliest deadline where nothing is due.
 
@@ -53,7 +53,7 @@ class Caller:
     due: float = float("inf")
     probe: bool = False
     weight: float = INTERACTIVE
-    spent: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    device_seconds: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
     progress: Progress = field(default_factory=Progress, compare=False, repr=False)
 
     @property
@@ -63,7 +63,7 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class InferenceRequest:
     """One tile's worth of work: the unit that the scheduler orders, batches, counts and cancels.
 
     `inputs` are float32 arrays with a batch axis of 1, as the signature's manifest entry names them.
@@ -72,12 +72,12 @@ class Ticket:
     model: str
     signature: str
     inputs: Arrays = field(repr=False)
-    caller: Caller
+    context: RequestContext
     pixels: int
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ModelStatus:
     """One version on the shelf. `manifest` is None where it cannot be read; `reason` says why it is unavailable;
     `latest` is the version that the name alone means."""
 
@@ -97,7 +97,7 @@ class Counters:
     another replica because theirs died.
     """
 
-    tickets: int = 0
+    requests: int = 0
     failures: int = 0
     batches: int = 0
     pixels: int = 0
@@ -127,7 +127,7 @@ class Engine(Protocol):
         Raises UnknownModel, which names the nearest, or ModelUnavailable when it is known and cannot be loaded.
         """
 
-    async def run(self, ticket: Ticket) -> Arrays:
+    async def run(self, request: InferenceRequest) -> Arrays:
         """Return the outputs of `ticket` by name, float32, batch axis of 1.
 
         Cancelling the awaiting task takes a waiting ticket off the queue. Raises DeadlineExceeded, Overloaded,
@@ -135,7 +135,7 @@ class Engine(Protocol):
         """
 
 
-class Load(Protocol):
+class DeviceStats(Protocol):
     """What waits for a device, and what it did since the start."""
 
     @property
@@ -151,28 +151,28 @@ class Load(Protocol):
         """What happened."""
 
 
-class ServingEngine(Engine, Protocol):
+class ModelServer(Engine, Protocol):
     """What the service needs of an engine beside what tasks need. `costs` is what was measured."""
 
-    costs: CostTable
+    latency: LatencyModel
 
     @property
     def device(self) -> str:
         """What models run on, in words."""
 
     @property
-    def width(self) -> int:
+    def worker_count(self) -> int:
         """How many devices work at once; 0 while none can."""
 
     @property
-    def devices(self) -> Mapping[str, Load]:
+    def devices(self) -> Mapping[str, DeviceStats]:
         """What waits and what was done, by device."""
 
     @property
     def counters(self) -> Counters:
         """What happened on all devices since the start, as far as it is known here."""
 
-    def entries(self) -> list[Entry]:
+    def statuses(self) -> list[ModelStatus]:
         """Return what is on the shelf, by task, name and version."""
 
     def defaults(self) -> list[Manifest]:

@@ -1,8 +1,8 @@
 """The engine of many machines: replicas that Ray Serve keeps alive, behind the same protocol. Imports no TensorFlow.
 
-Ray Serve starts, watches, replaces and drains the replicas; which of them a tile goes to says `LeastSent`, and whose
-turn it is there each replica's own scheduler. A tile is a pure function of its inputs: one whose replica died goes to
-another, `RETRIES` times at most and inside its deadline.
+Ray Serve starts, watches, replaces and drains the replicas. `LeastOutstandingRouter` chooses the replica for each tile,
+and each replica's own scheduler orders the tiles there. A tile is a pure function of its inputs: if its replica dies it
+goes to another one, `RETRIES` times at most and within its deadline.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 
 import structlog
 
-from app.engine.costs import CostTable
-from app.engine.local import warm_tickets
-from app.engine.protocol import Arrays, Caller, Counters, Entry, Load, Ticket
+from app.engine.latency_model import LatencyModel
+from app.engine.local import warmup_requests
+from app.engine.protocol import Arrays, Counters, DeviceStats, InferenceRequest, ModelStatus, RequestContext
 from app.engine.registry import Model, Registry
-from app.engine.replica import Parcel, Replica, Reply
+from app.engine.replica import Replica, WireRequest, WireResult
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
 from models.manifest import Manifest
 
@@ -67,7 +67,7 @@ class Cluster:
     gpus: float = 0.0
 
 
-class LeastSent:
+class LeastOutstandingRouter:
     """Sends each ticket to the replica that has the fewest of ours unanswered, or chosen for it and on their way; of
     equals, to the one used longest ago.
 
@@ -125,7 +125,7 @@ class LeastSent:
 
 
 class RayEngine:
-    """Implements `protocol.ServingEngine` with replicas on the nodes of a Ray cluster.
+    """Implements `protocol.ModelServer` with replicas on the nodes of a Ray cluster.
 
     The shelf in `folders` is read here, for names and manifests, and must be the same at the same place on every node.
     At most `max_megapixels` for each working replica are under way from here; what would be more is Overloaded, except
@@ -148,10 +148,10 @@ class RayEngine:
         replica: type[Replica] = Replica,
     ) -> None:
         self.accelerated = cluster.gpus > 0
-        self.costs = CostTable("ray")
+        self.latency = LatencyModel("ray")
         self._max_pixels = max_megapixels * 1e6
         self._sender = uuid.uuid4().hex[:12]
-        self._tickets: dict[int, Ticket] = {}
+        self._tickets: dict[int, InferenceRequest] = {}
         self._numbers = itertools.count(1)
         self._answered: set[str] = set()
         self._counters = Counters()
@@ -159,7 +159,7 @@ class RayEngine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended = threading.Event()
-        self._width, self._seen = 0, time.monotonic()
+        self._worker_count, self._seen = 0, time.monotonic()
         places = [folder.absolute() for folder in folders]
         self._ray, self._serve = _connected(cluster)
         self._lost = self._ray.exceptions.RayError, self._serve.exceptions.RayServeException
@@ -167,7 +167,7 @@ class RayEngine:
             arguments = {"folders": places, "preload": tuple(preload), "max_batch": max_batch, "budget": budget}
             self._handle = self._deployed(cluster, replica, arguments)
             self._await_first(cluster)
-            self._registry = Registry(places, _Afar(self._handle))
+            self._registry = Registry(places, RemoteModelLoader(self._handle))
         except BaseException as error:
             self._ray.shutdown()
             if isinstance(error, (*self._lost, TimeoutError)):
@@ -180,15 +180,15 @@ class RayEngine:
     @property
     def device(self) -> str:
         """What models run on, in words."""
-        return f"{self.width} Ray replicas{' with a GPU' if self.accelerated else ''}"
+        return f"{self.worker_count} Ray replicas{' with a GPU' if self.accelerated else ''}"
 
     @property
-    def width(self) -> int:
+    def worker_count(self) -> int:
         """How many replicas work."""
-        return self._width if time.monotonic() - self._seen < _BLIND_S else 0
+        return self._worker_count if time.monotonic() - self._seen < _BLIND_S else 0
 
     @property
-    def devices(self) -> Mapping[str, Load]:
+    def devices(self) -> Mapping[str, DeviceStats]:
         """What waits and what was done, of all replicas together."""
         return {"replicas": self}
 
@@ -200,18 +200,18 @@ class RayEngine:
     @property
     def megapixels(self) -> float:
         """Megapixels that are under way."""
-        return sum(ticket.pixels for ticket in self._tickets.values()) / 1e6
+        return sum(request.pixels for request in self._tickets.values()) / 1e6
 
     @property
     def counters(self) -> Counters:
         """What happened on the replicas, as far as this engine was told: what they count is told to one engine each."""
         return self._counters
 
-    def entries(self) -> list[Entry]:
+    def statuses(self) -> list[ModelStatus]:
         """Return what is on the shelf. Loaded is a model that a replica has answered for."""
         return [
             replace(entry, state="loaded") if entry.id in self._answered and not entry.reason else entry
-            for entry in self._registry.entries()
+            for entry in self._registry.statuses()
         ]
 
     def defaults(self) -> list[Manifest]:
@@ -222,29 +222,29 @@ class RayEngine:
         """Return the manifest of model `name` (`name` or `name@version`), or of the task's default when None."""
         return self._registry.find(task, name)
 
-    async def run(self, ticket: Ticket) -> Arrays:
+    async def run(self, request: InferenceRequest) -> Arrays:
         """Return the outputs of `ticket` from whichever replica did it. Raises what `protocol.Engine.run` raises."""
-        self._admit(ticket)
+        self._admit(request)
         number = next(self._numbers)
-        self._tickets[number] = ticket
+        self._tickets[number] = request
         self._idle.clear()
-        left = ticket.caller.deadline - time.monotonic()
+        left = request.context.deadline - time.monotonic()
         try:
             async with asyncio.timeout(None if math.isinf(left) else left):
-                reply = await self._sent(ticket)
+                result = await self._sent(request)
         except TimeoutError:
             raise self._rejected("deadline-exceeded", _too_late()) from None
         finally:
             del self._tickets[number]
             if not self._tickets:
                 self._idle.set()
-        self._counters += reply.counters
-        for stage, seconds in reply.spent.items():
-            ticket.caller.spent[stage] = ticket.caller.spent.get(stage, 0.0) + seconds
-        if isinstance(reply.outcome, ServiceError):
-            raise reply.outcome
-        self._answered.add(ticket.model)
-        return reply.outcome
+        self._counters += result.counters
+        for stage, seconds in result.device_seconds.items():
+            request.context.device_seconds[stage] = request.context.device_seconds.get(stage, 0.0) + seconds
+        if isinstance(result.outcome, ServiceError):
+            raise result.outcome
+        self._answered.add(request.model)
+        return result.outcome
 
     def as_run(self, manifest: Manifest) -> Manifest:
         """Return `manifest`: what precision its replicas choose they do not tell."""
@@ -255,9 +255,9 @@ class RayEngine:
 
     async def warm(self, manifest: Manifest, *, keep: bool = False) -> None:  # noqa: ARG002
         """Run each signature once on some replica. Each replica warms what it preloads by itself, also a new one."""
-        caller = Caller(f"warm {manifest.id}", client="warm-up", probe=True)
-        for ticket in warm_tickets(manifest, caller):
-            await self.run(ticket)
+        context = RequestContext(f"warm {manifest.id}", client="warm-up", probe=True)
+        for request in warmup_requests(manifest, context):
+            await self.run(request)
 
     async def close(self, limit: float) -> None:
         """End gracefully: what is under way gets `limit` seconds, then ShuttingDown. Replicas of a cluster that was
@@ -275,47 +275,47 @@ class RayEngine:
         self._watch.join(_BLIND_S)
         self._ray.shutdown()
 
-    def _admit(self, ticket: Ticket) -> None:
-        caller = ticket.caller
+    def _admit(self, request: InferenceRequest) -> None:
+        context = request.context
         if self._closing:
             raise self._rejected("shutting-down", ShuttingDown("The service is shutting down."))
-        if caller.deadline <= time.monotonic():
+        if context.deadline <= time.monotonic():
             raise self._rejected("deadline-exceeded", _too_late())
-        if not self.width:
+        if not self.worker_count:
             raise self._rejected("overloaded", _nobody())
-        if caller.spent or caller.probe or caller.background:
+        if context.device_seconds or context.probe or context.background:
             return
-        if any(other.caller.request_id == caller.request_id for other in self._tickets.values()):
+        if any(other.context.request_id == context.request_id for other in self._tickets.values()):
             return
         pixels = sum(other.pixels for other in self._tickets.values())
-        if pixels and pixels + ticket.pixels > self._max_pixels * self.width:
+        if pixels and pixels + request.pixels > self._max_pixels * self.worker_count:
             wait = round(max(1.0, self._seconds(pixels)), 1)
             text = f"The queue is full. Try again in {wait:g} seconds."
             raise self._rejected("overloaded", Overloaded(text, retry_after=wait))
 
     def _seconds(self, pixels: int) -> float:
         """Return about how long all replicas together need for `pixels`, as their work went so far."""
-        return self._counters.busy_seconds / max(1, self._counters.pixels) * pixels / max(1, self.width)
+        return self._counters.busy_seconds / max(1, self._counters.pixels) * pixels / max(1, self.worker_count)
 
     def _rejected(self, reason: str, error: ServiceError) -> ServiceError:
         self._counters.rejections[reason] += 1
         return error
 
-    async def _sent(self, ticket: Ticket) -> Reply:
+    async def _sent(self, request: InferenceRequest) -> WireResult:
         """Return a replica's reply; another one's if the first died."""
         for attempt in range(RETRIES + 1):
-            parcel = Parcel.of(ticket, self._sender, time.monotonic())
+            wire_request = WireRequest.of(request, self._sender, time.monotonic())
             try:
-                return await self._answer(self._handle.run.remote(parcel))
+                return await self._answer(self._handle.run.remote(wire_request))
             except self._ray.exceptions.RayTaskError:
-                log.exception("replica failed", model=ticket.model, signature=ticket.signature)
+                log.exception("replica failed", model=request.model, signature=request.signature)
                 break
             except self._lost as error:
-                log.warning("replica lost", model=ticket.model, attempt=attempt + 1, error=type(error).__name__)
+                log.warning("replica lost", model=request.model, attempt=attempt + 1, error=type(error).__name__)
                 self._counters.retries += attempt < RETRIES
-        raise ModelUnavailable(f"The model {ticket.model} failed on this picture.", value=ticket.model)
+        raise ModelUnavailable(f"The model {request.model} failed on this picture.", value=request.model)
 
-    async def _answer(self, response: Any) -> Reply:
+    async def _answer(self, response: Any) -> WireResult:
         """Return what `response` becomes. Gives up where no replica works any more, and when the engine ends."""
         answer = asyncio.ensure_future(_awaited(response))
         try:
@@ -325,7 +325,7 @@ class RayEngine:
                     break
                 if self._ended.is_set():
                     raise ShuttingDown("The service is shutting down.")
-                if not self.width:
+                if not self.worker_count:
                     raise self._rejected("overloaded", _nobody())
             return answer.result()
         finally:
@@ -359,7 +359,7 @@ class RayEngine:
 
     def _await_first(self, cluster: Cluster) -> None:
         until = time.monotonic() + _START_S
-        while not self._width:
+        while not self._worker_count:
             state, reason = self._look()
             if state == "DEPLOY_FAILED" or time.monotonic() > until:
                 log.error("no replica works", state=state, reason=reason)
@@ -381,13 +381,13 @@ class RayEngine:
         """Count the replicas that work, and return the application's state and what its deployment says."""
         application = self._serve.status().applications.get(APPLICATION)
         deployment = application.deployments.get(DEPLOYMENT) if application else None
-        self._width = int(deployment.replica_states.get("RUNNING", 0)) if deployment else 0
+        self._worker_count = int(deployment.replica_states.get("RUNNING", 0)) if deployment else 0
         self._seen = time.monotonic()
         state = str(application.status.value) if application else "gone"
         return state, str(deployment.message) if deployment else ""
 
 
-class _Afar:
+class RemoteModelLoader:
     """Has graphs checked by a replica, and loads none."""
 
     devices = ("replicas",)
@@ -445,12 +445,12 @@ def _environment(cluster: Cluster) -> dict[str, Any]:
     return {"env_vars": {"PYTHONPATH": root, "TF_NUM_INTRAOP_THREADS": str(max(1, round(cluster.cpus)))}}
 
 
-async def _awaited(response: Any) -> Reply:
-    reply: Reply = await response
-    return reply
+async def _awaited(response: Any) -> WireResult:
+    result: WireResult = await response
+    return result
 
 
-def _seen(answer: asyncio.Future[Reply]) -> None:
+def _seen(answer: asyncio.Future[WireResult]) -> None:
     if not answer.cancelled():
         answer.exception()  # nobody waits for it any more
 

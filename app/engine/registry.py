@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-from app.engine.protocol import Arrays, Entry
+from app.engine.protocol import Arrays, ModelStatus
 from app.errors import ModelUnavailable, Overloaded, UnknownModel, nearest
 from models import manifest as contract
 from models import repository
@@ -27,7 +27,7 @@ from models.repository import Fingerprint, RepositoryError
 
 log = structlog.get_logger(__name__)
 
-LINGER_S = 60.0
+UNLOAD_GRACE_S = 60.0
 """Seconds for which a model that left the shelf stays in memory after its last use: a request asks for it again and
 again, with other work between."""
 
@@ -60,7 +60,7 @@ class Loader(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Slot:
+class ModelVersion:
     """A version that changes: `lock` guards its loads, so that one holds up only those who want that model.
 
     `stamp` is of the files as they were read; `refused` is of files that were changed while the version was in memory.
@@ -110,14 +110,14 @@ class _Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shelf:
+class RepositorySnapshot:
     """What is on the shelf by id, the version that each (task, name) means, and each task's default name."""
 
-    slots: Mapping[str, _Slot] = field(default_factory=dict)
-    latest: Mapping[tuple[str, str], _Slot] = field(default_factory=dict)
+    slots: Mapping[str, ModelVersion] = field(default_factory=dict)
+    latest: Mapping[tuple[str, str], ModelVersion] = field(default_factory=dict)
     default: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, task: str) -> list[_Slot]:
+    def of(self, task: str) -> list[ModelVersion]:
         return [slot for slot in self.slots.values() if slot.task == task]
 
     def tasks(self) -> list[str]:
@@ -127,25 +127,25 @@ class _Shelf:
         """Return the names of a task that are marked as its default: a newer version need not bear the mark."""
         return list(dict.fromkeys(slot.name for slot in self.of(task) if slot.default))
 
-    def followed_by(self, slots: Mapping[str, _Slot]) -> _Shelf:
+    def followed_by(self, slots: Mapping[str, ModelVersion]) -> RepositorySnapshot:
         """Return the shelf that holds `slots` now. What cannot serve gives way, and so does what is proven to have a
         successor."""
-        names: dict[tuple[str, str], list[_Slot]] = {}
+        names: dict[tuple[str, str], list[ModelVersion]] = {}
         for slot in slots.values():
             names.setdefault((slot.task, slot.name), []).append(slot)
         latest = {key: _latest(versions, self.latest.get(key)) for key, versions in names.items()}
-        snapshot = _Shelf(slots, latest)
+        snapshot = RepositorySnapshot(slots, latest)
         default = {task: self._default_of(snapshot, task) for task in snapshot.tasks()}
-        return _Shelf(slots, latest, {task: name for task, name in default.items() if name})
+        return RepositorySnapshot(slots, latest, {task: name for task, name in default.items() if name})
 
-    def _default_of(self, snapshot: _Shelf, task: str) -> str:
+    def _default_of(self, snapshot: RepositorySnapshot, task: str) -> str:
         wanted, present = next(iter(snapshot.marked(task)), ""), self.default.get(task, "")
         serving, follower = snapshot.latest.get((task, present)), snapshot.latest.get((task, wanted))
         if serving is None or (follower and not serving.usable):
             return wanted
         return wanted if follower and follower.proven and follower.usable else present
 
-    def unproven(self) -> list[_Slot]:
+    def unproven(self) -> list[ModelVersion]:
         """Return what takes a place as soon as it is proven: a newer version, another default."""
         newest = [max(_usable(self.slots.values(), key), default=None, key=_version) for key in self.latest]
         found = [slot for slot in newest if slot and slot.version > self.latest[slot.task, slot.name].version]
@@ -156,7 +156,7 @@ class _Shelf:
         return [slot for slot in dict.fromkeys(found) if slot.usable and not slot.proven]
 
 
-def _latest(versions: Iterable[_Slot], serving: _Slot | None) -> _Slot:
+def _latest(versions: Iterable[ModelVersion], serving: ModelVersion | None) -> ModelVersion:
     """Return the version that a name means: the newest proven one, unless one that serves is newer; where none of
     these is, the newest that may be served, or the newest of all."""
     usable = [slot for slot in versions if slot.usable]
@@ -164,11 +164,11 @@ def _latest(versions: Iterable[_Slot], serving: _Slot | None) -> _Slot:
     return max(proven or usable or versions, key=_version)
 
 
-def _usable(slots: Iterable[_Slot], key: tuple[str, str]) -> list[_Slot]:
+def _usable(slots: Iterable[ModelVersion], key: tuple[str, str]) -> list[ModelVersion]:
     return [slot for slot in slots if (slot.task, slot.name) == key and slot.usable]
 
 
-def _version(slot: _Slot) -> int:
+def _version(slot: ModelVersion) -> int:
     return slot.version
 
 
@@ -194,12 +194,12 @@ class Registry:
         self._loader = loader
         self._budget = budget
         self._clock = clock
-        self._shelf = _Shelf()
-        self._leaving: dict[str, _Slot] = {}  # off the shelf and still in memory
-        self._restless: dict[Path, Fingerprint] = {}  # what changed when it was looked at last
+        self._shelf = RepositorySnapshot()
+        self._retired: dict[str, ModelVersion] = {}  # off the shelf and still in memory
+        self._unstable_dirs: dict[Path, Fingerprint] = {}  # what changed when it was looked at last
         self._shadowed: set[Path] = set()
         self._unreadable: set[Path] = set()
-        self._coming: Counter[str] = Counter()  # bytes that are being loaded, by device
+        self._loading_bytes: Counter[str] = Counter()  # bytes that are being loaded, by device
         self._lock = threading.Lock()  # guards the shelf, holds and what is in memory; held for moments
         self._looking = threading.Lock()
         new, _ = self._read(patient=False)
@@ -213,7 +213,7 @@ class Registry:
 
     # --- the shelf ---
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Read what changed on the shelves before the last look and not since, so that nothing is read half-copied.
 
         An unchanged folder costs a listing. What left the shelf is unloaded when it was not used for a while.
@@ -230,17 +230,17 @@ class Registry:
         for device in self.devices:
             self._make_room(0, device)
 
-    def candidates(self) -> list[Manifest]:
+    def pending_promotions(self) -> list[Manifest]:
         """Return what takes the place of a version or a default that serves, once it is proven."""
         return [slot.manifest for slot in self._shelf.unproven() if slot.manifest]
 
-    def prove(self, model: str) -> None:
+    def mark_ready(self, model: str) -> None:
         """Say that this model was loaded and works: it may take the place of an older one."""
         with self._lock:
             self._slot(model).proven = True
             self._settle(self._shelf.slots)
 
-    def refuse(self, model: str, reason: str) -> None:
+    def mark_unavailable(self, model: str, reason: str) -> None:
         """Say that this model does not work: it is unavailable until its files change."""
         log.error("model unavailable", model=model, reason=reason)
         with self._lock:
@@ -253,11 +253,11 @@ class Registry:
         for device, there in idle.items():
             self._unload(slot, device, there)
 
-    def keep(self, model: str) -> None:
+    def pin(self, model: str) -> None:
         """Let this model, and a version that takes its place, be unloaded last."""
         self._slot(model).kept = True
 
-    def entries(self) -> list[Entry]:
+    def statuses(self) -> list[ModelStatus]:
         """Return what is on the shelf, by task, name and version."""
         snapshot = self._shelf
         ordered = sorted(snapshot.slots.values(), key=lambda slot: (slot.task, slot.name, slot.version))
@@ -283,33 +283,33 @@ class Registry:
                 found.append(self.find(task))
         return found
 
-    def _read(self, *, patient: bool) -> tuple[list[_Slot], list[_Slot]]:
+    def _read(self, *, patient: bool) -> tuple[list[ModelVersion], list[ModelVersion]]:
         """Swap in the shelf as it is now; when `patient`, without what is still being written.
 
         Returns what is new on it, and what left it."""
         known = dict(self._shelf.slots)
-        slots: dict[str, _Slot] = {}
-        restless: dict[Path, Fingerprint] = {}
+        slots: dict[str, ModelVersion] = {}
+        unstable_dirs: dict[Path, Fingerprint] = {}
         for folder in repository.folders(self._folders, self._tell_of_unreadable):
             place = _place(folder)
             if place in slots:
                 self._tell_of_shadow(folder, slots[place].folder)
                 continue
             fingerprint = repository.fingerprint(folder)
-            old = known.get(place) or self._leaving.get(place)
-            waits = patient and self._restless.get(folder) != fingerprint
+            old = known.get(place) or self._retired.get(place)
+            waits = patient and self._unstable_dirs.get(folder) != fingerprint
             if old and _unchanged(old, folder, fingerprint):
                 slots[place] = old
             elif waits:
-                restless[folder] = fingerprint
+                unstable_dirs[folder] = fingerprint
                 slots |= {place: old} if old else {}
             else:
                 slots[place] = self._read_folder(folder, fingerprint, old)
-        self._restless = restless
-        left = self._swap(known, slots, {folder.parts[-3] for folder in restless})
+        self._unstable_dirs = unstable_dirs
+        left = self._swap(known, slots, {folder.parts[-3] for folder in unstable_dirs})
         return [slot for place, slot in slots.items() if known.get(place) is not slot], left
 
-    def _read_folder(self, folder: Path, fingerprint: Fingerprint, old: _Slot | None) -> _Slot:
+    def _read_folder(self, folder: Path, fingerprint: Fingerprint, old: ModelVersion | None) -> ModelVersion:
         """Return the slot of a folder whose files are not those of `old`; what is in memory stays as it is."""
         task, name, version = folder.parts[-3:]
         manifest, problems = None, []
@@ -332,24 +332,26 @@ class Registry:
             log.error("model refused", model=_place(folder), folder=str(folder), problems=problems)
         manifest = manifest or _readable(folder)
         kept = bool(old and old.kept)
-        return _Slot(task, name, int(version), folder, fingerprint, manifest, "; ".join(problems), kept=kept)
+        return ModelVersion(task, name, int(version), folder, fingerprint, manifest, "; ".join(problems), kept=kept)
 
-    def _swap(self, known: Mapping[str, _Slot], slots: dict[str, _Slot], restless: set[str]) -> list[_Slot]:
+    def _swap(
+        self, known: Mapping[str, ModelVersion], slots: dict[str, ModelVersion], unstable_dirs: set[str]
+    ) -> list[ModelVersion]:
         """Make `slots` the shelf and return what left it. It stays while something of its task is about to take its
         place."""
         gone = {place: slot for place, slot in known.items() if place not in slots}
         with self._lock:
-            unsettled = restless | {s.task for s in self._shelf.followed_by({**gone, **slots}).unproven()}
+            unsettled = unstable_dirs | {s.task for s in self._shelf.followed_by({**gone, **slots}).unproven()}
             staying = {place: slot for place, slot in gone.items() if slot.needed and slot.task in unsettled}
             left = {place: slot for place, slot in gone.items() if place not in staying}
-            self._leaving = {place: slot for place, slot in self._leaving.items() if place not in slots}
-            self._leaving |= {place: slot for place, slot in left.items() if slot.needed}
+            self._retired = {place: slot for place, slot in self._retired.items() if place not in slots}
+            self._retired |= {place: slot for place, slot in left.items() if slot.needed}
             for slot in (*gone.values(), *slots.values()):
                 slot.gone = slot.id in gone
             self._settle({**staying, **slots})
         return list(left.values())
 
-    def _settle(self, slots: Mapping[str, _Slot]) -> None:
+    def _settle(self, slots: Mapping[str, ModelVersion]) -> None:
         """Swap in the shelf that follows; with the lock held."""
         before, self._shelf = self._shelf, self._shelf.followed_by(slots)
         for key, slot in self._shelf.latest.items():
@@ -396,12 +398,12 @@ class Registry:
 
     def loaded(self, model: str, device: str | None = None) -> Model | None:
         """Return the model of this id if it is in memory, on `device` or on any."""
-        slot = self._shelf.slots.get(model) or self._leaving.get(model)
+        slot = self._shelf.slots.get(model) or self._retired.get(model)
         models = slot.models if slot else {}
         return models.get(device) if device else next(iter(models.values()), None)
 
     @contextmanager
-    def held(self, model: str) -> Iterator[None]:
+    def lease(self, model: str) -> Iterator[None]:
         """Keep the model of this id in memory meanwhile, once it is there. Raises UnknownModel."""
         with self._lock:
             slot = self._slot(model)
@@ -428,7 +430,7 @@ class Registry:
             there = slot.models.get(device)
             return self._load(slot, device) if there is None else there
 
-    def _load(self, slot: _Slot, device: str) -> Model:
+    def _load(self, slot: ModelVersion, device: str) -> Model:
         if slot.reason or slot.manifest is None:
             raise slot.unavailable()
         try:
@@ -445,7 +447,7 @@ class Registry:
             if isinstance(error, OSError) and is_transient(error):
                 log.warning("model cannot be read now", model=slot.id, reason=error.strerror)
                 raise Overloaded(f"The model {slot.id} cannot be read now. Try again later.") from None
-            self.refuse(slot.id, str(error))
+            self.mark_unavailable(slot.id, str(error))
             raise slot.unavailable() from None
         log.info("model loaded", model=slot.id, device=device, mebibytes=round(slot.bytes / 2**20, 1))
         return loaded
@@ -454,22 +456,22 @@ class Registry:
     def _room(self, wanted: int, device: str) -> Iterator[None]:
         """Count `wanted` bytes as taken meanwhile, for which what nobody needs was unloaded."""
         with self._lock:
-            self._coming[device] += wanted
+            self._loading_bytes[device] += wanted
         try:
             self._make_room(wanted, device)
             yield
         finally:
             with self._lock:
-                self._coming[device] -= wanted
+                self._loading_bytes[device] -= wanted
 
     def _make_room(self, wanted: int, device: str) -> None:
         """Unload what nobody needs, the least recently used first, until the device's models are within the budget."""
         if not self._budget:
             return
         with self._lock:
-            slots = (*self._shelf.slots.values(), *self._leaving.values())
+            slots = (*self._shelf.slots.values(), *self._retired.values())
             there = [slot for slot in slots if device in slot.models]
-            over = sum(slot.bytes for slot in there) + self._coming[device] - self._budget
+            over = sum(slot.bytes for slot in there) + self._loading_bytes[device] - self._budget
             victims = []
             # What is gone from the shelf cannot be loaded again: it goes by `_forget`.
             for slot in sorted((s for s in there if not s.holds and not s.gone), key=lambda s: (s.kept, s.used)):
@@ -485,9 +487,9 @@ class Registry:
         """Unload what left the shelf, once nobody needs it and nobody did for a while, and what was refused while it
         was needed: its files are not read again before it is out of memory."""
         with self._lock:
-            idle = [s for s in self._leaving.values() if not s.holds and self._clock() - s.used >= LINGER_S]
+            idle = [s for s in self._retired.values() if not s.holds and self._clock() - s.used >= UNLOAD_GRACE_S]
             for slot in idle:
-                del self._leaving[slot.id]
+                del self._retired[slot.id]
             idle += [s for s in self._shelf.slots.values() if s.reason and not s.holds]
             there = [(slot, device, model) for slot in idle for device, model in slot.models.items()]
             for slot in idle:
@@ -495,12 +497,12 @@ class Registry:
         for slot, device, model in there:
             self._unload(slot, device, model)
 
-    def _unload(self, slot: _Slot, device: str, model: Model) -> None:
+    def _unload(self, slot: ModelVersion, device: str, model: Model) -> None:
         self._loader.unload(model)
         log.info("model unloaded", model=slot.id, device=device)
 
-    def _slot(self, model: str) -> _Slot:
-        slot = self._shelf.slots.get(model) or self._leaving.get(model)
+    def _slot(self, model: str) -> ModelVersion:
+        slot = self._shelf.slots.get(model) or self._retired.get(model)
         if slot is None:
             raise UnknownModel(f"There is no model {model!r}.", field="model", value=model)
         return slot
@@ -512,7 +514,7 @@ def _place(folder: Path) -> str:
     return f"{task}/{name}@{int(version)}"
 
 
-def _unchanged(slot: _Slot, folder: Path, fingerprint: Fingerprint) -> bool:
+def _unchanged(slot: ModelVersion, folder: Path, fingerprint: Fingerprint) -> bool:
     return slot.folder == folder and (slot.fingerprint == fingerprint or (slot.needed and slot.refused == fingerprint))
 
 
@@ -521,13 +523,13 @@ def _same(one: Manifest, other: Manifest) -> bool:
     return one.model_copy(update={"defaults": {}}) == other.model_copy(update={"defaults": {}})
 
 
-def _default(snapshot: _Shelf, task: str) -> _Slot:
+def _default(snapshot: RepositorySnapshot, task: str) -> ModelVersion:
     if task not in snapshot.default:
         raise UnknownModel(f"There is no default model for {task}.{_choice(snapshot, task)}", field="model")
     return snapshot.latest[task, snapshot.default[task]]
 
 
-def _named(snapshot: _Shelf, task: str, wanted: str) -> _Slot:
+def _named(snapshot: RepositorySnapshot, task: str, wanted: str) -> ModelVersion:
     name, _, version = wanted.partition("@")
     versions = {slot.version: slot for slot in snapshot.of(task) if slot.name == name}
     if not versions:
@@ -543,7 +545,7 @@ def _named(snapshot: _Shelf, task: str, wanted: str) -> _Slot:
     return versions[int(version)]
 
 
-def _choice(snapshot: _Shelf, task: str) -> str:
+def _choice(snapshot: RepositorySnapshot, task: str) -> str:
     names = sorted({slot.name for slot in snapshot.of(task)})
     return f" Models: {', '.join(names)}." if names else ""
 
@@ -555,6 +557,8 @@ def _readable(folder: Path) -> Manifest | None:
         return None
 
 
-def _entry(slot: _Slot, *, latest: bool) -> Entry:
+def _entry(slot: ModelVersion, *, latest: bool) -> ModelStatus:
     state: Literal["unloaded", "loaded", "unavailable"] = "loaded" if slot.models else "unloaded"
-    return Entry(slot.id, slot.folder, slot.manifest, "unavailable" if slot.reason else state, slot.reason, latest)
+    return ModelStatus(
+        slot.id, slot.folder, slot.manifest, "unavailable" if slot.reason else state, slot.reason, latest
+    )

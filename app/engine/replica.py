@@ -15,8 +15,8 @@ from pathlib import Path
 
 import structlog
 
-from app.engine.local import LocalEngine, warm_tickets
-from app.engine.protocol import Arrays, Caller, Counters, Ticket
+from app.engine.local import LocalEngine, warmup_requests
+from app.engine.protocol import Arrays, Counters, InferenceRequest, RequestContext
 from app.engine.registry import Loader, Registry
 from app.errors import ServiceError
 from models import repository
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class WireRequest:
     """A ticket on its way. `left` and `due` are the seconds until its deadline and until it is due; `request` is unique
     among all who send."""
 
@@ -35,33 +35,35 @@ class Parcel:
     signature: str
     inputs: Arrays = field(repr=False)
     pixels: int
-    request: str
+    request_id: str
     client: str
     left: float
     due: float
     weight: float
 
     @classmethod
-    def of(cls, ticket: Ticket, sender: str, now: float) -> Parcel:
+    def of(cls, request: InferenceRequest, sender: str, now: float) -> WireRequest:
         """Return `ticket` as `sender` sends it at `now` on its clock."""
-        caller = ticket.caller
-        request, left = f"{sender}/{caller.request_id}", caller.deadline - now
-        inputs, pixels = ticket.inputs, ticket.pixels
-        due = caller.due - now
-        return cls(ticket.model, ticket.signature, inputs, pixels, request, caller.client, left, due, caller.weight)
+        context = request.context
+        request_id, left = f"{sender}/{context.request_id}", context.deadline - now
+        inputs, pixels = request.inputs, request.pixels
+        due = context.due - now
+        return cls(
+            request.model, request.signature, inputs, pixels, request_id, context.client, left, due, context.weight
+        )
 
-    def ticket(self, now: float) -> Ticket:
+    def request(self, now: float) -> InferenceRequest:
         """Return the ticket, with its deadline on the clock of whoever received it at `now`."""
-        caller = Caller(self.request, self.client, now + self.left, now + self.due, weight=self.weight)
-        return Ticket(self.model, self.signature, self.inputs, caller, self.pixels)
+        context = RequestContext(self.request_id, self.client, now + self.left, now + self.due, weight=self.weight)
+        return InferenceRequest(self.model, self.signature, self.inputs, context, self.pixels)
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class WireResult:
     """What became of a parcel, what it used, and what the replica counted since its last reply to anybody."""
 
     outcome: Arrays | ServiceError = field(repr=False)
-    spent: dict[str, float]
+    device_seconds: dict[str, float]
     counters: Counters
 
 
@@ -81,15 +83,20 @@ class Replica:
         *,
         budget: int = 0,
     ) -> None:
-        lanes = 1
+        max_concurrent_batches = 1
         if loader is None:
-            from app.engine.runtime import Runtime
+            from app.engine.tensorflow_runtime import Runtime
 
             loader = runtime = Runtime()
-            lanes = runtime.lanes
+            max_concurrent_batches = runtime.max_concurrent_batches
         self._loader = loader
         self._registry = Registry(folders, loader, budget=budget)
-        self.engine = LocalEngine(self._registry, max_batch=max_batch, max_megapixels=float("inf"), lanes=lanes)
+        self.engine = LocalEngine(
+            self._registry,
+            max_batch=max_batch,
+            max_megapixels=float("inf"),
+            max_concurrent_batches=max_concurrent_batches,
+        )
         self._told = Counters()
         self._measuring: asyncio.Task[None] | None = None
         self._preloaded = preloaded(self._registry, preload)
@@ -97,21 +104,21 @@ class Replica:
             with suppress(ServiceError):  # it is in the log, and whoever asks for the model is told
                 self._warm(manifest)
 
-    async def run(self, parcel: Parcel) -> Reply:
+    async def run(self, wire_request: WireRequest) -> WireResult:
         """Return what became of a ticket. Cancelling takes it off the queue."""
         if self._measuring is None:  # there is an event loop now
             self._measuring = asyncio.create_task(self._measure())
-        ticket = parcel.ticket(time.monotonic())
+        request = wire_request.request(time.monotonic())
         outcome: Arrays | ServiceError
         try:
-            task, _, name = ticket.model.partition("/")
+            task, _, name = request.model.partition("/")
             self.engine.find(task, name)
-            outcome = await self.engine.run(ticket)
+            outcome = await self.engine.run(request)
         except ServiceError as error:
             outcome = error
         now = self.engine.counters + Counters()  # a copy
         told, self._told = self._told, now
-        return Reply(outcome, ticket.caller.spent, now - told)
+        return WireResult(outcome, request.context.device_seconds, now - told)
 
     async def problems(self, folder: Path, manifest: Manifest) -> list[str]:
         """Return every breach of the contract in the model that lies in `folder` here, which should be `manifest`."""
@@ -134,10 +141,10 @@ class Replica:
                 await self.engine.warm(manifest)
 
     def _warm(self, manifest: Manifest) -> None:
-        self._registry.keep(manifest.id)
+        self._registry.pin(manifest.id)
         model = self._registry.load(manifest.id)
-        for ticket in warm_tickets(manifest, Caller(f"warm {manifest.id}")):
-            model.run(ticket.signature, ticket.inputs)
+        for request in warmup_requests(manifest, RequestContext(f"warm {manifest.id}")):
+            model.run(request.signature, request.inputs)
         log.info("model warm", model=manifest.id)
 
 

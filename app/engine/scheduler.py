@@ -23,9 +23,9 @@ from functools import partial
 import numpy as np
 import structlog
 
-from app.engine.costs import CostTable
-from app.engine.policy import FairQueue, Waiting
-from app.engine.protocol import Arrays, Counters, Ticket
+from app.engine.fair_queue import FairQueue, QueuedRequest
+from app.engine.latency_model import LatencyModel
+from app.engine.protocol import Arrays, Counters, InferenceRequest
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
 
 log = structlog.get_logger(__name__)
@@ -33,12 +33,12 @@ log = structlog.get_logger(__name__)
 Execute = Callable[[str, str, Arrays], Arrays]  # (model id, signature, batch) -> batch
 Outcome = Arrays | ServiceError
 
-KEPT_S = 0.02
+INTERACTIVE_HOLD_S = 0.02
 """Seconds that the device waits for the next tiles of a picture before it takes a job's."""
 
 
 @dataclass(slots=True, eq=False)
-class _Held(Waiting):
+class _PendingRequest(QueuedRequest):
     """A ticket that somebody awaits."""
 
     future: asyncio.Future[Arrays]
@@ -56,7 +56,7 @@ class _Done:
     splits: list[Exception]
 
 
-class _Meter:
+class DeviceClock:
     """Tells seconds of a device that several threads share: each second counts for them all together once."""
 
     def __init__(self) -> None:
@@ -95,21 +95,21 @@ class Scheduler:
         self,
         execute: Execute,
         *,
-        lanes: int = 1,
-        costs: CostTable | None = None,
+        max_concurrent_batches: int = 1,
+        latency: LatencyModel | None = None,
         max_megapixels: float = 64.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._execute = execute
-        self.costs = CostTable() if costs is None else costs
+        self.latency = LatencyModel() if latency is None else latency
         self._max_pixels = max_megapixels * 1e6
         self._clock = clock
-        self._lanes = lanes
-        self._device = ThreadPoolExecutor(lanes, thread_name_prefix="device")
-        self._meter = _Meter()
-        self._queue: FairQueue[_Held] = FairQueue(self.costs)
-        self._running: list[list[_Held]] = []
-        self._requests: Counter[str] = Counter()
+        self._max_concurrent_batches = max_concurrent_batches
+        self._device = ThreadPoolExecutor(max_concurrent_batches, thread_name_prefix="device")
+        self._clock_of_device = DeviceClock()
+        self._queue: FairQueue[_PendingRequest] = FairQueue(self.latency)
+        self._running: list[list[_PendingRequest]] = []
+        self._tiles_by_request: Counter[str] = Counter()
         self._order = 0
         self._kept: asyncio.TimerHandle | None = None
         self._kept_at = 0.0
@@ -137,20 +137,20 @@ class Scheduler:
         """Return the estimated seconds of work that wait or run."""
         return sum(self._queue.seconds(waiting) for waiting in self._all())
 
-    async def submit(self, ticket: Ticket, limit: int) -> Arrays:
+    async def submit(self, request: InferenceRequest, limit: int) -> Arrays:
         """Return the ticket's outputs; it may share a batch of at most `limit`. Cancelling takes it off the queue.
 
         Raises Overloaded, DeadlineExceeded, ShuttingDown, and whatever ServiceError the model itself raises.
         """
-        self._admit(ticket)
+        self._admit(request)
         loop = asyncio.get_running_loop()
         self._order += 1
-        waiting = _Held(ticket, limit, self._order, loop.create_future())
-        remaining = ticket.caller.deadline - self._clock()
+        waiting = _PendingRequest(request, limit, self._order, loop.create_future())
+        remaining = request.context.deadline - self._clock()
         if remaining < float("inf"):
             waiting.timer = loop.call_later(remaining, self._expire, waiting)
         self._queue.add(waiting)
-        self._requests[ticket.caller.request_id] += 1
+        self._tiles_by_request[request.context.request_id] += 1
         self._idle.clear()
         self._pump()
         try:
@@ -158,7 +158,7 @@ class Scheduler:
         finally:
             self._leave(waiting)
 
-    async def measure(self, ticket: Ticket, limit: int) -> None:
+    async def measure(self, request: InferenceRequest, limit: int) -> None:
         """Time batches of 1, 2, 4 … copies of `ticket`, up to `limit` and for as long as larger ones may pay.
 
         Raises whatever ServiceError the model raises for one.
@@ -167,14 +167,14 @@ class Scheduler:
         while paid and tiles <= limit:
             for _ in range(min(tiles, 2)):  # the first call of a size also prepares the device for it
                 done = await asyncio.get_running_loop().run_in_executor(
-                    self._device, self._timed, [ticket] * tiles, tiles
+                    self._device, self._timed, [request] * tiles, tiles
                 )
                 if isinstance(done.outcomes[0], ServiceError):
                     raise done.outcomes[0]
                 if done.splits:
                     return
-                self._note(ticket, done)
-            paid = self.costs.pays(ticket.model, ticket.signature, ticket.pixels, tiles)
+                self._note(request, done)
+            paid = self.latency.larger_batch_pays(request.model, request.signature, request.pixels, tiles)
             tiles *= 2
 
     async def close(self, limit: float) -> None:
@@ -189,18 +189,18 @@ class Scheduler:
             self._queue.clear()
         self._device.shutdown(wait=False, cancel_futures=True)
 
-    def _all(self) -> list[_Held]:
+    def _all(self) -> list[_PendingRequest]:
         return [*self._queue, *itertools.chain.from_iterable(self._running)]
 
-    def _admit(self, ticket: Ticket) -> None:
+    def _admit(self, request: InferenceRequest) -> None:
         if self._closing:
             raise self._rejected("shutting-down", ShuttingDown("The service is shutting down."))
-        if ticket.caller.deadline <= self._clock():
+        if request.context.deadline <= self._clock():
             raise self._rejected("deadline-exceeded", _too_late())
-        caller, pixels = ticket.caller, self._queue.pixels
-        if self._requests[caller.request_id] or caller.spent or caller.probe or caller.background:
+        context, pixels = request.context, self._queue.pixels
+        if self._tiles_by_request[context.request_id] or context.device_seconds or context.probe or context.background:
             return
-        if pixels and pixels + ticket.pixels > self._max_pixels:
+        if pixels and pixels + request.pixels > self._max_pixels:
             wait = round(max(1.0, self.seconds_ahead()), 1)
             text = f"The queue is full. Try again in {wait:g} seconds."
             raise self._rejected("overloaded", Overloaded(text, retry_after=wait))
@@ -209,15 +209,15 @@ class Scheduler:
         self.counters.rejections[reason] += 1
         return error
 
-    def _leave(self, waiting: _Held) -> None:
+    def _leave(self, waiting: _PendingRequest) -> None:
         """Forget a ticket, whether done, failed or cancelled."""
         if waiting.timer:
             waiting.timer.cancel()
         self._queue.remove(waiting)
-        request = waiting.ticket.caller.request_id
-        self._requests[request] -= 1
-        if not self._requests[request]:
-            del self._requests[request]
+        request_id = waiting.request.context.request_id
+        self._tiles_by_request[request_id] -= 1
+        if not self._tiles_by_request[request_id]:
+            del self._tiles_by_request[request_id]
         self._rest()
 
     def _rest(self) -> None:
@@ -225,38 +225,40 @@ class Scheduler:
             self._queue.clear()
             self._idle.set()
 
-    def _expire(self, waiting: _Held) -> None:
+    def _expire(self, waiting: _PendingRequest) -> None:
         if not waiting.future.done():
             self._rejected("deadline-exceeded", _fail(waiting, _too_late()))
         self._queue.remove(waiting)
 
     def _pump(self) -> None:
         """Give the device its next batches, where it has a lane free."""
-        if len(self._running) == self._lanes:
+        if len(self._running) == self._max_concurrent_batches:
             return
         now = self._clock()
-        for waiting in [waiting for waiting in self._queue if waiting.ticket.caller.deadline <= now]:
+        for waiting in [waiting for waiting in self._queue if waiting.request.context.deadline <= now]:
             self._expire(waiting)
-        while len(self._running) < self._lanes and (batch := self._queue.take(jobs=not self._is_kept())):
+        while len(self._running) < self._max_concurrent_batches and (
+            batch := self._queue.take(jobs=not self._is_kept())
+        ):
             self._running.append(batch)
-            tickets, size = [waiting.ticket for waiting in batch], self._queue.size_for(batch)
-            done = asyncio.get_running_loop().run_in_executor(self._device, self._timed, tickets, size)
+            requests, size = [waiting.request for waiting in batch], self._queue.size_for(batch)
+            done = asyncio.get_running_loop().run_in_executor(self._device, self._timed, requests, size)
             done.add_done_callback(partial(self._finish, batch))
         self._rest()
 
-    def _finish(self, batch: list[_Held], future: asyncio.Future[_Done]) -> None:
+    def _finish(self, batch: list[_PendingRequest], future: asyncio.Future[_Done]) -> None:
         self._running.remove(batch)
         done = future.result()
         self._account(batch, done)
         for waiting, outcome in zip(batch, done.outcomes, strict=True):
-            spent = waiting.ticket.caller.spent
-            spent["model"] = spent.get("model", 0.0) + done.seconds / len(batch)
+            device_seconds = waiting.request.context.device_seconds
+            device_seconds["model"] = device_seconds.get("model", 0.0) + done.seconds / len(batch)
             if isinstance(outcome, ServiceError):
                 self.counters.failures += 1
                 _fail(waiting, outcome)
             elif not waiting.future.done():
                 waiting.future.set_result(outcome)
-        if not batch[0].ticket.caller.background:
+        if not batch[0].request.context.background:
             self._keep(batch[0].client)
         self._pump()
 
@@ -265,7 +267,7 @@ class Scheduler:
         if self._kept:
             self._kept.cancel()
         self._kept_at = self._queue.had(client)
-        self._kept = asyncio.get_running_loop().call_later(KEPT_S, self._let_go)
+        self._kept = asyncio.get_running_loop().call_later(INTERACTIVE_HOLD_S, self._let_go)
 
     def _let_go(self) -> None:
         self._kept = None
@@ -273,14 +275,14 @@ class Scheduler:
 
     def _is_kept(self) -> bool:
         """Whether no job may come now: somebody who waits has the device, or had it just now, and had less of it."""
-        lead = self._queue.lead()
-        had = [self._queue.had(one[0].client) for one in self._running if not one[0].ticket.caller.background]
+        next_request = self._queue.next_request()
+        had = [self._queue.had(one[0].client) for one in self._running if not one[0].request.context.background]
         had += [self._kept_at] if self._kept else []
-        return lead is not None and any(self._queue.had(lead.client) >= theirs for theirs in had)
+        return next_request is not None and any(self._queue.had(next_request.client) >= theirs for theirs in had)
 
-    def _account(self, batch: list[_Held], done: _Done) -> None:
-        pixels = sum(waiting.ticket.pixels for waiting in batch)
-        self.counters.tickets += len(batch)
+    def _account(self, batch: list[_PendingRequest], done: _Done) -> None:
+        pixels = sum(waiting.request.pixels for waiting in batch)
+        self.counters.requests += len(batch)
         self.counters.batches += 1
         self.counters.pixels += pixels
         self.counters.busy_seconds += done.seconds
@@ -290,52 +292,52 @@ class Scheduler:
             self._queue.failed(batch)
         elif not done.splits and not isinstance(done.outcomes[0], ServiceError):
             self._queue.succeeded(batch)
-            self._note(batch[0].ticket, done)
+            self._note(batch[0].request, done)
 
-    def _timed(self, tickets: list[Ticket], size: int) -> _Done:
+    def _timed(self, requests: list[InferenceRequest], size: int) -> _Done:
         splits: list[Exception] = []
-        entered = self._meter.enter()
+        entered = self._clock_of_device.enter()
         try:
-            outcomes = _attempt(self._execute, tickets, size, splits)
+            outcomes = _attempt(self._execute, requests, size, splits)
         finally:
-            seconds = self._meter.leave(entered)
+            seconds = self._clock_of_device.leave(entered)
         return _Done(outcomes, size, seconds, splits)
 
-    def _note(self, ticket: Ticket, done: _Done) -> None:
-        self.costs.note(ticket.model, ticket.signature, ticket.pixels, done.size, done.seconds)
+    def _note(self, request: InferenceRequest, done: _Done) -> None:
+        self.latency.record(request.model, request.signature, request.pixels, done.size, done.seconds)
 
 
-def _attempt(execute: Execute, tickets: list[Ticket], size: int, splits: list[Exception]) -> list[Outcome]:
+def _attempt(execute: Execute, requests: list[InferenceRequest], size: int, splits: list[Exception]) -> list[Outcome]:
     """Return one outcome a ticket, in order. A batch that fails is split in two; one ticket fails alone."""
     try:
-        return list(_together(execute, tickets, size))
+        return list(_together(execute, requests, size))
     except Exception as error:  # whatever a model does, the device thread goes on
-        if len(tickets) > 1:
-            log.warning("batch split", model=tickets[0].model, tickets=len(tickets), error=type(error).__name__)
+        if len(requests) > 1:
+            log.warning("batch split", model=requests[0].model, requests=len(requests), error=type(error).__name__)
             splits.append(error)
-            middle = len(tickets) // 2
-            halves = tickets[:middle], tickets[middle:]
+            middle = len(requests) // 2
+            halves = requests[:middle], requests[middle:]
             return [outcome for half in halves for outcome in _attempt(execute, half, len(half), splits)]
         if isinstance(error, ServiceError):
             return [error]
-        log.exception("model failed", model=tickets[0].model, signature=tickets[0].signature)
-        return [ModelUnavailable(f"The model {tickets[0].model} failed on this picture.", value=tickets[0].model)]
+        log.exception("model failed", model=requests[0].model, signature=requests[0].signature)
+        return [ModelUnavailable(f"The model {requests[0].model} failed on this picture.", value=requests[0].model)]
 
 
-def _together(execute: Execute, tickets: list[Ticket], size: int) -> list[Arrays]:
+def _together(execute: Execute, requests: list[InferenceRequest], size: int) -> list[Arrays]:
     """Return what a batch of `size` gives for each ticket. The last is repeated to fill it, and its copies dropped."""
-    first, filled = tickets[0], [*tickets, *[tickets[-1]] * (size - len(tickets))]
+    first, filled = requests[0], [*requests, *[requests[-1]] * (size - len(requests))]
     if size == 1:
         inputs = first.inputs
     else:
-        inputs = {name: np.concatenate([ticket.inputs[name] for ticket in filled]) for name in first.inputs}
+        inputs = {name: np.concatenate([request.inputs[name] for request in filled]) for name in first.inputs}
     outputs = execute(first.model, first.signature, inputs)
     if any(array.shape[0] != size for array in outputs.values()):
         raise ModelUnavailable(f"The model {first.model} gave a wrong number of results.", value=first.model)
-    return [{name: array[i : i + 1] for name, array in outputs.items()} for i in range(len(tickets))]
+    return [{name: array[i : i + 1] for name, array in outputs.items()} for i in range(len(requests))]
 
 
-def _fail(waiting: _Held, error: ServiceError) -> ServiceError:
+def _fail(waiting: _PendingRequest, error: ServiceError) -> ServiceError:
     if not waiting.future.done():
         waiting.future.set_exception(error)
     return error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ray.serve.request_router import RequestRouter
 
-from app.engine.ray import LeastSent
+from app.engine.ray import LeastOutstandingRouter
 
 
-class Router(LeastSent, RequestRouter):  # type: ignore[misc]
+class Router(LeastOutstandingRouter, RequestRouter):  # type: ignore[misc]
     """Serve's machinery with our choice of replica."""

@@ -1,1 +1,1 @@
-"""What each endpoint does to a picture: async (Picture, Wish, Engine, Caller) -> Answer."""
+"""What each endpoint does to a picture: async (Picture, Wish, Engine, RequestContext) -> Answer."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Arrays, Caller, Engine
+from app.engine.protocol import Arrays, Engine, RequestContext
 from app.errors import InvalidField, ModelUnavailable
 from app.imaging.picture import Picture
 from app.imaging.tiles import Plan
@@ -31,12 +31,12 @@ class DenoiseWish:
     preserve: float = 0.0
 
 
-async def denoise(picture: Picture, wish: DenoiseWish, engine: Engine, caller: Caller) -> Answer:
+async def denoise(picture: Picture, wish: DenoiseWish, engine: Engine, context: RequestContext) -> Answer:
     """Return the picture without its noise: same size, channels, depth and alpha.
 
     Raises InvalidField, UnknownModel, ModelUnavailable, WrongSize (a model of fixed size) and what the engine raises.
     """
-    watch = Stopwatch(caller)
+    watch = Stopwatch(context)
     manifest = check(wish, engine)
     signature = signature_of(manifest, "denoise")
     plan = await plan_for(picture, manifest, "denoise")
@@ -45,7 +45,7 @@ async def denoise(picture: Picture, wish: DenoiseWish, engine: Engine, caller: C
     if "level" in signature.inputs:
         level = wish.strength
         if level is None:
-            level = await _estimate(picture, plan, manifest, engine, caller)
+            level = await _estimate(picture, plan, manifest, engine, context)
         constants["level"] = np.full((1, 1, 1, 1), level, np.float32)
         applied["strength"] = f"{level:.3f}"
     share = np.float32(wish.preserve)
@@ -55,7 +55,7 @@ async def denoise(picture: Picture, wish: DenoiseWish, engine: Engine, caller: C
         return np.clip(result, 0, 1) * (1 - share) + window * share
 
     finish = blend if wish.preserve else None
-    pixels = await through(picture, plan, manifest, "denoise", engine, caller, constants=constants, finish=finish)
+    pixels = await through(picture, plan, manifest, "denoise", engine, context, constants=constants, finish=finish)
     applied |= {"tiles": str(len(plan.tiles)), "precision": signature.precision}
     return Answer(picture.with_pixels(pixels, picture.alpha), manifest.id, applied, watch.seconds())
 
@@ -76,12 +76,12 @@ def check(wish: DenoiseWish, engine: Engine) -> Manifest:
     return manifest
 
 
-async def _estimate(picture: Picture, plan: Plan, manifest: Manifest, engine: Engine, caller: Caller) -> float:
+async def _estimate(picture: Picture, plan: Plan, manifest: Manifest, engine: Engine, context: RequestContext) -> float:
     """Return the noise level of the picture: the median of what the model estimates in tiles spread over it.
 
     The median, because texture makes single tiles look noisier than they are and clipped sky makes them look clean.
     """
-    outputs = await sample(picture, plan, manifest, "estimate", engine, caller, tiles=_ESTIMATE_TILES)
+    outputs = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_ESTIMATE_TILES)
     levels = np.array([float(output["level"].mean()) for output in outputs])
     low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
     level = float(np.median(levels))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Arrays, Caller, Engine, Ticket
+from app.engine.protocol import Arrays, Engine, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable
 from app.imaging import holes
 from app.imaging.holes import Mask
@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 
 
 async def fill(
-    image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller, wanted: Box | None = None
+    image: Floats, missing: Mask, manifest: Manifest, engine: Engine, context: RequestContext, wanted: Box | None = None
 ) -> Floats:
     """Return `image` (height, width, 1 or 3), float32 in [0, 1], with what is `missing` (height, width) made up.
 
@@ -38,7 +38,7 @@ async def fill(
     ModelUnavailable and what the engine raises.
     """
     if manifest.geometry.kind in ("whole", "fixed"):
-        return (await _asked(image, missing, manifest, engine, caller))[0]
+        return (await _asked(image, missing, manifest, engine, context))[0]
     largest = max((min(size) for size in manifest.geometry.canonical_sizes), default=0) - 2 * CONTEXT
     if largest <= holes.THIN:
         text = f"The model {manifest.id} has no canonical size that this task can use."
@@ -52,9 +52,9 @@ async def fill(
         if side > largest or not holes.thin(missing[region.core.slices], holes.THIN):
             around = holes.widened(region.core, reach(region.core), missing.shape)
             part = around.slices
-            filled = await _coarse_to_fine(image[part], missing[part], manifest, engine, caller)
+            filled = await _coarse_to_fine(image[part], missing[part], manifest, engine, context)
             return filled[region.core.within(around).slices]
-        return await _window(image, missing, region.core, manifest, engine, caller)
+        return await _window(image, missing, region.core, manifest, engine, context)
 
     async def keep(region: holes.Region, filled: Floats) -> None:
         await asyncio.to_thread(_keep, result[region.core.slices], filled, missing[region.core.slices])
@@ -70,7 +70,7 @@ def reach(core: Box) -> int:
     return max(CONTEXT, min(2 * side, max(8 * CONTEXT, side // 2)))
 
 
-async def search(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
+async def search(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, context: RequestContext) -> Floats:
     """Return `image` with all that is missing made up, by a model that comes nearer with each call.
 
     What its signature takes beside picture and mask is its state: zeros at first, then what the call before gave under
@@ -82,28 +82,30 @@ async def search(image: Floats, missing: Mask, manifest: Manifest, engine: Engin
     del state["image"], state["mask"]
     result = image
     calls = int(manifest.defaults.get("calls", 1))
-    caller.progress.expect(calls)
+    context.progress.expect(calls)
     for _ in range(calls):
-        result, answer = await _asked(image, missing, manifest, engine, caller, "search", state)
+        result, answer = await _asked(image, missing, manifest, engine, context, "search", state)
         state = {name: answer[name] for name in state}
-        caller.progress.step()
+        context.progress.step()
     return result
 
 
-async def _coarse_to_fine(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
+async def _coarse_to_fine(
+    image: Floats, missing: Mask, manifest: Manifest, engine: Engine, context: RequestContext
+) -> Floats:
     small, hole = await asyncio.to_thread(holes.halved, image, missing)
-    small = await fill(small, hole, manifest, engine, caller)
+    small = await fill(small, hole, manifest, engine, context)
 
     def refined() -> tuple[Floats, Mask]:
         rim = holes.rim(missing, RIM)
         return np.where((missing & ~rim)[..., None], _doubled(small, image.shape), image), rim
 
     coarse, rim = await asyncio.to_thread(refined)
-    return await fill(coarse, rim, manifest, engine, caller)
+    return await fill(coarse, rim, manifest, engine, context)
 
 
 async def _window(
-    image: Floats, missing: Mask, core: Box, manifest: Manifest, engine: Engine, caller: Caller
+    image: Floats, missing: Mask, core: Box, manifest: Manifest, engine: Engine, context: RequestContext
 ) -> Floats:
     """Return what the model makes of `core`, seen in the smallest window that shows enough around it."""
     wanted = max(core.height, core.width) + 2 * CONTEXT
@@ -120,7 +122,7 @@ async def _window(
         return np.pad(seen, [*outside, (0, 0)]), np.pad(hole, outside, constant_values=True)
 
     window, hole = await asyncio.to_thread(cut)
-    found, _ = await _asked(window, hole, manifest, engine, caller)
+    found, _ = await _asked(window, hole, manifest, engine, context)
     return found[core.top - top : core.bottom - top, core.left - left : core.right - left]
 
 
@@ -129,7 +131,7 @@ async def _asked(
     missing: Mask,
     manifest: Manifest,
     engine: Engine,
-    caller: Caller,
+    context: RequestContext,
     signature: str = "inpaint",
     state: Arrays | None = None,
 ) -> tuple[Floats, Arrays]:
@@ -140,7 +142,7 @@ async def _asked(
     given = {"image": np.repeat(image, channels // own, axis=-1)[None] * (1 - mask), **(state or {})}
     if "mask" in inputs:
         given["mask"] = mask
-    answer = await engine.run(Ticket(manifest.id, signature, given, caller, missing.size))
+    answer = await engine.run(InferenceRequest(manifest.id, signature, given, context, missing.size))
     found = answer["image"][0]
     if not np.isfinite(found).all():
         raise ModelUnavailable(f"The model {manifest.id} gave values that are no numbers.", value=manifest.id)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Caller, Engine
+from app.engine.protocol import Engine, RequestContext
 from app.errors import ConflictingFields, InvalidField, MaskEmpty, MaskFull, MaskSize, UnknownModel, WorkTooLarge
 from app.imaging import classical, holes
 from app.imaging.holes import Mask, Region
@@ -58,7 +58,7 @@ SIGNATURES: dict[str, str] = {"auto": "inpaint", "neural": "inpaint", "dcgan": "
 """What a method asks of its model."""
 
 
-async def inpaint(picture: Picture, wish: InpaintWish, engine: Engine, caller: Caller) -> Answer:
+async def inpaint(picture: Picture, wish: InpaintWish, engine: Engine, context: RequestContext) -> Answer:
     """Return the picture with its holes filled; every pixel that is not in or near a hole as it was.
 
     Raises MaskSize, MaskEmpty, MaskFull, ConflictingFields, InvalidField, WorkTooLarge, UnknownModel, WrongSize,
@@ -67,7 +67,7 @@ async def inpaint(picture: Picture, wish: InpaintWish, engine: Engine, caller: C
     for name, value, least in (("radius", wish.radius, 1), ("dilate", wish.dilate, 0), ("feather", wish.feather, 0)):
         if not least <= value <= 64:
             raise InvalidField(f"{name} is {value}; it must lie between {least} and 64.", field=name, value=value)
-    watch = Stopwatch(caller)
+    watch = Stopwatch(context)
     manifest = _model(wish, engine)
     work, plan = await asyncio.to_thread(_planned, picture, wish, manifest)
 
@@ -75,14 +75,14 @@ async def inpaint(picture: Picture, wish: InpaintWish, engine: Engine, caller: C
         region, method = part
         if method == "neural" or method == "dcgan":
             assert manifest is not None
-            return await _by_model(work, region, method, manifest, engine, caller)
+            return await _by_model(work, region, method, manifest, engine, context)
         return await asyncio.get_running_loop().run_in_executor(_pool(method), _classical, work, region, method)
 
     async def keep(part: tuple[Region, Method], filled: _Filled) -> None:
         await asyncio.to_thread(work.keep, *filled, part[0].core)
-        caller.progress.step()
+        context.progress.step()
 
-    caller.progress.expect(len(plan))
+    context.progress.expect(len(plan))
     await kept_in_order(plan, one, keep)
     used = Counter(method for _, method in plan)
     applied = {
@@ -256,7 +256,12 @@ def _classical(work: _Work, region: Region, method: classical.Method) -> _Filled
 
 
 async def _by_model(
-    work: _Work, region: Region, method: Literal["neural", "dcgan"], manifest: Manifest, engine: Engine, caller: Caller
+    work: _Work,
+    region: Region,
+    method: Literal["neural", "dcgan"],
+    manifest: Manifest,
+    engine: Engine,
+    context: RequestContext,
 ) -> _Filled:
     box = holes.widened(region.core, reach(region.core), work.missing.shape)
     planes, hole = await asyncio.to_thread(work.planes, box)
@@ -267,9 +272,9 @@ async def _by_model(
         if part.shape[-1]:
             scaled = await asyncio.to_thread(np.multiply, part, 1 / white, dtype=np.float32)
             if method == "dcgan":
-                filled.append(await search(scaled, hole, manifest, engine, caller))
+                filled.append(await search(scaled, hole, manifest, engine, context))
             else:
-                filled.append(await fill(scaled, hole, manifest, engine, caller, region.core.within(box)))
+                filled.append(await fill(scaled, hole, manifest, engine, context, region.core.within(box)))
 
     def whole() -> NDArray[Any]:
         return np.asarray(np.rint(np.concatenate(filled, axis=-1) * white), planes.dtype)

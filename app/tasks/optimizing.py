@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Caller, Engine
+from app.engine.protocol import Engine, RequestContext
 from app.errors import WorkTooLarge
 from app.imaging.color import LUMINANCE
 from app.imaging.mask import enlarged, strips
@@ -36,7 +36,7 @@ async def optimized(
     steps: int,
     manifest: Manifest,
     engine: Engine,
-    caller: Caller,
+    context: RequestContext,
 ) -> Floats:
     """Return how the picture changes on its way to `style` in `steps`, float32 (h, w, 3), reduced.
 
@@ -46,7 +46,7 @@ async def optimized(
     sizes = _sizes(picture, int(default(manifest, "side_on_gpu" if engine.accelerated else "side")))
     shares = [steps * (place + 1) // len(sizes) - steps * place // len(sizes) for place in range(len(sizes))]
     work = sum(side**2 * share for side, share in zip(sizes, shares, strict=True))
-    if not caller.background and work > MOST_AT_ONCE:
+    if not context.background and work > MOST_AT_ONCE:
         raise WorkTooLarge(
             f"{steps} steps at up to {sizes[-1]}×{sizes[-1]} pixels are too much for a direct answer. Send the header "
             "Prefer: respond-async to have them done as a job, or ask for fewer steps.",
@@ -54,13 +54,13 @@ async def optimized(
             value=steps,
             limit=max(1, steps * MOST_AT_ONCE // work),
         )
-    caller.progress.expect(steps)
+    context.progress.expect(steps)
     multiple = manifest.geometry.multiple
     content = image = await asyncio.to_thread(reduced, picture.pixels, sizes[0], multiple)
     for side, share in zip(sizes, shares, strict=True):
         content = await asyncio.to_thread(reduced, picture.pixels, side, multiple)
         manner = await asyncio.to_thread(reduced, style.pixels, side, multiple)
-        image = await _searched(content, image, manner, share, manifest, engine, caller)
+        image = await _searched(content, image, manner, share, manifest, engine, context)
     return np.asarray((image - content)[0])
 
 
@@ -73,12 +73,18 @@ def _sizes(picture: Picture, most: int) -> list[int]:
 
 
 async def _searched(
-    content: Floats, begun: Floats, style: Floats, steps: int, manifest: Manifest, engine: Engine, caller: Caller
+    content: Floats,
+    begun: Floats,
+    style: Floats,
+    steps: int,
+    manifest: Manifest,
+    engine: Engine,
+    context: RequestContext,
 ) -> Floats:
     """Return what becomes of `content` [1,h,w,3] in `steps` that go on from `begun`, which may be smaller."""
     pixels = content.shape[1] * content.shape[2]
-    kept = await asked(manifest, "content", {"image": content}, engine, caller)
-    look = await asked(manifest, "look", {"style": style}, engine, caller)
+    kept = await asked(manifest, "content", {"image": content}, engine, context)
+    look = await asked(manifest, "look", {"style": style}, engine, context)
     image = cv2.resize(begun[0], content.shape[2:0:-1], interpolation=cv2.INTER_LINEAR)[None]
     zeros = np.zeros_like(content)
     state = {"image": image, "mean": zeros, "square": zeros}
@@ -88,10 +94,10 @@ async def _searched(
         count = min(at_once, steps - done)
         turn = np.array([[count, done, steps, weight]], np.float32)
         inputs = {**state, "content": kept["content"], "grams": look["grams"], "turn": turn}
-        answer = await asked(manifest, "optimize", inputs, engine, caller, pixels=pixels * count)
+        answer = await asked(manifest, "optimize", inputs, engine, context, pixels=pixels * count)
         state = {name: answer[name] for name in state}
         for _ in range(count):
-            caller.progress.step()
+            context.progress.step()
     return np.asarray(state["image"])
 
 

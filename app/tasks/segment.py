@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Caller, Engine, Ticket
+from app.engine.protocol import Engine, InferenceRequest, RequestContext
 from app.errors import ConflictingFields, InvalidField, ModelUnavailable, UnknownClass, nearest
 from app.imaging import mask
 from app.imaging.mask import Floats
@@ -43,7 +43,7 @@ Rows = Callable[[slice], Floats]
 """The probabilities of some rows of the picture, (rows, width, classes); of the foreground alone for a binary model."""
 
 
-async def segment(picture: Picture, wish: SegmentWish, engine: Engine, caller: Caller) -> Answer:
+async def segment(picture: Picture, wish: SegmentWish, engine: Engine, context: RequestContext) -> Answer:
     """Return the picture's mask, cut-out, overlay or table, at its own size.
 
     Raises UnknownModel, UnknownClass, InvalidField, ConflictingFields, ModelUnavailable and what the engine raises.
@@ -51,12 +51,12 @@ async def segment(picture: Picture, wish: SegmentWish, engine: Engine, caller: C
     for name, value in (("threshold", wish.threshold), ("opacity", wish.opacity)):
         if value is not None and not 0 <= value <= 1:
             raise InvalidField(f"{name} is {value:g}; it must lie between 0 and 1.", field=name, value=value)
-    watch = Stopwatch(caller)
+    watch = Stopwatch(context)
     manifest, chosen = check(wish, engine, behind=wish.background is not None)
     signature = signature_of(manifest, "segment")
     binary = _binary(manifest)
     threshold = 0.5 if wish.threshold is None else wish.threshold
-    rows, applied = await _probabilities(picture, manifest, engine, caller)
+    rows, applied = await _probabilities(picture, manifest, engine, context)
     found = _Found(picture, rows, manifest.classes, chosen, threshold, binary)
     applied |= {"precision": signature.precision}
     if binary:
@@ -111,13 +111,13 @@ def _chosen(manifest: Manifest, wanted: Sequence[str]) -> list[Class]:
 
 
 async def _probabilities(
-    picture: Picture, manifest: Manifest, engine: Engine, caller: Caller
+    picture: Picture, manifest: Manifest, engine: Engine, context: RequestContext
 ) -> tuple[Rows, dict[str, str]]:
     """Return where probabilities come from, and what was decided. The manifest says which way."""
     if manifest.geometry.kind == "tiled":
         plan = await plan_for(picture, manifest, "segment")
         whole = await through(
-            picture, plan, manifest, "segment", engine, caller, output="probabilities", dtype=np.uint16
+            picture, plan, manifest, "segment", engine, context, output="probabilities", dtype=np.uint16
         )
         return lambda rows: whole[rows].astype(np.float32) / np.float32(65535), {"tiles": str(len(plan.tiles))}
     if manifest.geometry.kind != "canonical":
@@ -125,10 +125,10 @@ async def _probabilities(
         raise ModelUnavailable(text, field="model", value=manifest.id)
     size = nearest_size((picture.height, picture.width), manifest.geometry)
     small = await asyncio.to_thread(_reduced, picture.pixels, size)
-    ticket = Ticket(manifest.id, "segment", {"image": small[None]}, caller, size[0] * size[1])
-    caller.progress.expect(1)
-    answer = (await engine.run(ticket))["probabilities"][0]
-    caller.progress.step()
+    request = InferenceRequest(manifest.id, "segment", {"image": small[None]}, context, size[0] * size[1])
+    context.progress.expect(1)
+    answer = (await engine.run(request))["probabilities"][0]
+    context.progress.step()
     if not np.isfinite(answer).all():
         raise ModelUnavailable(f"The model {manifest.id} gave values that are no numbers.", value=manifest.id)
     guided = await asyncio.to_thread(mask.fit, answer, small)

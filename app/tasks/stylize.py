@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Caller, Engine
+from app.engine.protocol import Engine, RequestContext
 from app.errors import (
     ConflictingFields,
     InvalidField,
@@ -46,14 +46,14 @@ class StylizeWish:
     steps: int = 300
 
 
-async def stylize(picture: Picture, wish: StylizeWish, engine: Engine, caller: Caller) -> Answer:
+async def stylize(picture: Picture, wish: StylizeWish, engine: Engine, context: RequestContext) -> Answer:
     """Return the picture in another manner: same size, channels, depth and alpha.
 
     Raises MissingField, ConflictingFields, InvalidField, UnknownStyle, UnknownModel, WeightsMissing, WorkTooLarge,
     ModelUnavailable and what the engine raises.
     """
     manifest = check(wish, engine, pictured=wish.style_image is not None)
-    return await (_optimized if wish.method == "optimize" else _painted)(picture, wish, manifest, engine, caller)
+    return await (_optimized if wish.method == "optimize" else _painted)(picture, wish, manifest, engine, context)
 
 
 def check(wish: StylizeWish, engine: Engine, *, pictured: bool) -> Manifest:
@@ -105,20 +105,22 @@ def _number(wanted: str, manifest: Manifest) -> int:
     return names.index(wanted)
 
 
-async def _painted(picture: Picture, wish: StylizeWish, manifest: Manifest, engine: Engine, caller: Caller) -> Answer:
+async def _painted(
+    picture: Picture, wish: StylizeWish, manifest: Manifest, engine: Engine, context: RequestContext
+) -> Answer:
     """In one pass: what instance normalisation needs of the whole picture is measured once, on a reduced one."""
-    watch = Stopwatch(caller)
+    watch = Stopwatch(context)
     plan = await plan_for(picture, manifest, "paint")
-    vector = await _vector(wish, manifest, engine, caller)
+    vector = await _vector(wish, manifest, engine, context)
     if wish.strength < 1:
-        own = await _encoded(picture, manifest, engine, caller)
+        own = await _encoded(picture, manifest, engine, context)
         vector = np.float32(wish.strength) * vector + np.float32(1 - wish.strength) * own
     side = int(default(manifest, "statistics_side"))
     small = await asyncio.to_thread(reduced, picture.pixels, side, manifest.geometry.multiple)
-    measured = await asked(manifest, "statistics", {"image": small, "vector": vector}, engine, caller)
+    measured = await asked(manifest, "statistics", {"image": small, "vector": vector}, engine, context)
     constants = {"vector": vector, "moments": measured["moments"]}
     finish = in_own_colours if wish.preserve_color else None
-    pixels = await through(picture, plan, manifest, "paint", engine, caller, constants=constants, finish=finish)
+    pixels = await through(picture, plan, manifest, "paint", engine, context, constants=constants, finish=finish)
     applied = {
         "method": "fast",
         "style": wish.style or "style_image",
@@ -135,23 +137,25 @@ def in_own_colours(window: Floats, result: Floats) -> Floats:
     return np.asarray(window + ((np.clip(result, 0, 1) - window) @ LUMINANCE)[..., None], np.float32)
 
 
-async def _vector(wish: StylizeWish, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
+async def _vector(wish: StylizeWish, manifest: Manifest, engine: Engine, context: RequestContext) -> Floats:
     if wish.style_image is not None:
-        return await _encoded(wish.style_image, manifest, engine, caller)
+        return await _encoded(wish.style_image, manifest, engine, context)
     index = np.full((1, 1), _number(str(wish.style), manifest), np.float32)
-    return (await asked(manifest, "preset", {"index": index}, engine, caller))["vector"]
+    return (await asked(manifest, "preset", {"index": index}, engine, context))["vector"]
 
 
-async def _encoded(picture: Picture, manifest: Manifest, engine: Engine, caller: Caller) -> Floats:
+async def _encoded(picture: Picture, manifest: Manifest, engine: Engine, context: RequestContext) -> Floats:
     side = int(default(manifest, "style_side"))
     small = await asyncio.to_thread(reduced, picture.pixels, side, manifest.geometry.multiple)
-    return (await asked(manifest, "encode", {"style": small}, engine, caller))["vector"]
+    return (await asked(manifest, "encode", {"style": small}, engine, context))["vector"]
 
 
-async def _optimized(picture: Picture, wish: StylizeWish, manifest: Manifest, engine: Engine, caller: Caller) -> Answer:
+async def _optimized(
+    picture: Picture, wish: StylizeWish, manifest: Manifest, engine: Engine, context: RequestContext
+) -> Answer:
     assert wish.style_image is not None
-    watch = Stopwatch(caller)
-    difference = await optimized(picture, wish.style_image, wish.steps, manifest, engine, caller)
+    watch = Stopwatch(context)
+    difference = await optimized(picture, wish.style_image, wish.steps, manifest, engine, context)
     difference *= np.float32(wish.strength)
     pixels = await asyncio.to_thread(changed, picture, difference, luminance_only=wish.preserve_color)
     applied = {

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Caller, Engine
+from app.engine.protocol import Engine, RequestContext
 from app.errors import InvalidField, ResultTooLarge
 from app.imaging.picture import Picture
 from app.tasks.answer import Answer
@@ -29,13 +29,13 @@ class SuperresWish:
     max_output_pixels: int
 
 
-async def superres(picture: Picture, wish: SuperresWish, engine: Engine, caller: Caller) -> Answer:
+async def superres(picture: Picture, wish: SuperresWish, engine: Engine, context: RequestContext) -> Answer:
     """Return the picture enlarged: width × scale and height × scale, same channels and depth.
 
     Alpha is enlarged bicubically. Raises InvalidField for a scale that the model has not, ResultTooLarge before any
     work, UnknownModel, ModelUnavailable, WrongSize and what the engine raises.
     """
-    watch = Stopwatch(caller)
+    watch = Stopwatch(context)
     manifest, signature = check(picture.width * picture.height, wish, engine)
     plan = await plan_for(picture, manifest, signature)
     alpha = None
@@ -45,7 +45,7 @@ async def superres(picture: Picture, wish: SuperresWish, engine: Engine, caller:
         filled = await asyncio.to_thread(_without_hidden_colours, picture.pixels, picture.alpha, reach)
         source = picture.with_pixels(filled, picture.alpha)
         alpha = await asyncio.to_thread(_enlarged, picture.alpha, wish.scale)
-    enlarged = await through(source, plan, manifest, signature, engine, caller)
+    enlarged = await through(source, plan, manifest, signature, engine, context)
     applied = {"tiles": str(len(plan.tiles)), "precision": manifest.signatures[signature].precision}
     return Answer(picture.with_pixels(enlarged, alpha), manifest.id, applied, watch.seconds())
 

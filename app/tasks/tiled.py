@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from app.engine.protocol import Arrays, Caller, Engine, Ticket
+from app.engine.protocol import Arrays, Engine, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable, WrongSize
 from app.imaging.picture import Picture
 from app.imaging.tiles import Box, Canvas, Plan, Tile, cut, make_plan
@@ -30,14 +30,14 @@ Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32
 class Stopwatch:
     """Splits what a task took into `model`, the device's time for this caller, and `queue`, all the rest."""
 
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
+    def __init__(self, context: RequestContext) -> None:
+        self._caller = context
         self._begin = time.perf_counter()
-        self._spent = caller.spent.get("model", 0.0)
+        self._spent = context.device_seconds.get("model", 0.0)
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds since the start."""
-        model = self._caller.spent.get("model", 0.0) - self._spent
+        model = self._caller.device_seconds.get("model", 0.0) - self._spent
         return {"queue": max(0.0, time.perf_counter() - self._begin - model), "model": model}
 
 
@@ -78,7 +78,7 @@ async def through(
     manifest: Manifest,
     signature: str,
     engine: Engine,
-    caller: Caller,
+    context: RequestContext,
     *,
     constants: Arrays | None = None,
     finish: Finish | None = None,
@@ -104,21 +104,28 @@ async def through(
 
     async def one(tile: Tile) -> None:
         window = await asyncio.to_thread(cut, picture.pixels, plan, tile.window)
-        outputs = await _run(window, manifest, signature, engine, caller, constants or {})
+        outputs = await _run(window, manifest, signature, engine, context, constants or {})
         try:
             await asyncio.to_thread(keep, tile, window, outputs[output])
         except FloatingPointError:
             text = f"The model {manifest.id} gave values that are no numbers."
             raise ModelUnavailable(text, value=manifest.id) from None
-        caller.progress.step()
+        context.progress.step()
 
-    caller.progress.expect(len(plan.tiles))
+    context.progress.expect(len(plan.tiles))
     await few_at_once(plan.tiles, one)
     return canvas.result()
 
 
 async def sample(
-    picture: Picture, plan: Plan, manifest: Manifest, signature: str, engine: Engine, caller: Caller, *, tiles: int
+    picture: Picture,
+    plan: Plan,
+    manifest: Manifest,
+    signature: str,
+    engine: Engine,
+    context: RequestContext,
+    *,
+    tiles: int,
 ) -> list[Arrays]:
     """Return the outputs of `signature` for at most `tiles` tiles, spread evenly over the plan.
 
@@ -131,7 +138,7 @@ async def sample(
 
     async def one(tile: Tile) -> None:
         window = await asyncio.to_thread(cut, picture.pixels, plan, _inside(tile.window, plan, geometry))
-        outputs[tile.index] = await _run(window, manifest, signature, engine, caller, {})
+        outputs[tile.index] = await _run(window, manifest, signature, engine, context, {})
 
     await few_at_once([plan.tiles[place] for place in places], one)
     return [outputs[index] for index in sorted(outputs)]
@@ -184,12 +191,17 @@ async def kept_in_order(
 
 
 async def _run(
-    window: NDArray[np.float32], manifest: Manifest, signature: str, engine: Engine, caller: Caller, constants: Arrays
+    window: NDArray[np.float32],
+    manifest: Manifest,
+    signature: str,
+    engine: Engine,
+    context: RequestContext,
+    constants: Arrays,
 ) -> Arrays:
     channels = manifest.signatures[signature].inputs["image"].shape[-1]
     pixels = window.shape[1] * window.shape[2]
     image = window if window.shape[-1] == channels else np.repeat(window, channels, axis=-1)
-    return await engine.run(Ticket(manifest.id, signature, {"image": image, **constants}, caller, pixels))
+    return await engine.run(InferenceRequest(manifest.id, signature, {"image": image, **constants}, context, pixels))
 
 
 def check_size(picture: Picture, manifest: Manifest, channels: int) -> None:

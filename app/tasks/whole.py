@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.protocol import Arrays, Caller, Engine, Ticket
+from app.engine.protocol import Arrays, Engine, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable
 from app.tasks.tiled import signature_of
 from models.manifest import Manifest
@@ -39,7 +39,13 @@ def reduced(pixels: NDArray[Any], side: int, multiple: int) -> Floats:
 
 
 async def asked(
-    manifest: Manifest, signature: str, inputs: Arrays, engine: Engine, caller: Caller, *, pixels: int | None = None
+    manifest: Manifest,
+    signature: str,
+    inputs: Arrays,
+    engine: Engine,
+    context: RequestContext,
+    *,
+    pixels: int | None = None,
 ) -> Arrays:
     """Return what the model answers, by name. `pixels` is what the ticket weighs, by default its largest input.
 
@@ -47,7 +53,7 @@ async def asked(
     """
     signature_of(manifest, signature)
     own = max(array.shape[1] * array.shape[2] if array.ndim == 4 else 1 for array in inputs.values())
-    answer = await engine.run(Ticket(manifest.id, signature, inputs, caller, pixels or own))
+    answer = await engine.run(InferenceRequest(manifest.id, signature, inputs, context, pixels or own))
     if not all(np.isfinite(array).all() for array in answer.values()):
         raise ModelUnavailable(f"The model {manifest.id} gave values that are no numbers.", value=manifest.id)
     return answer

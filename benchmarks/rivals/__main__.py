@@ -39,7 +39,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.imaging.codec import Output, choose_format, decode, encode
 from app.settings import Settings
 from app.tasks.denoise import DenoiseWish, denoise
@@ -138,7 +138,7 @@ def bare(engine: BareEngine, settings: Settings) -> Ask:
 
     async def whole(data: bytes) -> bytes:
         picture = decode(data, max_pixels=settings.max_pixels)
-        answer = await denoise(picture, DenoiseWish(model="photo", strength=LEVEL), engine, Caller("bench"))
+        answer = await denoise(picture, DenoiseWish(model="photo", strength=LEVEL), engine, RequestContext("bench"))
         return encode(answer.picture, Output(choose_format(answer.picture, "auto", None)))[0]
 
     return lambda data: asyncio.run(whole(data))

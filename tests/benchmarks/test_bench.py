@@ -60,7 +60,7 @@ def test_a_missing_pack_is_one_line(module: str, tmp_path: Path, monkeypatch: py
 
 def test_a_tile_is_for_the_version_on_the_shelf() -> None:
     engine = LocalEngine(Registry([replicas.SHELF], CostedLoader()), max_batch=1)
-    engine.find(*replicas.ticket(engine, 8).model.split("/"))  # raises where there is none
+    engine.find(*replicas.request(engine, 8).model.split("/"))  # raises where there is none
 
 
 def test_the_large_picture_has_the_size_that_was_asked_for() -> None:

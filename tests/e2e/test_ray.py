@@ -63,7 +63,7 @@ class Front:
         """Return the account of each replica that works, by process."""
         found: dict[int, Account] = {}
         end = time.monotonic() + 20
-        while len(found) < self.engine.width and time.monotonic() < end:
+        while len(found) < self.engine.worker_count and time.monotonic() < end:
             asked = [self.handle.account.remote() for _ in range(8)]  # at once, so that they are spread
             found |= {one.pid: one for one in (answer.result(timeout_s=20) for answer in asked)}
         return found
@@ -109,7 +109,7 @@ def front(address: str, root: Path, tmp_path_factory: pytest.TempPathFactory) ->
         models_dir=(root,), data_dir=tmp_path_factory.mktemp("jobs"), preload=("denoise/photo", "denoise/digits")
     )
     with running(create_app(settings, engine=engine)) as (_, port):
-        until(lambda: engine.width == 2)
+        until(lambda: engine.worker_count == 2)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             yield Front(engine, client)
 
@@ -119,7 +119,7 @@ def rested(request: pytest.FixtureRequest) -> None:
     """Let both replicas be there and idle, whatever the test before did to them."""
     if "front" in request.fixturenames:
         front: Front = request.getfixturevalue("front")
-        until(lambda: front.engine.width == 2 and not front.engine.depth)
+        until(lambda: front.engine.worker_count == 2 and not front.engine.depth)
         until(lambda: len(found := front.accounts()) == 2 and not any(one.held for one in found.values()))
 
 
@@ -173,7 +173,7 @@ def test_a_killed_replica_loses_nothing(front: Front) -> None:
         assert answer.content == expected.content
     assert front.engine.counters.retries - retries >= len(unanswered)
     assert front.metric("restore_device_retries") == front.engine.counters.retries
-    until(lambda: front.engine.width == 2)
+    until(lambda: front.engine.worker_count == 2)
     assert victim.pid not in front.accounts()
 
 
@@ -197,7 +197,7 @@ def test_without_a_replica_callers_are_told_at_once_and_served_again_later(front
     assert front.client.get("/readyz").status_code == 503
     until(lambda: front.denoise(picture).status_code == 200)
     assert front.denoise(picture).content == expected
-    until(lambda: front.engine.width == 2)
+    until(lambda: front.engine.worker_count == 2)
 
 
 def test_tickets_of_callers_that_gave_up_leave_the_replicas(front: Front) -> None:
@@ -237,26 +237,26 @@ def test_replicas_count_for_the_metrics_of_the_front(front: Front) -> None:
     assert seconds > PAUSE_S
     assert "model;dur=" in answer.headers["server-timing"]
     assert front.metric("restore_devices") == 2
-    assert front.metric("restore_queue_tickets") == 0
+    assert front.metric("restore_queue_tiles") == 0
 
 
 SECOND_FRONT = """
 import asyncio, sys
 from pathlib import Path
-from app.engine.local import warm_tickets
-from app.engine.protocol import Caller
+from app.engine.local import warmup_requests
+from app.engine.protocol import RequestContext
 from app.engine.ray import Cluster, RayEngine
 
 async def main(engine):
     photo = engine.find("denoise", "photo")
     await engine.warm(photo)
-    print([entry.state for entry in engine.entries()], engine.width)
-    tickets = [next(warm_tickets(photo, Caller(f"caller {{number}}"))) for number in range(3)]
-    answers = await asyncio.gather(*map(engine.run, tickets), return_exceptions=True)
+    print([status.state for status in engine.statuses()], engine.worker_count)
+    requests = [next(warmup_requests(photo, RequestContext(f"caller {{number}}"))) for number in range(3)]
+    answers = await asyncio.gather(*map(engine.run, requests), return_exceptions=True)
     print([type(answer).__name__ for answer in answers])
     await engine.close(10)
 
-asyncio.run(main(RayEngine([Path({shelf!r})], Cluster({address!r}), max_megapixels=0.0001)))
+asyncio.run(main(RayEngine([Path({root!r})], Cluster({address!r}), max_megapixels=0.0001)))
 assert not {{"tensorflow", "keras"}} & sys.modules.keys()
 """
 

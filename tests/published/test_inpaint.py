@@ -11,9 +11,9 @@ import pytest
 import skimage.data
 
 from app.engine.local import LocalEngine
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.engine.registry import Registry
-from app.engine.runtime import Runtime
+from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
 from app.tasks.answer import Answer
 from app.tasks.inpaint import InpaintWish, inpaint
@@ -36,7 +36,7 @@ def filled(registry: Registry, picture: Picture, missing: np.ndarray, **wish: An
         engine = LocalEngine(registry)
         try:
             mask = Picture((missing * 255).astype(np.uint8)[..., None])
-            return await inpaint(picture, InpaintWish(mask, **wish), engine, Caller("test"))
+            return await inpaint(picture, InpaintWish(mask, **wish), engine, RequestContext("test"))
         finally:
             await engine.close(60)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from app.engine.local import warm_sizes
 from app.engine.registry import Registry
-from app.engine.runtime import Runtime
+from app.engine.tensorflow_runtime import Runtime
 from models import repository
 from models.manifest import Tensor
 
@@ -63,7 +63,7 @@ def _anything(dice: np.random.Generator, tensor: Tensor, size: tuple[int, int]) 
 
 @pytest.mark.tf
 def test_the_registry_serves_all_of_them() -> None:
-    entries = Registry([SHELF], Runtime()).entries()
+    entries = Registry([SHELF], Runtime()).statuses()
     assert {entry.id: entry.reason for entry in entries if entry.state == "unavailable"} == {}
     assert len(entries) == len(FOLDERS)
 

@@ -13,9 +13,9 @@ import skimage.data
 from numpy.typing import NDArray
 
 from app.engine.local import LocalEngine
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.engine.registry import Registry
-from app.engine.runtime import Runtime
+from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
 from app.tasks.answer import Answer
@@ -38,7 +38,7 @@ def painted(registry: Registry, pixels: NDArray[Any], **wish: Any) -> Answer:
     async def asked() -> Answer:
         engine = LocalEngine(registry)
         try:
-            return await stylize(Picture(pixels), StylizeWish(**wish), engine, Caller("test"))
+            return await stylize(Picture(pixels), StylizeWish(**wish), engine, RequestContext("test"))
         finally:
             await engine.close(60)
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.engine.local import LocalEngine
-from app.engine.protocol import Arrays, Caller
+from app.engine.protocol import Arrays, RequestContext
 from app.engine.registry import Registry
-from app.engine.runtime import Runtime
+from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
 from app.tasks.tiled import through
@@ -71,9 +71,9 @@ class Network:
         async def work() -> Pixels:
             engine = LocalEngine(self.registry)
             try:
-                caller = Caller("test")
+                context = RequestContext("test")
                 return await through(
-                    Picture(pixels), plan, self.manifest, signature, engine, caller, constants=constants, output=output
+                    Picture(pixels), plan, self.manifest, signature, engine, context, constants=constants, output=output
                 )
             finally:
                 await engine.close(60)

@@ -83,7 +83,7 @@ def test_pictures_of_a_batch_do_not_mix(networks: tuple[Any, Any]) -> None:
 
 
 def test_what_is_published_goes_on_from_its_state(networks: tuple[Any, Any], tmp_path: Path) -> None:
-    from app.engine.runtime import ALLOWED
+    from app.engine.tensorflow_runtime import ALLOWED
     from training.export.manifest import flops_per_pixel, operations
     from training.export.savedmodel import compare, save
 

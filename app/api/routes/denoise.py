@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from app.api import openapi
 from app.api.desk import Desk, Endpoint, Sizes
 from app.api.forms import DenoiseForm
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.imaging.picture import Picture
 from app.tasks import denoise as task
 from app.tasks.answer import Answer
@@ -17,7 +17,7 @@ def router(desk: Desk) -> APIRouter:
     """Return the endpoint."""
     routes = APIRouter(tags=["pictures"])
 
-    async def work(form: DenoiseForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
+    async def work(form: DenoiseForm, pictures: dict[str, Picture], caller: RequestContext) -> Answer:
         return await task.denoise(pictures["image"], _wish(form), desk.engine, caller)
 
     def check(form: DenoiseForm, _: Sizes) -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from app.api import openapi
 from app.api.desk import Desk, Endpoint, Sizes
 from app.api.forms import InpaintForm
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.errors import ConflictingFields, MissingField
 from app.imaging.picture import Picture
 from app.tasks import inpaint as task
@@ -20,7 +20,7 @@ def router(desk: Desk) -> APIRouter:
     """Return the endpoint."""
     routes = APIRouter(tags=["pictures"])
 
-    async def work(form: InpaintForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
+    async def work(form: InpaintForm, pictures: dict[str, Picture], caller: RequestContext) -> Answer:
         wish = task.InpaintWish(
             mask=pictures.get("mask"),
             method=form.method,

@@ -9,15 +9,15 @@ from fastapi.responses import JSONResponse
 
 from app.api import openapi, responses
 from app.api.problems import NotFound
-from app.engine.protocol import Entry, ServingEngine
+from app.engine.protocol import ModelServer, ModelStatus
 from models.manifest import Manifest
 
 
-def router(engine: ServingEngine) -> APIRouter:
+def router(engine: ModelServer) -> APIRouter:
     """Return the endpoints."""
     routes = APIRouter(tags=["models"])
 
-    def short(entry: Entry, default: bool) -> dict[str, Any]:
+    def short(entry: ModelStatus, default: bool) -> dict[str, Any]:
         return _short(entry, default, engine.device, engine.as_run(entry.manifest) if entry.manifest else None)
 
     @routes.get(
@@ -28,7 +28,7 @@ def router(engine: ServingEngine) -> APIRouter:
     )
     async def models(request: Request) -> Response:
         defaults = {manifest.id for manifest in engine.defaults()}
-        listed = [short(entry, entry.id in defaults) for entry in engine.entries()]
+        listed = [short(entry, entry.id in defaults) for entry in engine.statuses()]
         return responses.revalidated(request.headers, JSONResponse({"models": listed}))
 
     @routes.get(
@@ -42,10 +42,10 @@ def router(engine: ServingEngine) -> APIRouter:
     )
     async def card(request: Request, task: str, name: str) -> Response:
         asked = f"{task}/{name}"
-        chosen = next((e for e in engine.entries() if asked == e.id or (e.latest and asked == _name(e))), None)
+        chosen = next((e for e in engine.statuses() if asked == e.id or (e.latest and asked == _name(e))), None)
         if chosen is None:
             raise NotFound("There is no such model. GET /models lists what there is.")
-        versions = [_version(entry) for entry in engine.entries() if _name(entry) == _name(chosen)]
+        versions = [_version(entry) for entry in engine.statuses() if _name(entry) == _name(chosen)]
         defaults = {manifest.id for manifest in engine.defaults()}
         content = short(chosen, chosen.id in defaults)
         if chosen.manifest:
@@ -55,7 +55,7 @@ def router(engine: ServingEngine) -> APIRouter:
     return routes
 
 
-def _short(entry: Entry, default: bool, device: str, manifest: Manifest | None) -> dict[str, Any]:
+def _short(entry: ModelStatus, default: bool, device: str, manifest: Manifest | None) -> dict[str, Any]:
     """Return what is told of a model in a list; `manifest` is as the model is run here."""
     told: dict[str, Any] = {
         "id": entry.id,
@@ -85,9 +85,9 @@ def _short(entry: Entry, default: bool, device: str, manifest: Manifest | None) 
     return told
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: ModelStatus) -> str:
     return entry.id.partition("@")[0]
 
 
-def _version(entry: Entry) -> int:
+def _version(entry: ModelStatus) -> int:
     return int(entry.id.partition("@")[2])

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from app.api import openapi
 from app.api.desk import Desk, Endpoint, Sizes
 from app.api.forms import SegmentForm
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.errors import ConflictingFields
 from app.imaging.picture import Picture
 from app.tasks import segment as task
@@ -20,7 +20,7 @@ def router(desk: Desk) -> APIRouter:
     """Return the endpoint."""
     routes = APIRouter(tags=["pictures"])
 
-    async def work(form: SegmentForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
+    async def work(form: SegmentForm, pictures: dict[str, Picture], caller: RequestContext) -> Answer:
         background = pictures.get("background_image") or _colour(form.background)
         wish = replace(_wish(form), background=background)
         return await task.segment(pictures["image"], wish, desk.engine, caller)

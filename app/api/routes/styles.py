@@ -10,17 +10,17 @@ from fastapi.responses import JSONResponse
 
 from app.api import openapi, responses
 from app.api.problems import NotFound
-from app.engine.protocol import Entry, ServingEngine
+from app.engine.protocol import ModelServer, ModelStatus
 
 
-def router(engine: ServingEngine) -> APIRouter:
+def router(engine: ModelServer) -> APIRouter:
     """Return the endpoints."""
     routes = APIRouter(tags=["models"])
 
-    def default() -> Entry | None:
+    def default() -> ModelStatus | None:
         """Return the model whose presets are listed, None where there is none."""
         chosen = [manifest.id for manifest in engine.defaults() if manifest.task == "stylize"]
-        return next((entry for entry in engine.entries() if entry.id in chosen), None)
+        return next((entry for entry in engine.statuses() if entry.id in chosen), None)
 
     @routes.get(
         "/styles",

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from app.api import openapi
 from app.api.desk import Desk, Endpoint, Sizes
 from app.api.forms import StylizeForm
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.errors import ConflictingFields
 from app.imaging.picture import Picture
 from app.tasks import stylize as task
@@ -20,7 +20,7 @@ def router(desk: Desk) -> APIRouter:
     """Return the endpoint."""
     routes = APIRouter(tags=["pictures"])
 
-    async def work(form: StylizeForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
+    async def work(form: StylizeForm, pictures: dict[str, Picture], caller: RequestContext) -> Answer:
         wish = _wish(form, pictures.get("style_image"))
         return await task.stylize(pictures["image"], wish, desk.engine, caller)
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from app.api import openapi
 from app.api.desk import Desk, Endpoint, Sizes
 from app.api.forms import SuperresForm
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.imaging.picture import Picture
 from app.tasks import superres as task
 from app.tasks.answer import Answer
@@ -21,7 +21,7 @@ def router(desk: Desk) -> APIRouter:
         most = desk.settings.max_output_pixels
         return task.SuperresWish(model=form.model_name, scale=form.scale, max_output_pixels=most)
 
-    async def work(form: SuperresForm, pictures: dict[str, Picture], caller: Caller) -> Answer:
+    async def work(form: SuperresForm, pictures: dict[str, Picture], caller: RequestContext) -> Answer:
         return await task.superres(pictures["image"], wish(form), desk.engine, caller)
 
     def check(form: SuperresForm, sizes: Sizes) -> None:

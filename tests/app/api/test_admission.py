@@ -8,8 +8,8 @@ from contextlib import ExitStack
 import pytest
 
 from app.api.admission import GRACE, RESERVE, Admission
-from app.engine.costs import CostTable
-from app.engine.protocol import BACKGROUND, INTERACTIVE, Caller
+from app.engine.latency_model import LatencyModel
+from app.engine.protocol import BACKGROUND, INTERACTIVE, RequestContext
 from app.errors import Overloaded
 
 SECOND, PIXELS = 2**20, 2**20
@@ -29,11 +29,11 @@ class House:
 
     def __init__(self, devices: int = 1) -> None:
         self.clock = Clock()
-        costs = CostTable()
+        latency = LatencyModel()
         for _ in range(2):
-            costs.note("photo", "request", SECOND, 1, 1.0)
-        self.admission = Admission(costs, devices=lambda: devices, clock=self.clock)
-        self.doors: dict[Caller, ExitStack] = {}
+            latency.record("photo", "request", SECOND, 1, 1.0)
+        self.admission = Admission(latency, devices=lambda: devices, clock=self.clock)
+        self.doors: dict[RequestContext, ExitStack] = {}
         self._numbers = iter(range(10**6))
 
     def come(
@@ -44,16 +44,16 @@ class House:
         within: float = 100.0,
         weight: float = INTERACTIVE,
         mark: int | None = None,
-    ) -> Caller:
+    ) -> RequestContext:
         """Let a request in, or raise Overloaded."""
         number = next(self._numbers)
-        caller = Caller(f"{client} {number}", client, self.clock.now + within, weight=weight)
+        context = RequestContext(f"{client} {number}", client, self.clock.now + within, weight=weight)
         door = ExitStack()
         door.enter_context(
-            self.admission.enter("photo", round(seconds * SECOND), caller, number if mark is None else mark)
+            self.admission.enter("photo", round(seconds * SECOND), context, number if mark is None else mark)
         )
-        self.doors[caller] = door
-        return caller
+        self.doors[context] = door
+        return context
 
     def refused(
         self, client: str = "a", seconds: float = 1.0, *, within: float = 100.0, mark: int | None = None
@@ -64,17 +64,17 @@ class House:
         assert caught.value.retry_after is not None
         return caught.value.retry_after
 
-    def leave(self, caller: Caller, seconds: float = 1.0) -> None:
+    def leave(self, context: RequestContext, seconds: float = 1.0) -> None:
         """Let a request be done that took so long of the device."""
-        caller.spent["model"] = seconds
-        self.doors.pop(caller).close()
+        context.device_seconds["model"] = seconds
+        self.doors.pop(context).close()
 
-    def work(self, callers: list[Caller], seconds: int, pace: float) -> None:
+    def work(self, callers: list[RequestContext], seconds: int, pace: float) -> None:
         """Let time pass in which `pace` seconds of the devices are done a second for each of these."""
         for _ in range(seconds):
             self.clock.now += 1.0
-            for caller in callers:
-                caller.spent["model"] = caller.spent.get("model", 0.0) + pace
+            for context in callers:
+                context.device_seconds["model"] = context.device_seconds.get("model", 0.0) + pace
             self.admission._observe()
 
 
@@ -119,7 +119,7 @@ def test_promise_that_nobody_takes_is_forgotten() -> None:
     assert house.refused(within=10.0) > 1
     passed = waits[-1] * (1 + GRACE) + 20
     house.clock.now += passed
-    here[0].spent["model"] = passed  # the device was not idle meanwhile
+    here[0].device_seconds["model"] = passed  # the device was not idle meanwhile
     house.come(within=10.0)
 
 
@@ -155,7 +155,7 @@ def test_what_is_done_makes_room() -> None:
     house = House()
     here = [house.come(within=10.0) for _ in range(7)]
     house.refused(within=10.0, mark=-1)
-    here[0].spent["model"] = 0.9  # nearly done
+    here[0].device_seconds["model"] = 0.9  # nearly done
     house.leave(here[1])
     assert house.admission.seconds == pytest.approx(5.1)
     house.come(within=10.0, mark=-1)
@@ -191,8 +191,8 @@ def test_pace_of_many_devices_is_learned_from_few_requests_and_from_many() -> No
     here = [house.come(str(number), seconds=1000.0, within=10_000.0) for number in range(8)]
     house.work(here, 60, 0.0)  # all stand still: a disk, say
     assert house.admission.pace == 0.1
-    for caller in here[1:]:
-        house.leave(caller, 0.0)
+    for context in here[1:]:
+        house.leave(context, 0.0)
     house.work(here[:1], 60, 0.5)  # and one goes on alone, on a device half as fast as it was measured
     assert house.admission.pace == pytest.approx(4, abs=0.1)
     house.work(here[:1], 60, 4.0)  # one may keep several devices at work, but there are no more than eight
@@ -201,9 +201,9 @@ def test_pace_of_many_devices_is_learned_from_few_requests_and_from_many() -> No
 
 def test_nothing_is_learned_after_a_long_request_has_gone() -> None:
     house = House()
-    caller = house.come(seconds=100.0)
+    context = house.come(seconds=100.0)
     house.clock.now += 100.0
-    house.leave(caller, 100.0)
+    house.leave(context, 100.0)
     house.clock.now += 1000.0
     house.come(seconds=1.0)
     assert house.admission.pace == pytest.approx(1.0)
@@ -221,8 +221,8 @@ def test_what_needs_less_is_due_sooner_and_all_can_be_done_by_their_deadlines() 
     house = House()
 
     def due(seconds: float, within: float) -> float:
-        caller = Caller("one", "a", house.clock.now + within)
-        with house.admission.enter("photo", round(seconds * SECOND), caller) as when:
+        context = RequestContext("one", "a", house.clock.now + within)
+        with house.admission.enter("photo", round(seconds * SECOND), context) as when:
             return when - house.clock.now
 
     assert due(0.1, 300) < due(1.0, 300) < due(20, 300)
@@ -233,7 +233,10 @@ def test_what_needs_less_is_due_sooner_and_all_can_be_done_by_their_deadlines() 
 
 def test_request_that_fails_teaches_nothing() -> None:
     house = House()
-    with pytest.raises(RuntimeError), house.admission.enter("photo", SECOND, Caller("x", spent={"model": 50.0})):
+    with (
+        pytest.raises(RuntimeError),
+        house.admission.enter("photo", SECOND, RequestContext("x", device_seconds={"model": 50.0})),
+    ):
         raise RuntimeError
     house.come()
     assert house.admission.seconds == pytest.approx(1.0)
@@ -247,14 +250,14 @@ def test_at_twice_the_load_accepted_ones_are_in_time_and_refused_ones_come_in_wh
     """
     dice, patience, until = random.Random(3), 20.0, 1600.0
     house, numbers = House(), iter(range(10**6))
-    queues: dict[str, list[tuple[Caller, float]]] = {f"client {place}": [] for place in range(clients)}
+    queues: dict[str, list[tuple[RequestContext, float]]] = {f"client {place}": [] for place in range(clients)}
     back: list[tuple[float, str, int, float]] = []
     kept: list[bool] = []
     late, busy, turn, new = 0, 0.0, 0, house.clock.now
 
     def arrive(client: str, mark: int, *, again: bool) -> None:
         try:
-            caller = house.come(client, within=patience, mark=mark)
+            context = house.come(client, within=patience, mark=mark)
         except Overloaded as refusal:
             told = refusal.retry_after or math.inf
             if again:
@@ -262,7 +265,7 @@ def test_at_twice_the_load_accepted_ones_are_in_time_and_refused_ones_come_in_wh
             elif told <= patience:
                 back.append((house.clock.now + told, client, mark, told))
         else:
-            queues[client].append((caller, house.clock.now + patience))
+            queues[client].append((context, house.clock.now + patience))
             if again:
                 kept.append(True)
 
@@ -276,12 +279,12 @@ def test_at_twice_the_load_accepted_ones_are_in_time_and_refused_ones_come_in_wh
         names = [name for name in queues if queues[name]]
         if names:
             turn += 1
-            caller, deadline = queues[names[turn % len(names)]].pop(0)
+            context, deadline = queues[names[turn % len(names)]].pop(0)
             took = dice.uniform(0.7, 1.3)
             house.clock.now += took
             busy += took
             late += house.clock.now > deadline
-            house.leave(caller, took)
+            house.leave(context, took)
         else:
             house.clock.now += 0.05
     assert late == 0 if clients == 1 else late <= 0.01 * busy

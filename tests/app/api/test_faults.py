@@ -21,7 +21,7 @@ from tests.engines import Failing, Slow
 HELD = {
     "restore_decoded_megapixels": 0.0,
     "restore_requests_waiting": 0.0,
-    "restore_queue_tickets": 0.0,
+    "restore_queue_tiles": 0.0,
     "restore_queue_megapixels": 0.0,
     "restore_work_seconds": 0.0,
     "restore_requests_active": 1.0,  # the one that asks

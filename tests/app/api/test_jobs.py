@@ -379,7 +379,7 @@ def test_cancelling_ends_one_job_and_no_other() -> None:
         answer = service.client.delete(second)
         assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
         limit = time.monotonic() + 20
-        while any(waiting.ticket.caller.request_id == f"job {second[6:]}" for waiting in scheduler._queue):
+        while any(waiting.request.context.request_id == f"job {second[6:]}" for waiting in scheduler._queue):
             assert time.monotonic() < limit
             time.sleep(0.01)
         until(service, third, "running")

@@ -114,7 +114,7 @@ def test_inpaint_without_a_model_is_no_work_of_the_device(monkeypatch: pytest.Mo
         gate.set()
         assert (counted, answer.result(30).status_code) == (0, 200)
         service.send("/inpaint", mask=hole(), method="auto")
-        kinds = {model for model, signature, *_ in service.desk.engine.costs.rows() if signature == "request"}
+        kinds = {model for model, signature, *_ in service.desk.engine.latency.rows() if signature == "request"}
         assert kinds == {"inpaint ×1"}
 
 

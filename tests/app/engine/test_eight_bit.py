@@ -12,7 +12,7 @@ import pytest
 
 from app.engine.protocol import Arrays
 from app.engine.registry import Registry
-from app.engine.runtime import ALLOWED_LITE, EightBit, LoadedModel, Runtime
+from app.engine.tensorflow_runtime import ALLOWED_LITE, EightBit, LoadedModel, Runtime
 from models import repository
 from models.manifest import Manifest, QuantizedSignature
 from tests.model_repository import tiny_repository as tiny_repository
@@ -163,7 +163,7 @@ def test_an_operator_that_is_not_allowed_is_refused(runtime: Runtime, root: Chan
     written = tf.lite.TFLiteConverter.from_concrete_functions([counts.get_concrete_function()], tf.Module()).convert()
     folder, manifest = root(written, operators=["WHILE", "ADD", "SUM", "LESS"])
     assert f"operator WHILE is not allowed in {FILE}" in runtime.problems(folder, manifest)
-    assert [entry.state for entry in Registry([folder.parents[2]], runtime).entries()] == ["unavailable"]
+    assert [entry.state for entry in Registry([folder.parents[2]], runtime).statuses()] == ["unavailable"]
 
 
 @pytest.mark.parametrize("end", [0, 100, -1])

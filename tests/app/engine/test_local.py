@@ -14,11 +14,11 @@ import pytest
 
 from app.engine.local import LocalEngine, clearly_fastest, warm_sizes
 from app.engine.protocol import Arrays
-from app.engine.registry import LINGER_S, Model, Registry
+from app.engine.registry import UNLOAD_GRACE_S, Model, Registry
 from app.errors import ModelUnavailable, Overloaded, ShuttingDown, UnknownModel
 from models import repository
 from models.manifest import Geometry, Manifest, Signature, SizeRule
-from tests.engines import Chain, Costly, Failing, Loader, Recording, Slow, ticket
+from tests.engines import Chain, Costly, Failing, Loader, Recording, Slow, request
 from tests.model_repository import DIGIT, digit_signatures, manifest, photo_signatures, picture
 
 
@@ -76,9 +76,9 @@ def test_many_callers_wait_for_one_load_and_share_batches(root: Path) -> None:
         loader = Gated(identity=Costly(call=0.005))
         engine = LocalEngine(Registry([root], loader))
         for tiles in (1, 2, 4):
-            engine.costs.note("denoise/identity@1", "denoise", 64, tiles, 0.005)
+            engine.latency.record("denoise/identity@1", "denoise", 64, tiles, 0.005)
         assert engine.find("denoise").id == "denoise/identity@1"
-        callers = [asyncio.create_task(engine.run(ticket(i))) for i in range(20)]
+        callers = [asyncio.create_task(engine.run(request(i))) for i in range(20)]
         await asyncio.to_thread(loader.entered.wait, 30)
         callers[0].cancel()
         await asyncio.wait([callers[0]])
@@ -97,7 +97,7 @@ def test_max_batch_caps_the_manifest(root: Path) -> None:
         loader = Loader({"identity": Recording()})
         engine = LocalEngine(Registry([root], loader), max_batch=1)
         engine.find("denoise")
-        await asyncio.gather(*(engine.run(ticket(i)) for i in range(9)))
+        await asyncio.gather(*(engine.run(request(i)) for i in range(9)))
         assert engine.schedulers["CPU:0"].counters.batch_sizes == {1: 9}
         await engine.close(10)
 
@@ -107,12 +107,12 @@ def test_max_batch_caps_the_manifest(root: Path) -> None:
 def test_failed_load_fails_each_caller(root: Path) -> None:
     async def work() -> None:
         engine = LocalEngine(Registry([root], Loader({})))
-        results = await asyncio.gather(*(engine.run(ticket(i)) for i in range(3)), return_exceptions=True)
+        results = await asyncio.gather(*(engine.run(request(i)) for i in range(3)), return_exceptions=True)
         assert [type(one) for one in results] == [ModelUnavailable] * 3
         with pytest.raises(ModelUnavailable):
             engine.find("denoise")
         with pytest.raises(UnknownModel):
-            await engine.run(ticket(model="denoise/nobody@1"))
+            await engine.run(request(model="denoise/nobody@1"))
         await engine.close(10)
 
     scenario(work)
@@ -134,7 +134,7 @@ def test_warm_runs_every_signature_at_the_usual_size_or_at_all(root: Path) -> No
         model.calls.clear()
         await engine.warm(engine.find("denoise", "digits"))
         assert model.calls == [("denoise", {"image": (1, 28, 28, 1)}, 0.5)]
-        assert [entry.state for entry in engine.registry.entries()] == ["loaded", "unloaded", "loaded"]
+        assert [entry.state for entry in engine.registry.statuses()] == ["loaded", "unloaded", "loaded"]
         await engine.close(10)
 
     scenario(work)
@@ -177,7 +177,7 @@ def test_a_new_version_takes_its_place_once_it_is_warm(root: Path, tmp_path: Pat
     async def work() -> None:
         loader = Loader({"identity": Recording()})
         engine = LocalEngine(Registry([root], loader))
-        await engine.run(ticket())
+        await engine.run(request())
         repository.publish(manifest(version=2), tmp_path / "source", root)
         await refreshed(engine)
         assert engine.find("denoise").id == "denoise/identity@2"
@@ -230,9 +230,9 @@ def test_a_model_at_work_stays_and_the_idle_one_goes(root: Path) -> None:
         slow = Slow()
         loader = Loader({"identity": slow, "photo": Recording(), "digits": Recording()})
         engine = LocalEngine(Registry([root], loader, budget=100))
-        running = asyncio.create_task(engine.run(ticket()))
+        running = asyncio.create_task(engine.run(request()))
         await asyncio.to_thread(slow.entered.wait, 30)
-        others = [asyncio.create_task(engine.run(ticket(model=f"denoise/{name}@1"))) for name in ("photo", "digits")]
+        others = [asyncio.create_task(engine.run(request(model=f"denoise/{name}@1"))) for name in ("photo", "digits")]
         while len(loader.loads) < 3:
             await asyncio.sleep(0.001)
         assert loader.unloads == []  # all three are waited for
@@ -265,14 +265,14 @@ def test_tickets_spread_over_the_devices(root: Path) -> None:
     async def work() -> None:
         loader = Devices(first=Slow(), second=Slow())
         engine = LocalEngine(Registry([root], loader))
-        tasks = [asyncio.create_task(engine.run(ticket(i, request="one"))) for i in range(10)]
+        tasks = [asyncio.create_task(engine.run(request(i, request_id="one"))) for i in range(10)]
         for slow in loader.models.values():
             assert await asyncio.to_thread(slow.entered.wait, 30)  # type: ignore[attr-defined]
         for slow in loader.models.values():
             slow.gate.set()  # type: ignore[attr-defined]
         results = await asyncio.gather(*tasks)
         assert [float(one["image"].flat[0]) for one in results] == list(range(10))
-        assert [scheduler.counters.tickets for scheduler in engine.schedulers.values()] == [5, 5]
+        assert [scheduler.counters.requests for scheduler in engine.schedulers.values()] == [5, 5]
         assert sorted(loader.loads) == ["identity on first", "identity on second"]
         await engine.close(10)
 
@@ -284,11 +284,11 @@ def test_a_ticket_goes_where_least_work_is_ahead(root: Path) -> None:
         slow = Slow()
         loader = Devices(first=slow, second=Recording())
         engine = LocalEngine(Registry([root], loader))
-        stuck = asyncio.create_task(engine.run(ticket(size=64)))
+        stuck = asyncio.create_task(engine.run(request(size=64)))
         assert await asyncio.to_thread(slow.entered.wait, 30)
         for i in range(5):
-            await engine.run(ticket(i))
-        assert engine.schedulers["second"].counters.tickets == 5
+            await engine.run(request(i))
+        assert engine.schedulers["second"].counters.requests == 5
         slow.gate.set()
         await stuck
         await engine.close(10)
@@ -301,11 +301,11 @@ def test_a_model_that_left_the_shelf_runs_where_it_is_loaded(root: Path) -> None
         slow = Slow()
         loader = Devices(first=slow, second=Recording())
         engine = LocalEngine(Registry([root], loader))
-        tasks = [asyncio.create_task(engine.run(ticket()))]
+        tasks = [asyncio.create_task(engine.run(request()))]
         assert await asyncio.to_thread(slow.entered.wait, 30)
         shutil.rmtree(root / "denoise" / "identity")
         await engine.refresh()
-        tasks.append(asyncio.create_task(engine.run(ticket(1))))  # the other device is idle, but cannot load it now
+        tasks.append(asyncio.create_task(engine.run(request(1))))  # the other device is idle, but cannot load it now
         await asyncio.sleep(0)
         slow.gate.set()
         await asyncio.gather(*tasks)
@@ -364,7 +364,7 @@ def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half:
         assert model.calls[:8] == ["denoise", "in_half"] * 4
         assert engine.find("denoise").signatures["denoise"].precision == used
         model.calls.clear()
-        await engine.run(ticket())
+        await engine.run(request())
         assert model.calls == ["in_half" if used == "bfloat16" else "denoise"]
         await engine.close(10)
 
@@ -381,15 +381,15 @@ def test_a_precision_is_chosen_anew_for_another_model_of_the_same_number(tmp_pat
         loader = Loader({"identity": Paced(denoise=0.02, in_half=0.001)})
         folder = repository.publish(manifest(signatures={"denoise": signature}, default=True), source, root)
         engine = LocalEngine(Registry([root], loader, clock=lambda: now[0]))
-        await engine.run(ticket())
+        await engine.run(request())
         shutil.rmtree(folder)
         await engine.refresh()
-        now[0] += LINGER_S
+        now[0] += UNLOAD_GRACE_S
         await engine.refresh()
         repository.publish(manifest(default=True), source, root)  # without the variant
         await refreshed(engine)
         loader.fakes["identity"] = Paced(denoise=0.0)
-        await engine.run(ticket())
+        await engine.run(request())
         assert engine.find("denoise").signatures["denoise"].precision == "float32"
         await engine.close(10)
 
@@ -428,9 +428,9 @@ def test_sizes_to_warm_keep_the_geometry(geometry: Geometry, sizes: list[tuple[i
 def test_closed_engine_is_shutting_down(root: Path) -> None:
     async def work() -> None:
         engine = LocalEngine(Registry([root], Loader({"identity": Recording()})))
-        await engine.run(ticket())
+        await engine.run(request())
         await engine.close(10)
         with pytest.raises(ShuttingDown):
-            await engine.run(ticket())
+            await engine.run(request())
 
     scenario(work)

@@ -17,7 +17,7 @@ from unittest.mock import MagicMock, Mock
 import pytest
 
 from app.engine import ray as engine_of_many
-from app.engine.ray import APPLICATION, DEPLOYMENT, Cluster, LeastSent, RayEngine
+from app.engine.ray import APPLICATION, DEPLOYMENT, Cluster, LeastOutstandingRouter, RayEngine
 from app.engine.replica import Replica
 from tests.engines import Loader
 
@@ -42,7 +42,7 @@ class Bare:
         self.heard.append(f"{internal_request_id} back from {replica_id}")
 
 
-class Router(LeastSent, Bare):
+class Router(LeastOutstandingRouter, Bare):
     def __init__(self) -> None:
         super().__init__()
         self.initialize_state()

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 from structlog.testing import capture_logs
 
-from app.engine.registry import LINGER_S, Model, Registry
+from app.engine.registry import UNLOAD_GRACE_S, Model, Registry
 from app.errors import ModelUnavailable, Overloaded, UnknownModel
 from models import repository
 from models.manifest import MANIFEST_NAME, Manifest
@@ -48,7 +48,7 @@ def registry(*shelves: Path, **fakes: Model) -> Registry:
 
 def test_empty_and_missing_shelves_serve_nothing(tmp_path: Path) -> None:
     empty = registry(tmp_path, tmp_path / "missing")
-    assert empty.entries() == []
+    assert empty.statuses() == []
     assert empty.defaults() == []
     with pytest.raises(UnknownModel, match="There is no default model for denoise"):
         empty.find("denoise")
@@ -67,7 +67,7 @@ def test_find_by_name_version_and_default(put: Put, root: Path) -> None:
     assert found.find("denoise", "digits").id == "denoise/digits@1"
     assert found.find("superres").id == "superres/photo@1"
     assert [one.id for one in found.defaults()] == ["denoise/photo@10", "superres/photo@1"]
-    assert [entry.id for entry in found.entries()] == [
+    assert [entry.id for entry in found.statuses()] == [
         "denoise/digits@1", "denoise/photo@1", "denoise/photo@2", "denoise/photo@10", "superres/photo@1",
     ]  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_what_breaks_its_contract_is_refused_and_the_rest_served(put: Put, root:
     assert refused["denoise/photo@1"] == ["saved_model.pb has another SHA-256 than the manifest says"]
     assert refused["superres/unet@1"] == ["operation PyFunc is not allowed"]
     assert len(refused["superres/face@1"]) > 5
-    states = {entry.id: (entry.state, bool(entry.reason), entry.manifest is None) for entry in found.entries()}
+    states = {entry.id: (entry.state, bool(entry.reason), entry.manifest is None) for entry in found.statuses()}
     assert states == {
         "denoise/digits@1": ("unloaded", False, False),
         "denoise/photo@1": ("unavailable", True, False),
@@ -144,7 +144,7 @@ def test_a_name_means_the_newest_version_that_can_be_served(put: Put, root: Path
     assert found.find("denoise").version == found.find("denoise", "photo").version == 2
     with pytest.raises(ModelUnavailable):
         found.find("denoise", "photo@3")
-    assert [(entry.state, entry.latest) for entry in found.entries()] == [
+    assert [(entry.state, entry.latest) for entry in found.statuses()] == [
         ("unloaded", False), ("unloaded", True), ("unavailable", False),
     ]  # fmt: skip
 
@@ -187,7 +187,7 @@ def test_load_once_and_remember(put: Put, root: Path) -> None:
     assert found.load("denoise/photo@1") is model
     assert found.load("denoise/photo@1") is found.loaded("denoise/photo@1") is model
     assert loader.loads == ["denoise/photo@1"]
-    assert [entry.state for entry in found.entries()] == ["loaded"]
+    assert [entry.state for entry in found.statuses()] == ["loaded"]
     with pytest.raises(UnknownModel):
         found.load("denoise/photo@2")
     assert found.loaded("denoise/photo@2") is None
@@ -249,7 +249,7 @@ def test_failed_load_is_remembered(put: Put, root: Path) -> None:
         with pytest.raises(ModelUnavailable, match="denoise/photo@1 is on the shelf but cannot be served"):
             found.load("denoise/photo@1")
     assert loader.loads == ["denoise/photo@1"]
-    assert found.entries()[0].reason == "It cannot be loaded."
+    assert found.statuses()[0].reason == "It cannot be loaded."
     with pytest.raises(ModelUnavailable):
         found.find("denoise")
 
@@ -260,8 +260,8 @@ def test_failed_load_is_remembered(put: Put, root: Path) -> None:
 def seen(found: Registry) -> list[tuple[str, Any]]:
     """Look twice, as what changed must be still for one look; return (event, model or task) of each line of the log."""
     with capture_logs() as logs:
-        found.look()
-        found.look()
+        found.poll()
+        found.poll()
     return [(line["event"], line.get("model") or line.get("task")) for line in logs]
 
 
@@ -292,10 +292,10 @@ def test_a_new_model_is_there_at_once_and_a_new_version_when_it_is_proven(put: P
     assert found.find("denoise", "digits").version == 1
     assert found.find("denoise").version == found.find("denoise", "photo").version == 1
     assert found.find("denoise", "photo@2").version == 2
-    assert [one.id for one in found.candidates()] == ["denoise/photo@2"]
-    found.prove("denoise/photo@2")
+    assert [one.id for one in found.pending_promotions()] == ["denoise/photo@2"]
+    found.mark_ready("denoise/photo@2")
     assert found.find("denoise").version == found.find("denoise", "photo").version == 2
-    assert found.candidates() == []
+    assert found.pending_promotions() == []
     assert found.loaded("denoise/photo@1") is model
     assert seen(found) == []
 
@@ -316,12 +316,12 @@ def test_a_broken_new_version_leaves_the_old_one_serving(put: Put, root: Path, h
         loader.fakes.clear()
     events = seen(found)
     if how == "load":
-        assert [one.id for one in found.candidates()] == ["denoise/photo@2"]
+        assert [one.id for one in found.pending_promotions()] == ["denoise/photo@2"]
         with pytest.raises(ModelUnavailable):
             found.load("denoise/photo@2")
     else:
         assert ("model refused", "denoise/photo@2") in events
-    assert found.candidates() == []
+    assert found.pending_promotions() == []
     assert found.find("denoise").version == found.find("denoise", "photo").version == 1
     with pytest.raises(ModelUnavailable):
         found.find("denoise", "photo@2")
@@ -347,13 +347,13 @@ def test_what_is_being_copied_is_read_when_it_is_still_and_again_when_it_went_on
     (complete / MANIFEST_NAME).unlink()
     for size in range(3):
         write_anew(complete, b"g" * size)  # it grows from look to look
-        found.look()
-        assert [entry.id for entry in found.entries()] == ["denoise/photo@1"]
+        found.poll()
+        assert [entry.id for entry in found.statuses()] == ["denoise/photo@1"]
     assert ("model refused", "denoise/photo@2") in seen(found)  # it was still for a while, and is not complete
     write_anew(complete)
     (complete / MANIFEST_NAME).write_text(manifest_text, encoding="utf-8")
     assert seen(found) == [("model on the shelf", "denoise/photo@2")]
-    assert [one.id for one in found.candidates()] == ["denoise/photo@2"]
+    assert [one.id for one in found.pending_promotions()] == ["denoise/photo@2"]
 
 
 def test_a_failed_load_is_tried_again_when_the_files_change(put: Put, root: Path) -> None:
@@ -378,8 +378,8 @@ def test_another_default_takes_the_place_when_it_is_proven(put: Put, root: Path)
     repository.publish(manifest("denoise", "digits"), put(name="other"), root, default=True)  # takes the mark off photo
     seen(found)
     assert found.find("denoise").name == "photo"
-    assert [one.name for one in found.candidates()] == ["digits"]
-    found.prove("denoise/digits@1")
+    assert [one.name for one in found.pending_promotions()] == ["digits"]
+    found.mark_ready("denoise/digits@1")
     assert found.find("denoise").name == "digits"
     assert found.loaded("denoise/photo@1") is not None  # the mark is no reason to load it again
 
@@ -390,7 +390,7 @@ def test_a_removed_version_ends_what_runs_and_is_unloaded_later(put: Put, root: 
     now = [0.0]
     loader = Loader({"photo": Identity()})
     found = Registry([root], loader, clock=lambda: now[0])
-    with found.held("denoise/photo@2"):
+    with found.lease("denoise/photo@2"):
         model = found.load("denoise/photo@2")
         shutil.rmtree(removed)
         assert ("model left the shelf", "denoise/photo@2") in seen(found)
@@ -398,12 +398,12 @@ def test_a_removed_version_ends_what_runs_and_is_unloaded_later(put: Put, root: 
         with pytest.raises(UnknownModel):
             found.find("denoise", "photo@2")
         now[0] += 1000
-        found.look()
+        found.poll()
         assert found.load("denoise/photo@2") is model
-    found.look()
+    found.poll()
     assert found.load("denoise/photo@2") is model  # the same request may ask once more
-    now[0] += LINGER_S
-    found.look()
+    now[0] += UNLOAD_GRACE_S
+    found.poll()
     assert loader.unloads == [model]
     with pytest.raises(UnknownModel):
         found.load("denoise/photo@2")
@@ -415,11 +415,11 @@ def test_a_version_that_is_replaced_by_the_next_serves_until_that_is_proven(put:
     found.load("denoise/photo@1")
     put(version=2, default=True)
     shutil.rmtree(removed)
-    found.look()
+    found.poll()
     assert found.find("denoise").version == 1
-    found.look()
+    found.poll()
     assert found.find("denoise").version == 1
-    found.prove("denoise/photo@2")
+    found.mark_ready("denoise/photo@2")
     assert found.find("denoise").version == 2
     assert ("model left the shelf", "denoise/photo@1") in seen(found)
 
@@ -445,7 +445,7 @@ def test_what_does_not_work_gives_its_memory_back(put: Put, root: Path) -> None:
     loader = Loader({"photo": Identity()})
     found = Registry([root], loader)
     model = found.load("denoise/photo@2")
-    found.refuse("denoise/photo@2", "it failed")
+    found.mark_unavailable("denoise/photo@2", "it failed")
     assert loader.unloads == [model]
     assert found.find("denoise").version == 1
 
@@ -458,11 +458,11 @@ def test_what_was_refused_at_work_gives_its_memory_back_later_and_is_read_again_
     loader = Loader({"photo": Identity()})
     found = Registry([root], loader)
     model = found.load("denoise/photo@2")
-    with found.held("denoise/photo@2"):  # somebody's tile is on the device
-        found.refuse("denoise/photo@2", "it failed")
-        found.look()
+    with found.lease("denoise/photo@2"):  # somebody's tile is on the device
+        found.mark_unavailable("denoise/photo@2", "it failed")
+        found.poll()
         assert loader.unloads == []
-    found.look()
+    found.poll()
     assert loader.unloads == [model]
     write_anew(folder)
     assert ("model on the shelf", "denoise/photo@2") in seen(found)
@@ -486,7 +486,7 @@ def test_a_file_that_rots_between_two_loads_is_noticed(put: Put, root: Path) -> 
     (folder / "saved_model.pb").write_bytes(b"grapf")
     with pytest.raises(ModelUnavailable):
         found.load("denoise/photo@1")
-    assert found.entries()[0].reason == "saved_model.pb has another SHA-256 than the manifest says"
+    assert found.statuses()[0].reason == "saved_model.pb has another SHA-256 than the manifest says"
 
 
 @pytest.mark.parametrize("where", ["open", "size", "load"])
@@ -500,7 +500,7 @@ def test_a_machine_that_cannot_read_now_is_no_fault_of_the_model(
         patch.setattr(Path if where == "open" else loader, where, Mock(side_effect=OSError(errno.EMFILE, "Too many")))
         with pytest.raises(Overloaded, match=r"denoise/photo@1 cannot be read now"):
             found.load("denoise/photo@1")
-    assert found.entries()[0].state == "unloaded"
+    assert found.statuses()[0].state == "unloaded"
     assert found.load("denoise/photo@1") is loader.fakes["photo"]
 
 
@@ -510,7 +510,7 @@ def test_a_disk_that_fails_is_a_fault_of_the_model(put: Put, root: Path, monkeyp
     monkeypatch.setattr(Path, "open", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(ModelUnavailable):
         found.load("denoise/photo@1")
-    assert found.entries()[0].reason == "manifest.json: Input/output error"
+    assert found.statuses()[0].reason == "manifest.json: Input/output error"
 
 
 def test_what_could_not_be_read_at_a_look_is_read_again(put: Put, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,7 +518,7 @@ def test_what_could_not_be_read_at_a_look_is_read_again(put: Put, root: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
         found = registry(root)
-    assert found.entries()[0].reason == "it cannot be read: Too many open files"
+    assert found.statuses()[0].reason == "it cannot be read: Too many open files"
     assert seen(found) == [("model on the shelf", "denoise/photo@1")]
     assert found.find("denoise").version == 1
 
@@ -539,12 +539,12 @@ def test_a_folder_that_cannot_be_read_is_skipped_and_known_models_in_it_stay(
     monkeypatch.setattr(Path, "iterdir", guarded)
     with capture_logs() as logs:
         found = registry(root)
-        found.look()
+        found.poll()
     skipped = [(line["folder"], line["reason"]) for line in logs if line["event"] == "folder skipped"]
     assert skipped == [(str(root / "lost+found"), "Permission denied")]
     locked.add(root / "denoise")
     with pytest.raises(PermissionError):
-        found.look()
+        found.poll()
     assert found.find("denoise").id == "denoise/photo@1"
 
 
@@ -571,12 +571,12 @@ Five = Callable[..., tuple[Registry, Loader]]
 
 def use(found: Registry, *numbers: int) -> None:
     for number in numbers:
-        with found.held(f"denoise/m{number}@1"):
+        with found.lease(f"denoise/m{number}@1"):
             found.load(f"denoise/m{number}@1")
 
 
 def in_memory(found: Registry) -> list[str]:
-    return [entry.manifest.name for entry in found.entries() if entry.state == "loaded" and entry.manifest]
+    return [entry.manifest.name for entry in found.statuses() if entry.state == "loaded" and entry.manifest]
 
 
 def test_the_least_recently_used_model_makes_room(five: Five) -> None:
@@ -598,8 +598,8 @@ def test_without_a_budget_everything_stays(five: Five) -> None:
 
 def test_what_is_needed_or_kept_makes_room_last(five: Five) -> None:
     found, _ = five(200)
-    found.keep("denoise/m0@1")
-    with found.held("denoise/m1@1"):
+    found.pin("denoise/m0@1")
+    with found.lease("denoise/m1@1"):
         use(found, 0, 1, 2)
         assert in_memory(found) == ["m1", "m2"]  # m0 is kept, but m1 is needed
     use(found, 0, 3, 4)
@@ -608,11 +608,11 @@ def test_what_is_needed_or_kept_makes_room_last(five: Five) -> None:
 
 def test_where_all_are_needed_one_more_is_loaded_and_the_excess_goes_later(five: Five) -> None:
     found, _ = five(100)
-    with found.held("denoise/m0@1"), capture_logs() as logs:
+    with found.lease("denoise/m0@1"), capture_logs() as logs:
         use(found, 0, 1)
         assert in_memory(found) == ["m0", "m1"]
     assert [line["mebibytes"] for line in logs if line["event"] == "models over their budget"] == [0.0]
-    found.look()
+    found.poll()
     assert in_memory(found) == ["m0"]
 
 

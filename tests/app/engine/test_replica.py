@@ -10,10 +10,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from app.engine.replica import Parcel, Replica
+from app.engine.replica import Replica, WireRequest
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, UnknownModel
 from models import repository
-from tests.engines import Chain, Costly, Failing, Identity, Loader, Recording, Slow, ticket
+from tests.engines import Chain, Costly, Failing, Identity, Loader, Recording, Slow, request
 from tests.model_repository import manifest
 
 
@@ -27,19 +27,19 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "shelf"
 
 
-def parcel(value: float = 0.5, *, left: float = 60.0, model: str = "denoise/identity@1") -> Parcel:
-    return Parcel.of(ticket(value, deadline=100.0 + left, model=model), "front", now=100.0)
+def wire_request(value: float = 0.5, *, left: float = 60.0, model: str = "denoise/identity@1") -> WireRequest:
+    return WireRequest.of(request(value, deadline=100.0 + left, model=model), "front", now=100.0)
 
 
 def test_a_ticket_arrives_as_it_was_sent_with_its_deadline_on_the_clock_there() -> None:
-    sent = ticket(0.25, client="key 1", request="abc#7", deadline=130.0, due=110.0, weight=1.0)
-    there = pickle.loads(pickle.dumps(Parcel.of(sent, "front", now=100.0)))
-    received = there.ticket(now=5000.0)
-    assert received.caller.deadline == 5030.0
-    assert received.caller.due == 5010.0
+    sent = request(0.25, client="key 1", request_id="abc#7", deadline=130.0, due=110.0, weight=1.0)
+    there = pickle.loads(pickle.dumps(WireRequest.of(sent, "front", now=100.0)))
+    received = there.request(now=5000.0)
+    assert received.context.deadline == 5030.0
+    assert received.context.due == 5010.0
     assert (received.model, received.signature, received.pixels) == (sent.model, sent.signature, sent.pixels)
-    assert (received.caller.client, received.caller.weight) == ("key 1", 1.0)
-    assert received.caller.request_id == "front/abc#7", "two fronts may give the same id"
+    assert (received.context.client, received.context.weight) == ("key 1", 1.0)
+    assert received.context.request_id == "front/abc#7", "two fronts may give the same id"
     np.testing.assert_array_equal(received.inputs["image"], sent.inputs["image"])
 
 
@@ -59,12 +59,12 @@ def test_refusals_arrive_whole() -> None:
 def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_one(root: Path) -> None:
     async def work() -> None:
         replica = Replica([root], (), 64, Loader({"identity": Identity()}))
-        replies = [await replica.run(parcel(value)) for value in (0.25, 0.75)]
+        replies = [await replica.run(wire_request(value)) for value in (0.25, 0.75)]
         for reply, value in zip(replies, (0.25, 0.75), strict=True):
             assert not isinstance(reply.outcome, ServiceError)
             assert reply.outcome["image"].flat[0] == np.float32(value)
-            assert reply.spent["model"] > 0
-            assert (reply.counters.tickets, reply.counters.batches, reply.counters.pixels) == (1, 1, 64)
+            assert reply.device_seconds["model"] > 0
+            assert (reply.counters.requests, reply.counters.batches, reply.counters.pixels) == (1, 1, 64)
             assert reply.counters.batch_sizes == {1: 1}
         assert (replies[0].counters + replies[1].counters) == replica.engine.counters
 
@@ -74,11 +74,11 @@ def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_
 def test_what_the_model_refuses_is_a_value(root: Path) -> None:
     async def work() -> None:
         replica = Replica([root], (), 64, Loader({"identity": Failing(error=ModelUnavailable("It failed."))}))
-        reply = await replica.run(parcel())
+        reply = await replica.run(wire_request())
         assert isinstance(reply.outcome, ModelUnavailable)
         assert reply.counters.failures == 1
-        assert isinstance((await replica.run(parcel(model="denoise/nobody@1"))).outcome, UnknownModel)
-        assert isinstance((await replica.run(parcel(left=-1.0))).outcome, DeadlineExceeded)
+        assert isinstance((await replica.run(wire_request(model="denoise/nobody@1"))).outcome, UnknownModel)
+        assert isinstance((await replica.run(wire_request(left=-1.0))).outcome, DeadlineExceeded)
 
     asyncio.run(work())
 
@@ -88,8 +88,8 @@ def test_tickets_share_batches_up_to_the_smaller_limit(root: Path) -> None:
         slow = Slow()
         replica = Replica([root], (), max_batch, Loader({"identity": Chain(slow, Costly(call=0.01))}))
         for tiles in (1, 2, 4):
-            replica.engine.costs.note("denoise/identity@1", "denoise", 64, tiles, 0.01)
-        going = [asyncio.create_task(replica.run(parcel(value))) for value in range(9)]
+            replica.engine.latency.record("denoise/identity@1", "denoise", 64, tiles, 0.01)
+        going = [asyncio.create_task(replica.run(wire_request(value))) for value in range(9)]
         await asyncio.to_thread(slow.entered.wait, 30)
         slow.gate.set()
         sizes: Counter[int] = Counter()
@@ -105,16 +105,16 @@ def test_cancelling_takes_a_ticket_off_the_queue(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         replica = Replica([root], (), 1, Loader({"identity": slow}))
-        first = asyncio.create_task(replica.run(parcel(1.0)))
+        first = asyncio.create_task(replica.run(wire_request(1.0)))
         await asyncio.to_thread(slow.entered.wait, 30)
-        second = asyncio.create_task(replica.run(parcel(2.0)))
+        second = asyncio.create_task(replica.run(wire_request(2.0)))
         while not replica.engine.devices["CPU:0"].depth:
             await asyncio.sleep(0.001)
         second.cancel()
         await asyncio.wait([second])
         assert replica.engine.devices["CPU:0"].depth == 0
         slow.gate.set()
-        assert (await first).counters.tickets == 1
+        assert (await first).counters.requests == 1
 
     asyncio.run(work())
 
@@ -132,11 +132,11 @@ def test_models_that_it_was_not_told_to_keep_make_room(root: Path) -> None:
         repository.publish(manifest(name="another"), root.parent / "source", root)
         loader = Loader({"identity": Identity(), "other": Identity(), "another": Identity()})
         replica = Replica([root], ("denoise/other",), 64, loader, budget=200)
-        await replica.run(parcel(model="denoise/other@1"))
+        await replica.run(wire_request(model="denoise/other@1"))
         assert replica._measuring
         await replica._measuring  # it holds the models that it measures
         for model in ("identity", "another"):
-            await replica.run(parcel(model=f"denoise/{model}@1"))
+            await replica.run(wire_request(model=f"denoise/{model}@1"))
         assert loader.unloads == [loader.fakes["identity"]], "there is room for two, and one was to be kept"
 
     asyncio.run(work())

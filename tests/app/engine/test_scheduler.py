@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.costs import CostTable
-from app.engine.protocol import BACKGROUND, Arrays, Ticket
+from app.engine.latency_model import LatencyModel
+from app.engine.protocol import BACKGROUND, Arrays, InferenceRequest
 from app.engine.registry import Model
-from app.engine.scheduler import KEPT_S, Scheduler
+from app.engine.scheduler import INTERACTIVE_HOLD_S, Scheduler
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
-from tests.engines import Chain, Costly, Failing, Identity, Recording, Slow, ticket
+from tests.engines import Chain, Costly, Failing, Identity, Recording, Slow, request
 
 CALL = 0.01
 
@@ -49,21 +49,21 @@ def value(outputs: Arrays) -> float:
     return float(outputs["image"].flat[0])
 
 
-def batches_pay() -> CostTable:
+def batches_pay() -> LatencyModel:
     """Return costs of a device that is no slower for eight tiles than for one: `Costly(call=CALL)`."""
-    costs = CostTable()
+    latency = LatencyModel()
     for tiles in (1, 2, 4, 8):
-        costs.note("denoise/identity@1", "denoise", 64, tiles, CALL)
-    return costs
+        latency.record("denoise/identity@1", "denoise", 64, tiles, CALL)
+    return latency
 
 
-def send(to: Scheduler, *tickets: Ticket, limit: int = 1) -> list[asyncio.Task[Arrays]]:
-    return [asyncio.create_task(to.submit(one, limit)) for one in tickets]
+def send(to: Scheduler, *requests: InferenceRequest, limit: int = 1) -> list[asyncio.Task[Arrays]]:
+    return [asyncio.create_task(to.submit(one, limit)) for one in requests]
 
 
 async def occupied(model: Slow, to: Scheduler) -> asyncio.Task[Arrays]:
     """Return a ticket that is on the device, which stays there until the gate opens."""
-    (first,) = send(to, ticket(0.0, client="first"))
+    (first,) = send(to, request(0.0, client="first"))
     await asyncio.to_thread(model.entered.wait, 30)
     return first
 
@@ -72,11 +72,11 @@ def test_result_and_account() -> None:
     async def work() -> None:
         model = Recording()
         engine = scheduler(model)
-        one = ticket(0.25)
+        one = request(0.25)
         assert value(await engine.submit(one, 1)) == 0.25
         assert model.calls == [("denoise", 1, [0.25])]
-        assert (engine.counters.tickets, engine.counters.batches, engine.counters.pixels) == (1, 1, 64)
-        assert one.caller.spent["model"] == engine.counters.busy_seconds > 0
+        assert (engine.counters.requests, engine.counters.batches, engine.counters.pixels) == (1, 1, 64)
+        assert one.context.device_seconds["model"] == engine.counters.busy_seconds > 0
         assert (engine.depth, engine.megapixels, engine.busy) == (0, 0, False)
         await engine.close(10)
 
@@ -87,7 +87,7 @@ def test_one_thread_of_its_own_calls_the_device() -> None:
     async def work() -> None:
         model = Recording()
         engine = scheduler(model)
-        await asyncio.gather(*send(engine, *(ticket(i) for i in range(20))))
+        await asyncio.gather(*send(engine, *(request(i) for i in range(20))))
         assert len(model.threads) == 1
         assert threading.current_thread().name not in model.threads
         await engine.close(10)
@@ -98,9 +98,9 @@ def test_one_thread_of_its_own_calls_the_device() -> None:
 def test_lanes_are_batches_at_once_and_no_more() -> None:
     async def work() -> None:
         model, record = Slow(), Recording()
-        engine = scheduler(Chain(record, model), lanes=2)
+        engine = scheduler(Chain(record, model), max_concurrent_batches=2)
         await occupied(model, engine)
-        tasks = send(engine, *(ticket(i) for i in (1, 2, 3)))
+        tasks = send(engine, *(request(i) for i in (1, 2, 3)))
         while len(record.calls) < 2:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
@@ -116,16 +116,16 @@ def test_lanes_are_batches_at_once_and_no_more() -> None:
 
 def test_a_second_of_two_lanes_is_counted_once() -> None:
     async def work() -> None:
-        engine = scheduler(Costly(call=0.1), lanes=2)
-        tickets = [ticket(i) for i in range(4)]
+        engine = scheduler(Costly(call=0.1), max_concurrent_batches=2)
+        requests = [request(i) for i in range(4)]
         begun = time.perf_counter()
-        await asyncio.gather(*send(engine, *tickets))
+        await asyncio.gather(*send(engine, *requests))
         passed = time.perf_counter() - begun
         assert passed < 0.4, "two at once"
         assert engine.counters.busy_seconds <= passed
-        spent = [one.caller.spent["model"] for one in tickets]
-        assert sum(spent) == pytest.approx(engine.counters.busy_seconds)
-        assert min(spent) < 0.1, "they shared it"
+        device_seconds = [one.context.device_seconds["model"] for one in requests]
+        assert sum(device_seconds) == pytest.approx(engine.counters.busy_seconds)
+        assert min(device_seconds) < 0.1, "they shared it"
         await engine.close(10)
 
     scenario(work)
@@ -134,18 +134,18 @@ def test_a_second_of_two_lanes_is_counted_once() -> None:
 def test_no_job_has_the_other_lane_beside_somebody_who_had_less() -> None:
     async def work() -> None:
         model, record = Slow(), Recording()
-        to = scheduler(Chain(record, model), lanes=2)
-        first, second = send(to, *(ticket(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
+        to = scheduler(Chain(record, model), max_concurrent_batches=2)
+        first, second = send(to, *(request(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
         while len(record.calls) < 2:  # nobody else is there: both lanes are its
             await asyncio.sleep(0.01)
-        person = send(to, ticket(2, client="person"))
-        more = send(to, *(ticket(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
+        person = send(to, request(2, client="person"))
+        more = send(to, *(request(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
         await asyncio.sleep(0.1)
         model.gate.set()
         await asyncio.gather(first, second, *person)
         model.gate.clear()
-        person = send(to, ticket(2, client="person"))
-        await asyncio.sleep(3 * KEPT_S)
+        person = send(to, request(2, client="person"))
+        await asyncio.sleep(3 * INTERACTIVE_HOLD_S)
         assert [values[0] for _, _, values in record.calls] == [1, 1, 2, 2], "no job while somebody waits"
         model.gate.set()
         await asyncio.gather(*person, *more)
@@ -158,9 +158,9 @@ def test_what_waits_fills_the_next_batch_up_to_the_limit() -> None:
     async def work() -> None:
         model = Slow()
         record = Recording()
-        engine = scheduler(Chain(record, model, Costly(call=CALL)), costs=batches_pay())
+        engine = scheduler(Chain(record, model, Costly(call=CALL)), latency=batches_pay())
         first = await occupied(model, engine)
-        rest = send(engine, *(ticket(i) for i in range(1, 7)), limit=4)
+        rest = send(engine, *(request(i) for i in range(1, 7)), limit=4)
         await asyncio.sleep(0)
         assert engine.depth == 6
         assert engine.megapixels == pytest.approx(6 * 64e-6)
@@ -176,14 +176,14 @@ def test_what_waits_fills_the_next_batch_up_to_the_limit() -> None:
 def test_results_are_never_mixed_under_load() -> None:
     async def work() -> None:
         dice = random.Random(7)
-        engine = scheduler(Chain(Costly(call=CALL), Failing(limit=1e6)), costs=batches_pay())
+        engine = scheduler(Chain(Costly(call=CALL), Failing(limit=1e6)), latency=batches_pay())
 
         async def client(place: int) -> None:
             name = f"client {place}"
             for i in range(25):
                 number = float(place * 1000 + i)
                 size = dice.choice([4, 8])
-                task = asyncio.create_task(engine.submit(ticket(number, client=name, size=size), 8))
+                task = asyncio.create_task(engine.submit(request(number, client=name, size=size), 8))
                 if dice.random() < 0.1:
                     await asyncio.sleep(0)
                     task.cancel()
@@ -197,7 +197,7 @@ def test_results_are_never_mixed_under_load() -> None:
         async def troublemaker() -> None:
             for i in range(25):
                 with pytest.raises(ModelUnavailable):
-                    await engine.submit(ticket(2e6 + i, client="trouble"), 8)
+                    await engine.submit(request(2e6 + i, client="trouble"), 8)
 
         await asyncio.gather(troublemaker(), *(client(place) for place in range(20)))
         assert engine.counters.failures == 25
@@ -213,9 +213,9 @@ def test_greedy_client_does_not_hold_up_the_polite_one() -> None:
         record = Recording()
         engine = scheduler(Chain(record, model))
         first = await occupied(model, engine)
-        greedy = send(engine, *(ticket(i, client="greedy", request="bulk") for i in range(100, 140)))
+        greedy = send(engine, *(request(i, client="greedy", request_id="bulk") for i in range(100, 140)))
         await asyncio.sleep(0)
-        polite = send(engine, *(ticket(i, client="polite", request="small") for i in (1, 2)))
+        polite = send(engine, *(request(i, client="polite", request_id="small") for i in (1, 2)))
         await asyncio.sleep(0)
         model.gate.set()
         await asyncio.gather(first, *greedy, *polite)
@@ -233,12 +233,12 @@ def test_the_device_is_kept_for_the_next_tile_of_who_waits_and_not_for_long() ->
         to = scheduler(Chain(model, Costly(pixel=1e-6)))
         jobs: list[asyncio.Task[Arrays]] = []
         for tile in range(3):
-            person = send(to, ticket(2, client="person"))
+            person = send(to, request(2, client="person"))
             await asyncio.sleep(0)
             if tile == 0:
-                jobs = send(to, *(ticket(1, client="job", weight=BACKGROUND, size=64) for _ in range(3)))
+                jobs = send(to, *(request(1, client="job", weight=BACKGROUND, size=64) for _ in range(3)))
             await asyncio.gather(*person)
-            await asyncio.sleep(KEPT_S / 10)  # what puts a tile into the picture and cuts the next
+            await asyncio.sleep(INTERACTIVE_HOLD_S / 10)  # what puts a tile into the picture and cuts the next
         assert [values[0] for _, _, values in model.calls].count(2) == 3
         before = [values[0] for _, _, values in model.calls]
         assert before.count(1) <= 1  # it had nothing yet, and went once
@@ -253,11 +253,11 @@ def test_a_full_queue_refuses_no_job() -> None:
         slow = Slow()
         to = scheduler(slow, max_megapixels=64e-6)
         await occupied(slow, to)
-        first = send(to, ticket(1, client="a"))
+        first = send(to, request(1, client="a"))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await to.submit(ticket(2, client="b"), 1)
-        job = send(to, ticket(3, client="job", weight=BACKGROUND))
+            await to.submit(request(2, client="b"), 1)
+        job = send(to, request(3, client="job", weight=BACKGROUND))
         await asyncio.sleep(0)
         slow.gate.set()
         await asyncio.gather(*first, *job)
@@ -268,9 +268,9 @@ def test_a_full_queue_refuses_no_job() -> None:
 def test_failing_batch_is_split_and_one_fails_alone() -> None:
     async def work() -> None:
         model = Slow()
-        engine = scheduler(Chain(model, Costly(call=CALL), Failing(limit=3.5)), costs=batches_pay())
+        engine = scheduler(Chain(model, Costly(call=CALL), Failing(limit=3.5)), latency=batches_pay())
         first = await occupied(model, engine)
-        rest = send(engine, *(ticket(i) for i in (1, 2, 9, 3)), limit=4)
+        rest = send(engine, *(request(i) for i in (1, 2, 9, 3)), limit=4)
         await asyncio.sleep(0)
         model.gate.set()
         results = await asyncio.gather(first, *rest, return_exceptions=True)
@@ -290,8 +290,8 @@ def test_out_of_memory_in_a_batch_is_mended_by_smaller_ones() -> None:
             return dict(inputs)
 
     async def work() -> None:
-        engine = scheduler(Chain(Costly(call=CALL), Small()), costs=batches_pay())
-        results = await asyncio.gather(*send(engine, *(ticket(i) for i in range(17)), limit=8))
+        engine = scheduler(Chain(Costly(call=CALL), Small()), latency=batches_pay())
+        results = await asyncio.gather(*send(engine, *(request(i) for i in range(17)), limit=8))
         assert [value(one) for one in results] == list(range(17))
         assert engine.counters.failures == 0
         await engine.close(10)
@@ -304,7 +304,7 @@ def test_whatever_a_model_raises_is_a_service_error_without_its_text(error: Exce
     async def work() -> None:
         engine = scheduler(Failing(error=error))
         with pytest.raises(ServiceError) as caught:
-            await engine.submit(ticket(), 1)
+            await engine.submit(request(), 1)
         assert "secret" not in caught.value.detail
         assert caught.value is error or isinstance(caught.value, ModelUnavailable)
         await engine.close(10)
@@ -320,7 +320,7 @@ def test_model_that_gives_too_few_results_is_refused() -> None:
     async def work() -> None:
         engine = scheduler(Short())
         with pytest.raises(ModelUnavailable, match="wrong number of results"):
-            await engine.submit(ticket(), 1)
+            await engine.submit(request(), 1)
         await engine.close(10)
 
     scenario(work)
@@ -331,7 +331,7 @@ def test_expired_ticket_never_reaches_the_device() -> None:
         clock, model, record = Clock(), Slow(), Recording()
         engine = scheduler(Chain(record, model), clock=clock)
         first = await occupied(model, engine)
-        late, early = send(engine, ticket(1, deadline=1060.0), ticket(2, deadline=1030.0))
+        late, early = send(engine, request(1, deadline=1060.0), request(2, deadline=1030.0))
         await asyncio.sleep(0)
         clock.now = 1031.0
         model.gate.set()
@@ -341,7 +341,7 @@ def test_expired_ticket_never_reaches_the_device() -> None:
         await first
         assert [call[2] for call in record.calls] == [[0.0], [1.0]]
         with pytest.raises(DeadlineExceeded):
-            await engine.submit(ticket(3, deadline=1031.0), 1)
+            await engine.submit(request(3, deadline=1031.0), 1)
         assert engine.counters.rejections == {"deadline-exceeded": 2}
         await engine.close(10)
 
@@ -355,7 +355,7 @@ def test_deadline_is_told_in_time_while_the_device_is_busy() -> None:
         first = await occupied(model, engine)
         soon = asyncio.get_running_loop().time() + 0.02
         with pytest.raises(DeadlineExceeded):
-            await engine.submit(ticket(1, deadline=soon), 1)
+            await engine.submit(request(1, deadline=soon), 1)
         assert engine.depth == 0
         assert not first.done()
         model.gate.set()
@@ -370,7 +370,7 @@ def test_cancelled_ticket_leaves_the_queue() -> None:
         model, record = Slow(), Recording()
         engine = scheduler(Chain(record, model))
         first = await occupied(model, engine)
-        gone, stays = send(engine, ticket(1), ticket(2))
+        gone, stays = send(engine, request(1), request(2))
         await asyncio.sleep(0)
         assert engine.depth == 2
         gone.cancel()
@@ -396,10 +396,10 @@ def test_batches_are_measured_up_to_the_knee() -> None:
 
     async def work() -> None:
         engine = scheduler(Knee())
-        await engine.measure(ticket(), 64)
-        assert [row[3] for row in engine.costs.rows()] == [1, 2, 4, 8]
-        assert engine.costs.batch("denoise/identity@1", "denoise", 64, 50, 64) == 4
-        assert engine.counters.tickets == 0
+        await engine.measure(request(), 64)
+        assert [row[3] for row in engine.latency.rows()] == [1, 2, 4, 8]
+        assert engine.latency.best_batch_size("denoise/identity@1", "denoise", 64, 50, 64) == 4
+        assert engine.counters.requests == 0
         await engine.close(10)
 
     scenario(work)
@@ -409,8 +409,8 @@ def test_a_model_that_fails_is_not_measured() -> None:
     async def work() -> None:
         engine = scheduler(Failing())
         with pytest.raises(ModelUnavailable):
-            await engine.measure(ticket(), 64)
-        assert engine.costs.rows() == []
+            await engine.measure(request(), 64)
+        assert engine.latency.rows() == []
         await engine.close(10)
 
     scenario(work)
@@ -421,18 +421,18 @@ def test_full_queue_refuses_with_an_estimate() -> None:
         model = Slow()
         engine = scheduler(model, max_megapixels=3 * 64e-6)
         first = await occupied(model, engine)
-        here = send(engine, *(ticket(i, request=f"request {i}") for i in (1, 2, 3)))
+        here = send(engine, *(request(i, request_id=f"request {i}") for i in (1, 2, 3)))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as caught:
-            await engine.submit(ticket(4), 1)
+            await engine.submit(request(4), 1)
         assert caught.value.retry_after is not None
         assert caught.value.retry_after >= 1
         assert f"{caught.value.retry_after:g} seconds" in caught.value.detail
         assert engine.counters.rejections == {"overloaded": 1}
-        here += send(engine, ticket(5, request="request 1"))  # it is half-way through: not refused
+        here += send(engine, request(5, request_id="request 1"))  # it is half-way through: not refused
         model.gate.set()
         await asyncio.gather(first, *here)
-        assert value(await engine.submit(ticket(6), 1)) == 6
+        assert value(await engine.submit(request(6), 1)) == 6
         await engine.close(10)
 
     scenario(work)
@@ -443,16 +443,16 @@ def test_a_full_queue_refuses_nobody_who_had_something_done() -> None:
         model = Slow()
         engine = scheduler(model, max_megapixels=64e-6)
         model.gate.set()
-        begun = ticket(1, client="one tile after the other")
+        begun = request(1, client="one tile after the other")
         await engine.submit(begun, 1)
         model.gate.clear()
         model.entered.clear()
         first = await occupied(model, engine)
-        here = send(engine, ticket(2, client="another"))
+        here = send(engine, request(2, client="another"))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await engine.submit(ticket(3, client="a third"), 1)
-        here += send(engine, Ticket(begun.model, begun.signature, begun.inputs, begun.caller, begun.pixels))
+            await engine.submit(request(3, client="a third"), 1)
+        here += send(engine, InferenceRequest(begun.model, begun.signature, begun.inputs, begun.context, begun.pixels))
         await asyncio.sleep(0)
         assert engine.depth == 2
         model.gate.set()
@@ -465,7 +465,7 @@ def test_a_full_queue_refuses_nobody_who_had_something_done() -> None:
 def test_ticket_larger_than_the_bound_runs_when_nothing_waits() -> None:
     async def work() -> None:
         engine = scheduler(Identity(), max_megapixels=1e-6)
-        assert value(await engine.submit(ticket(1), 1)) == 1
+        assert value(await engine.submit(request(1), 1)) == 1
         await engine.close(10)
 
     scenario(work)
@@ -476,12 +476,12 @@ def test_estimate_follows_what_was_measured() -> None:
         model = Slow()
         engine = scheduler(model)
         model.gate.set()
-        await engine.submit(ticket(1, size=16), 1)
+        await engine.submit(request(1, size=16), 1)
         cost = engine.counters.busy_seconds / 256
-        assert engine.costs.rows() == [("denoise/identity@1", "denoise", 256, 1, engine.counters.busy_seconds)]
+        assert engine.latency.rows() == [("denoise/identity@1", "denoise", 256, 1, engine.counters.busy_seconds)]
         model.gate.clear()
         model.entered.clear()
-        tasks = send(engine, ticket(2, size=16), ticket(3, size=32))
+        tasks = send(engine, request(2, size=16), request(3, size=32))
         await asyncio.to_thread(model.entered.wait, 30)
         assert engine.seconds_ahead() == pytest.approx(cost * (256 + 1024))
         model.gate.set()
@@ -497,12 +497,12 @@ def test_close_lets_work_finish_and_refuses_new() -> None:
         model = Slow()
         engine = scheduler(model)
         first = await occupied(model, engine)
-        second = send(engine, ticket(1))
+        second = send(engine, request(1))
         await asyncio.sleep(0)
         closing = asyncio.create_task(engine.close(30))
         await asyncio.sleep(0)
         with pytest.raises(ShuttingDown):
-            await engine.submit(ticket(2), 1)
+            await engine.submit(request(2), 1)
         assert not closing.done()
         model.gate.set()
         await closing
@@ -516,7 +516,7 @@ def test_close_ends_what_does_not_finish_in_time() -> None:
     async def work() -> None:
         model = Slow()
         engine = scheduler(model)
-        tasks = [await occupied(model, engine), *send(engine, ticket(1))]
+        tasks = [await occupied(model, engine), *send(engine, request(1))]
         await asyncio.sleep(0)
         await engine.close(0.01)
         results = await asyncio.gather(*tasks, return_exceptions=True)

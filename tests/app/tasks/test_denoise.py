@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import InvalidField, ModelUnavailable, UnknownModel, WrongSize
 from app.imaging.picture import Metadata, Picture
 from app.tasks.answer import Answer
@@ -33,24 +33,24 @@ def answering(*levels: float) -> Function:
     """Return what estimates `levels` in turn, and otherwise makes every pixel the level it is told."""
     remaining = list(levels)
 
-    def answer(ticket: Ticket) -> Arrays:
-        if ticket.signature == "estimate":
+    def answer(request: InferenceRequest) -> Arrays:
+        if request.signature == "estimate":
             return {"level": np.full((1, 1, 1, 1), remaining.pop(0), np.float32)}
-        return {"image": np.full_like(ticket.inputs["image"], ticket.inputs["level"].item())}
+        return {"image": np.full_like(request.inputs["image"], request.inputs["level"].item())}
 
     return answer
 
 
 def run(image: Picture, wish: DenoiseWish, function: Function) -> tuple[Answer, FunctionEngine]:
     engine = FunctionEngine(function, PHOTO, PLAIN, DIGITS, BLIND)
-    return asyncio.run(denoise(image, wish, engine, Caller("test"))), engine
+    return asyncio.run(denoise(image, wish, engine, RequestContext("test"))), engine
 
 
 def test_strength_is_the_level() -> None:
     answer, engine = run(picture(), DenoiseWish(strength=0.4), answering())
     assert (answer.picture.pixels == 102).all()
-    assert {ticket.signature for ticket in engine.tickets} == {"denoise"}
-    assert answer.applied == {"strength": "0.400", "tiles": str(len(engine.tickets)), "precision": "float32"}
+    assert {request.signature for request in engine.requests} == {"denoise"}
+    assert answer.applied == {"strength": "0.400", "tiles": str(len(engine.requests)), "precision": "float32"}
     assert answer.model == "denoise/photo@1"
 
 
@@ -65,13 +65,13 @@ def test_auto_is_the_median_of_eight_tiles() -> None:
     answer, engine = run(picture(100, 100), DenoiseWish(), answering(*estimates))
     assert (answer.picture.pixels == 51).all()
     assert answer.applied["strength"] == "0.200"
-    assert sum(ticket.signature == "estimate" for ticket in engine.tickets) == 8
+    assert sum(request.signature == "estimate" for request in engine.requests) == 8
 
 
 def test_auto_of_one_tile() -> None:
     answer, engine = run(picture(5, 5), DenoiseWish(), answering(0.6))
     assert answer.applied["strength"] == "0.600"
-    assert [ticket.signature for ticket in engine.tickets] == ["estimate", "denoise"]
+    assert [request.signature for request in engine.requests] == ["estimate", "denoise"]
 
 
 @pytest.mark.parametrize(("estimate", "used"), [(-3.0, "0.000"), (7.0, "1.000")])
@@ -91,7 +91,7 @@ def test_range_of_levels_is_the_manifests() -> None:
     told = signatures["denoise"].model_copy(update={"inputs": {**signatures["denoise"].inputs, "level": narrow}})
     model = manifest(name="narrow", signatures={**signatures, "denoise": told}, geometry=TILED)
     engine = FunctionEngine(answering(0.9), model)
-    answer = asyncio.run(denoise(picture(5, 5), DenoiseWish(), engine, Caller("test")))
+    answer = asyncio.run(denoise(picture(5, 5), DenoiseWish(), engine, RequestContext("test")))
     assert answer.applied["strength"] == "0.500"
 
 
@@ -131,9 +131,9 @@ def test_what_overshoots_is_clipped_before_it_is_blended() -> None:
 def test_values_out_of_range_are_refused_before_any_work(wish: dict[str, float]) -> None:
     engine = FunctionEngine(identity, PHOTO)
     with pytest.raises(InvalidField) as caught:
-        asyncio.run(denoise(picture(), DenoiseWish(**wish), engine, Caller("test")))  # type: ignore[arg-type]
+        asyncio.run(denoise(picture(), DenoiseWish(**wish), engine, RequestContext("test")))  # type: ignore[arg-type]
     assert caught.value.field == next(iter(wish))
-    assert engine.tickets == []
+    assert engine.requests == []
 
 
 def test_everything_else_of_the_picture_is_kept() -> None:
@@ -162,13 +162,13 @@ def test_unknown_model() -> None:
 
 
 def test_seconds_are_the_devices_and_the_rest() -> None:
-    caller = Caller("test")
-    caller.spent["model"] = 5.0  # from before
+    context = RequestContext("test")
+    context.device_seconds["model"] = 5.0  # from before
 
-    def working(ticket: Ticket) -> Arrays:
-        ticket.caller.spent["model"] += 0.5
-        return identity(ticket)
+    def working(request: InferenceRequest) -> Arrays:
+        request.context.device_seconds["model"] += 0.5
+        return identity(request)
 
     engine = FunctionEngine(working, PLAIN)
-    answer = asyncio.run(denoise(picture(5, 5), DenoiseWish(), engine, caller))
+    answer = asyncio.run(denoise(picture(5, 5), DenoiseWish(), engine, context))
     assert answer.seconds == {"queue": 0.0, "model": 0.5}

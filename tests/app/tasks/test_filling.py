@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable
 from app.imaging.tiles import Box
 from app.tasks.filling import fill
@@ -28,11 +28,11 @@ class Planes:
         self.sizes: list[tuple[int, ...]] = []
         self.shares: list[float] = []
 
-    def __call__(self, ticket: Ticket) -> Arrays:
-        image, mask = ticket.inputs["image"][0], ticket.inputs["mask"][0, ..., 0]
+    def __call__(self, request: InferenceRequest) -> Arrays:
+        image, mask = request.inputs["image"][0], request.inputs["mask"][0, ..., 0]
         self.sizes.append(image.shape[:2])
         self.shares.append(float(mask.mean()))
-        assert ticket.pixels == mask.size
+        assert request.pixels == mask.size
         assert (image[mask > 0] == 0).all()
         rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
         places = np.stack([rows, columns, np.ones_like(rows)], -1).astype(np.float64)
@@ -51,7 +51,7 @@ def plane(height: int, width: int, channels: int = 3) -> np.ndarray:
 def filled(image: np.ndarray, missing: np.ndarray, model: Any = None) -> np.ndarray:
     engine = FunctionEngine(model or Planes(), MODEL)
     spoilt = np.where(missing[..., None], 7, image).astype(np.float32)
-    return asyncio.run(fill(spoilt, missing, MODEL, engine, Caller("test")))
+    return asyncio.run(fill(spoilt, missing, MODEL, engine, RequestContext("test")))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -99,7 +99,7 @@ def test_only_what_is_wanted_is_filled() -> None:
     model = Planes()
     wanted = Box(90, 80, 120, 105)  # half of the first
     spoilt = np.where(missing[..., None], 7, image).astype(np.float32)
-    result = asyncio.run(fill(spoilt, missing, MODEL, FunctionEngine(model, MODEL), Caller("test"), wanted))
+    result = asyncio.run(fill(spoilt, missing, MODEL, FunctionEngine(model, MODEL), RequestContext("test"), wanted))
     assert len(model.sizes) == 1
     np.testing.assert_allclose(result[:, :600], image[:, :600], atol=1e-4)
     assert (result[100:110, 600:610] == 7).all()
@@ -109,7 +109,7 @@ def test_a_model_that_gives_no_numbers_or_has_no_size() -> None:
     missing = np.zeros((100, 100), bool)
     missing[40:50, 40:50] = True
     with pytest.raises(ModelUnavailable, match="no numbers"):
-        filled(plane(100, 100), missing, lambda ticket: {"image": ticket.inputs["image"] + np.nan})
+        filled(plane(100, 100), missing, lambda request: {"image": request.inputs["image"] + np.nan})
     small = MODEL.model_copy(update={"geometry": CANONICAL})
     with pytest.raises(ModelUnavailable, match="no canonical size"):
-        asyncio.run(fill(plane(100, 100), missing, small, FunctionEngine(Planes(), small), Caller("test")))
+        asyncio.run(fill(plane(100, 100), missing, small, FunctionEngine(Planes(), small), RequestContext("test")))

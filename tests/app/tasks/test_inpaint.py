@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import (
     ConflictingFields,
     InvalidField,
@@ -47,15 +47,15 @@ def mask(height: int = 120, width: int = 160, value: int = 255) -> Picture:
     return Picture(white)
 
 
-def never(ticket: Any) -> Any:
-    raise AssertionError(ticket)
+def never(request: Any) -> Any:
+    raise AssertionError(request)
 
 
 NOTHING = FunctionEngine(never)
 
 
 def filled(image: Picture, engine: FunctionEngine = NOTHING, **wish: Any) -> Answer:
-    return asyncio.run(inpaint(image, InpaintWish(**wish), engine, Caller("test")))
+    return asyncio.run(inpaint(image, InpaintWish(**wish), engine, RequestContext("test")))
 
 
 def spoiled(image: Picture, where: np.ndarray) -> Picture:
@@ -216,9 +216,9 @@ def test_a_model_that_takes_pictures_as_they_are() -> None:
     model = manifest("inpaint", "blind", signatures=blind, geometry=size)
     seen: list[Any] = []
 
-    def white(ticket: Any) -> Any:
-        seen.append(ticket.inputs)
-        return {"image": np.ones_like(ticket.inputs["image"])}
+    def white(request: Any) -> Any:
+        seen.append(request.inputs)
+        return {"image": np.ones_like(request.inputs["image"])}
 
     image, hole = Picture(smooth(100, 60, 3)), mask(100, 60)
     answer = filled(image, FunctionEngine(white, model), mask=hole, method="neural")
@@ -245,9 +245,9 @@ def searching(calls: int) -> Manifest:
 def test_a_search_goes_on_from_call_to_call() -> None:
     states: list[tuple[float, float]] = []
 
-    def lighter(ticket: Any) -> Any:
-        given = ticket.inputs
-        assert ticket.signature == "search"
+    def lighter(request: Any) -> Any:
+        given = request.inputs
+        assert request.signature == "search"
         assert given["state"].shape == (1, 2, 3)
         assert (given["image"][given["mask"] > 0] == 0).all()
         states.append((given["state"].max(), given["step"].item()))
@@ -301,7 +301,7 @@ def test_a_caller_whose_time_is_up_leaves_after_the_hole_at_hand(monkeypatch: py
                 Picture(np.zeros((900, 900, 3), np.uint8)),
                 InpaintWish(hole, method="biharmonic"),
                 NOTHING,
-                Caller("test"),
+                RequestContext("test"),
             )
         )
         while not seen:
@@ -323,14 +323,14 @@ class Late(FunctionEngine):
         self.late = late
 
     @staticmethod
-    def mean(ticket: Ticket) -> Arrays:
-        image, mask = ticket.inputs["image"], ticket.inputs["mask"]
+    def mean(request: InferenceRequest) -> Arrays:
+        image, mask = request.inputs["image"], request.inputs["mask"]
         return {"image": image + mask * image.sum(axis=(1, 2), keepdims=True) / (1 - mask).sum()}
 
-    async def run(self, ticket: Ticket) -> Arrays:
-        if ticket.inputs["mask"].sum() == self.late:
+    async def run(self, request: InferenceRequest) -> Arrays:
+        if request.inputs["mask"].sum() == self.late:
             await asyncio.sleep(0.1)
-        return await super().run(ticket)
+        return await super().run(request)
 
 
 def test_a_hole_in_the_box_of_another_is_filled_the_same_whichever_is_done_first() -> None:
@@ -342,7 +342,7 @@ def test_a_hole_in_the_box_of_another_is_filled_the_same_whichever_is_done_first
     first = Late()
     answers = [filled(image, first, mask=hole, method="neural")]
     assert answers[0].applied["method"] == "neural:2"
-    windows = {int(ticket.inputs["mask"].sum()) for ticket in first.tickets}
-    assert len(windows) == len(first.tickets) == 4
+    windows = {int(request.inputs["mask"].sum()) for request in first.requests}
+    assert len(windows) == len(first.requests) == 4
     answers += [filled(image, Late(late), mask=hole, method="neural") for late in windows]
     assert len({answer.picture.pixels.tobytes() for answer in answers}) == 1

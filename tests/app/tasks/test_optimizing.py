@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.protocol import BACKGROUND, Arrays, Caller, Ticket
+from app.engine.protocol import BACKGROUND, Arrays, InferenceRequest, RequestContext
 from app.errors import WorkTooLarge
 from app.imaging.picture import Picture
 from app.tasks.optimizing import changed, optimized
@@ -20,16 +20,20 @@ from tests.model_repository import OPTIMIZER, WHOLE, manifest, optimize_signatur
 MODEL = manifest("stylize", "vgg19", signatures=optimize_signatures(), geometry=WHOLE, defaults=dict(OPTIMIZER))
 
 
-def run(picture: Picture, style: Picture, steps: int, *, caller: Caller | None = None, gpu: bool = False) -> Any:
+def run(
+    picture: Picture, style: Picture, steps: int, *, context: RequestContext | None = None, gpu: bool = False
+) -> Any:
     painter = Painter()
 
-    def answer(ticket: Ticket) -> Arrays:
-        return painter.run(ticket.signature, ticket.inputs)
+    def answer(request: InferenceRequest) -> Arrays:
+        return painter.run(request.signature, request.inputs)
 
     engine = FunctionEngine(answer, MODEL)
     engine.accelerated = gpu
-    found = asyncio.run(optimized(picture, style, steps, MODEL, engine, caller or Caller("test", weight=BACKGROUND)))
-    return found, [ticket for ticket in engine.tickets if ticket.signature == "optimize"]
+    found = asyncio.run(
+        optimized(picture, style, steps, MODEL, engine, context or RequestContext("test", weight=BACKGROUND))
+    )
+    return found, [request for request in engine.requests if request.signature == "optimize"]
 
 
 def grey(value: int, height: int = 600, width: int = 900) -> Picture:
@@ -38,56 +42,56 @@ def grey(value: int, height: int = 600, width: int = 900) -> Picture:
 
 @pytest.mark.parametrize("steps", [10, 37, 300])
 def test_every_step_is_taken_once_and_no_ticket_costs_more_than_a_tile(steps: int) -> None:
-    _, tickets = run(grey(100), grey(200), steps)
-    turns = [ticket.inputs["turn"][0] for ticket in tickets]
+    _, requests = run(grey(100), grey(200), steps)
+    turns = [request.inputs["turn"][0] for request in requests]
     assert sum(count for count, *_ in turns) == steps
     done = 0.0
     for count, before, whole, weight in turns:
         assert before == done
         done = (before + count) % whole
         assert weight == OPTIMIZER["style_weight"]
-    for ticket in tickets:
-        pixels = ticket.inputs["image"][0, ..., 0].size
-        count = ticket.inputs["turn"][0, 0]
-        assert ticket.pixels == pixels * count
-        assert ticket.pixels <= OPTIMIZER["pixels_a_call"] or count == 1
+    for request in requests:
+        pixels = request.inputs["image"][0, ..., 0].size
+        count = request.inputs["turn"][0, 0]
+        assert request.pixels == pixels * count
+        assert request.pixels <= OPTIMIZER["pixels_a_call"] or count == 1
         assert pixels <= 1.1 * OPTIMIZER["side"] ** 2
 
 
 def test_it_goes_from_coarse_to_fine_and_on_from_what_there_is() -> None:
-    found, tickets = run(grey(100), grey(200), 30)
-    sizes = [ticket.inputs["image"].shape[1:3] for ticket in tickets]
+    found, requests = run(grey(100), grey(200), 30)
+    sizes = [request.inputs["image"].shape[1:3] for request in requests]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == 2  # 128 and 256
     assert found.shape[:2] == sizes[-1]
     # A hundredth of the way a step (as one, where steps are taken together): a restart would lose the first half.
     assert 0.2 * 100 / 255 < found.mean() < 0.3 * 100 / 255
     # The moments of Adam are carried from call to call, and begin anew at each size.
-    for one, next_one in itertools.pairwise(tickets):
+    for one, next_one in itertools.pairwise(requests):
         begun = next_one.inputs["mean"].mean()
         carried = one.inputs["mean"].mean() + one.inputs["turn"][0, 0]
         assert begun == (carried if next_one.inputs["turn"][0, 1] else 0)
 
 
 def test_an_accelerator_works_on_more_pixels() -> None:
-    _, tickets = run(grey(100, 1000, 1000), grey(200), 20, gpu=True)
-    assert tickets[-1].inputs["image"].shape[1:3] == (512, 512)
+    _, requests = run(grey(100, 1000, 1000), grey(200), 20, gpu=True)
+    assert requests[-1].inputs["image"].shape[1:3] == (512, 512)
 
 
 def test_a_small_picture_is_worked_on_as_it_is() -> None:
-    found, tickets = run(grey(100, 96, 128), grey(200), 20)
-    assert {ticket.inputs["image"].shape[1:3] for ticket in tickets} == {(96, 128)}
+    found, requests = run(grey(100, 96, 128), grey(200), 20)
+    assert {request.inputs["image"].shape[1:3] for request in requests} == {(96, 128)}
     assert found.shape == (96, 128, 3)
 
 
 def test_whoever_waits_is_sent_to_a_job() -> None:
-    hurried = Caller("test")
+    hurried = RequestContext("test")
     with pytest.raises(WorkTooLarge, match="respond-async") as refused:
-        run(grey(100), grey(200), 2000, caller=hurried)
+        run(grey(100), grey(200), 2000, context=hurried)
     assert refused.value.field == "steps"
     assert 1 <= int(str(refused.value.limit)) < 2000
-    _, tickets = run(grey(100), grey(200), int(str(refused.value.limit)), caller=hurried)
-    assert tickets
+    _, requests = run(grey(100), grey(200), int(str(refused.value.limit)), context=hurried)
+    assert requests
     assert hurried.progress.done == hurried.progress.all == refused.value.limit
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import ConflictingFields, InvalidField, ModelUnavailable, UnknownClass
 from app.imaging.picture import Metadata, Picture
 from app.tasks.answer import Answer
@@ -45,10 +45,10 @@ LIGHT = manifest(
 ROAD = LIGHT.model_copy(update={"name": "road", "geometry": TILED})
 
 
-def colours(ticket: Ticket) -> Arrays:
+def colours(request: InferenceRequest) -> Arrays:
     """Red, green or neither; or, for one class, how light it is."""
-    image = ticket.inputs["image"]
-    if ticket.model.startswith(("segment/light", "segment/road")):
+    image = request.inputs["image"]
+    if request.model.startswith(("segment/light", "segment/road")):
         return {"probabilities": (image.mean(axis=-1, keepdims=True) > 0.5).astype(np.float32)}
     ids = np.where(image[..., 0] > 0.5, 1, np.where(image[..., 1] > 0.5, 2, 0))
     return {"probabilities": np.eye(3, dtype=np.float32)[ids]}
@@ -65,7 +65,7 @@ def striped(height: int = 120, width: int = 160, dtype: Any = np.uint8) -> Pictu
 
 def run(image: Picture, **wish: Any) -> tuple[Answer, FunctionEngine]:
     engine = FunctionEngine(colours, COLOURS, NOTHING_LEFT_OUT, LIGHT, ROAD)
-    return asyncio.run(segment(image, SegmentWish(**wish), engine, Caller("test"))), engine
+    return asyncio.run(segment(image, SegmentWish(**wish), engine, RequestContext("test"))), engine
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -79,7 +79,7 @@ def test_mask_holds_ids_at_the_pictures_own_size(dtype: Any) -> None:
     assert (ids[:, 80:] == 0).all()
     assert answer.picture.palette == {0: ("background", (0, 0, 0)), 3: ("red", (255, 0, 0)), 7: ("green", (0, 255, 0))}
     assert answer.picture.metadata == Metadata()  # ids are no colours, and a mask is no photograph
-    assert [ticket.inputs["image"].shape for ticket in engine.tickets] == [(1, 48, 64, 3)]
+    assert [request.inputs["image"].shape for request in engine.requests] == [(1, 48, 64, 3)]
     assert answer.applied == {"size": "64x48", "precision": "float32"}
 
 
@@ -192,9 +192,9 @@ def test_table_of_what_is_not_there() -> None:
 def test_tiles_where_the_manifest_says_so() -> None:
     image = Picture(np.repeat(np.array([0, 255], np.uint8), 50)[None, :, None].repeat(70, 0))
     answer, engine = run(image, model="road")
-    assert len(engine.tickets) > 1
+    assert len(engine.requests) > 1
     np.testing.assert_array_equal(answer.picture.pixels, image.pixels)
-    assert answer.applied["tiles"] == str(len(engine.tickets))
+    assert answer.applied["tiles"] == str(len(engine.requests))
 
 
 @pytest.mark.parametrize(
@@ -222,4 +222,4 @@ def test_what_cannot_be_is_refused(wish: dict[str, Any], error: type[Exception],
 def test_a_model_that_gives_no_numbers_is_unavailable() -> None:
     engine = FunctionEngine(lambda _: {"probabilities": np.full((1, 48, 64, 3), np.nan, np.float32)}, COLOURS)
     with pytest.raises(ModelUnavailable, match="no numbers"):
-        asyncio.run(segment(striped(), SegmentWish(), engine, Caller("test")))
+        asyncio.run(segment(striped(), SegmentWish(), engine, RequestContext("test")))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.errors import ConflictingFields, InvalidField, MissingField, UnknownModel, UnknownStyle, WeightsMissing
 from app.imaging.color import LUMINANCE
 from app.imaging.picture import Picture
@@ -24,11 +24,11 @@ VGG = manifest("stylize", "vgg19", signatures=optimize_signatures(), geometry=WH
 
 def engine(*models: Any) -> FunctionEngine:
     painter = Painter()
-    return FunctionEngine(lambda ticket: painter.run(ticket.signature, ticket.inputs), *(models or (COLOUR, VGG)))
+    return FunctionEngine(lambda request: painter.run(request.signature, request.inputs), *(models or (COLOUR, VGG)))
 
 
 def painted(picture: Picture, device: FunctionEngine | None = None, **wish: Any) -> Answer:
-    return asyncio.run(stylize(picture, StylizeWish(**wish), device or engine(), Caller("test")))
+    return asyncio.run(stylize(picture, StylizeWish(**wish), device or engine(), RequestContext("test")))
 
 
 def grey(value: int, height: int = 150, width: int = 200, dtype: Any = np.uint8) -> Picture:
@@ -107,7 +107,7 @@ def test_what_does_not_go_together_is_refused_before_the_work(wish: Any, error: 
     device = engine()
     with pytest.raises(error, match=told):
         painted(grey(100), device, **wish)
-    assert not device.tickets
+    assert not device.requests
 
 
 def test_a_model_without_presets_says_so() -> None:

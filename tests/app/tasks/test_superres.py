@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import InvalidField, ResultTooLarge, UnknownModel
 from app.imaging.picture import Metadata, Picture
 from app.tasks import superres as module
@@ -20,8 +20,8 @@ TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 NEAREST = manifest("superres", "nearest", signatures=superres_signatures(2, 3), geometry=TILED)
 
 
-def nearest(ticket: Ticket) -> Arrays:
-    return enlarge(int(ticket.signature.removeprefix("x")))(ticket)
+def nearest(request: InferenceRequest) -> Arrays:
+    return enlarge(int(request.signature.removeprefix("x")))(request)
 
 
 def picture(height: int = 21, width: int = 34, channels: int = 3, dtype: Any = np.uint8) -> Picture:
@@ -32,7 +32,7 @@ def picture(height: int = 21, width: int = 34, channels: int = 3, dtype: Any = n
 
 def run(image: Picture, scale: int = 2, *, limit: int = 10**6, model: str | None = None) -> Answer:
     wish = SuperresWish(model=model, scale=scale, max_output_pixels=limit)
-    return asyncio.run(superres(image, wish, FunctionEngine(nearest, NEAREST), Caller("test")))
+    return asyncio.run(superres(image, wish, FunctionEngine(nearest, NEAREST), RequestContext("test")))
 
 
 def repeated(array: Any, scale: int) -> Any:
@@ -65,10 +65,10 @@ def test_result_too_large_is_refused_before_any_work() -> None:
     assert run(image, limit=400).picture.pixels.shape == (20, 20, 3)
     engine = FunctionEngine(nearest, NEAREST)
     with pytest.raises(ResultTooLarge) as caught:
-        asyncio.run(superres(image, SuperresWish(max_output_pixels=399), engine, Caller("test")))
+        asyncio.run(superres(image, SuperresWish(max_output_pixels=399), engine, RequestContext("test")))
     assert (caught.value.limit, caught.value.value) == (399, 400)
     assert "100 pixels and 2² times as many would be 400" in caught.value.detail
-    assert engine.tickets == []
+    assert engine.requests == []
 
 
 def test_unknown_model() -> None:
@@ -100,13 +100,13 @@ def test_colour_under_alpha_zero_does_not_bleed() -> None:
     alpha[10:20, 10:20] = 255
     seen: list[Any] = []
 
-    def record(ticket: Ticket) -> Arrays:
-        seen.append(ticket.inputs["image"])
-        return nearest(ticket)
+    def record(request: InferenceRequest) -> Arrays:
+        seen.append(request.inputs["image"])
+        return nearest(request)
 
     engine = FunctionEngine(record, NEAREST)
     wish = SuperresWish(max_output_pixels=10**6)
-    answer = asyncio.run(superres(Picture(pixels, alpha), wish, engine, Caller("test")))
+    answer = asyncio.run(superres(Picture(pixels, alpha), wish, engine, RequestContext("test")))
     for window in seen:  # the network sees no edge
         assert set(np.unique(window[..., 0])) <= {np.float32(250 / 255), np.float32(0)}
     visible = answer.picture.alpha

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable, Overloaded, WrongSize
 from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
@@ -19,7 +19,7 @@ from models.manifest import Geometry, Manifest, SizeRule
 from tests.engines import Function, FunctionEngine, enlarge, identity, shift
 from tests.model_repository import digit_signatures, manifest, superres_signatures
 
-CALLER = Caller("test")
+CALLER = RequestContext("test")
 TILED = Geometry(kind="tiled", halo=3, multiple=4, tile_size=32, tile_step=16)
 
 
@@ -71,8 +71,8 @@ def test_scale_makes_the_result_larger() -> None:
 def test_grey_goes_as_three_equal_channels_and_comes_back_as_their_mean() -> None:
     image = picture(20, 20, 1)
 
-    def tinted(ticket: Ticket) -> Arrays:
-        window = ticket.inputs["image"]
+    def tinted(request: InferenceRequest) -> Arrays:
+        window = request.inputs["image"]
         assert window.shape[-1] == 3
         assert (np.ptp(window, axis=-1) == 0).all()
         return {"image": window * np.array([0.0, 0.5, 1.0], np.float32)}
@@ -90,16 +90,16 @@ def test_tickets_say_what_they_are() -> None:
     async def work() -> None:
         plan = await plan_for(image, model, "denoise")
         await through(image, plan, model, "denoise", engine, CALLER, constants={"level": level})
-        assert len(engine.tickets) == len(plan.tiles) > 1
+        assert len(engine.requests) == len(plan.tiles) > 1
 
     asyncio.run(work())
-    for ticket in engine.tickets:
-        assert (ticket.model, ticket.signature, ticket.caller) == (model.id, "denoise", CALLER)
-        assert ticket.inputs["level"] is level
-        window = ticket.inputs["image"]
+    for request in engine.requests:
+        assert (request.model, request.signature, request.context) == (model.id, "denoise", CALLER)
+        assert request.inputs["level"] is level
+        window = request.inputs["image"]
         assert window.dtype == np.float32
         assert window.shape[0] == 1
-        assert ticket.pixels == window.shape[1] * window.shape[2]
+        assert request.pixels == window.shape[1] * window.shape[2]
 
 
 def test_few_tiles_are_in_flight_however_large_the_picture() -> None:
@@ -108,7 +108,7 @@ def test_few_tiles_are_in_flight_however_large_the_picture() -> None:
     # The first answers wait for one another: quick ones would hide how many tiles may be in flight.
     engine.together = IN_FLIGHT
     asyncio.run(asyncio.wait_for(_through(image, model, engine), 60))
-    assert len(engine.tickets) > 100
+    assert len(engine.requests) > 100
     assert engine.most == IN_FLIGHT
 
 
@@ -119,16 +119,16 @@ async def _through(image: Picture, model: Manifest, engine: FunctionEngine) -> N
 def test_first_error_ends_the_rest_and_is_raised_as_it_is() -> None:
     image, model = picture(300, 300), manifest(geometry=TILED)
 
-    def fails(ticket: Ticket) -> Arrays:
-        if len(engine.tickets) >= 10:
+    def fails(request: InferenceRequest) -> Arrays:
+        if len(engine.requests) >= 10:
             raise Overloaded("The queue is full.", retry_after=3)
-        return identity(ticket)
+        return identity(request)
 
     engine = FunctionEngine(fails, model)
     with pytest.raises(Overloaded) as caught:
         asyncio.run(_through(image, model, engine))
     assert caught.value.retry_after == 3
-    assert len(engine.tickets) < 10 + IN_FLIGHT
+    assert len(engine.requests) < 10 + IN_FLIGHT
     assert engine.now == 0
 
 
@@ -156,7 +156,7 @@ def test_cancelling_ends_every_tile() -> None:
     image, model = picture(300, 300), manifest(geometry=TILED)
 
     class Stuck(FunctionEngine):
-        async def run(self, ticket: Ticket) -> Arrays:
+        async def run(self, request: InferenceRequest) -> Arrays:
             self.now += 1
             self.most = max(self.most, self.now)
             full.set() if self.now == IN_FLIGHT else None
@@ -182,8 +182,8 @@ def test_cancelling_ends_every_tile() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_no_numbers_are_never_drawn(value: float) -> None:
-    def broken(ticket: Ticket) -> Arrays:
-        return {"image": np.full_like(ticket.inputs["image"], value)}
+    def broken(request: InferenceRequest) -> Arrays:
+        return {"image": np.full_like(request.inputs["image"], value)}
 
     with pytest.raises(ModelUnavailable, match="no numbers"):
         run(picture(40, 40), broken, manifest(geometry=TILED))
@@ -210,7 +210,7 @@ def test_sizes_that_fit_go_whole(model: Manifest, size: tuple[int, int]) -> None
     engine = FunctionEngine(identity, model)
     result = asyncio.run(_through(image, model, engine))
     np.testing.assert_array_equal(result, image.pixels)
-    assert [ticket.inputs["image"].shape for ticket in engine.tickets] == [(1, *size, 1)]
+    assert [request.inputs["image"].shape for request in engine.requests] == [(1, *size, 1)]
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_what_the_manifest_lets_pass_makes_a_plan(halo: int, multiple: int, bloc
 def test_sample_is_spread_and_bounded() -> None:
     image, model = picture(300, 300), manifest(geometry=TILED)
 
-    def place(ticket: Ticket) -> Arrays:
-        return {"image": ticket.inputs["image"]}
+    def place(request: InferenceRequest) -> Arrays:
+        return {"image": request.inputs["image"]}
 
     engine = FunctionEngine(place, model)
 
@@ -273,9 +273,9 @@ def test_sample_is_spread_and_bounded() -> None:
         return len(plan.tiles), await sample(image, plan, model, "denoise", engine, CALLER, tiles=8)
 
     tiles, outputs = asyncio.run(work())
-    assert tiles > 8 == len(outputs) == len(engine.tickets)
+    assert tiles > 8 == len(outputs) == len(engine.requests)
     assert len({output["image"].tobytes() for output in outputs}) == 8
-    engine.tickets.clear()
+    engine.requests.clear()
     small = picture(30, 30)
 
     async def few() -> list[Arrays]:

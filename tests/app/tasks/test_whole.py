@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.protocol import Caller
+from app.engine.protocol import RequestContext
 from app.errors import ModelUnavailable
 from app.tasks.whole import LONGEST_SIDE, SHORTEST_SIDE, asked, default, reduced
 from tests.engines import FunctionEngine
@@ -46,9 +46,9 @@ def test_what_fits_is_as_it_was() -> None:
 
 
 def test_answers_that_are_no_numbers_are_refused() -> None:
-    engine = FunctionEngine(lambda ticket: {"vector": np.full((1, 3), np.nan, np.float32)}, MODEL)
+    engine = FunctionEngine(lambda request: {"vector": np.full((1, 3), np.nan, np.float32)}, MODEL)
     with pytest.raises(ModelUnavailable, match="no numbers"):
-        asyncio.run(asked(MODEL, "preset", {"index": np.zeros((1, 1), np.float32)}, engine, Caller("test")))
+        asyncio.run(asked(MODEL, "preset", {"index": np.zeros((1, 1), np.float32)}, engine, RequestContext("test")))
 
 
 def test_a_manifest_that_lacks_a_number_says_which() -> None:

@@ -51,7 +51,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("precision", ["int8", "dynamic"])
 def test_the_next_version_has_a_variant_that_answers_alike(published: Path, tmp_path: Path, precision: Any) -> None:
-    from app.engine.runtime import EightBit, Runtime
+    from app.engine.tensorflow_runtime import EightBit, Runtime
     from training.export.eight_bit import quantize
     from training.export.savedmodel import Published
 

@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def test_trains_publishes_and_starts_again(packs: Packs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.engine.runtime import Runtime
+    from app.engine.tensorflow_runtime import Runtime
     from models import repository as store
     from tests.training.test_loop import Clock
     from training import loop, recipe

@@ -86,7 +86,7 @@ def test_says_when_there_is_no_model(tmp_path: Path) -> None:
 
 
 def test_the_service_may_load_what_it_lists(exported: tuple[object, Path]) -> None:
-    from app.engine.runtime import Runtime
+    from app.engine.tensorflow_runtime import Runtime
     from tests.model_repository import TILED, manifest, photo_signatures
     from training.export.manifest import operations
 

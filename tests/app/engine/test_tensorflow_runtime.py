@@ -19,9 +19,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.engine.local import LocalEngine
-from app.engine.protocol import Arrays, Caller, Ticket
+from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.engine.registry import Registry
-from app.engine.runtime import ALLOWED, SAVER, WIRING, Runtime
+from app.engine.tensorflow_runtime import ALLOWED, SAVER, WIRING, Runtime
 from app.errors import ModelUnavailable, Overloaded
 from models import manifest as contract
 from models import repository
@@ -98,21 +98,22 @@ def test_enlarging(runtime: Runtime, tiny_repository: Path) -> None:
 def test_through_registry_and_scheduler(runtime: Runtime, tiny_repository: Path) -> None:
     async def work() -> None:
         registry = Registry([tiny_repository], runtime)
-        assert [entry.state for entry in registry.entries()] == ["unloaded"] * 6
+        assert [entry.state for entry in registry.statuses()] == ["unloaded"] * 6
         engine = LocalEngine(registry)
         for default in registry.defaults():
             await engine.warm(default)
-        assert [entry.id for entry in registry.entries() if entry.state == "loaded"] == [
+        assert [entry.id for entry in registry.statuses() if entry.state == "loaded"] == [
             "denoise/photo@1",
             "segment/light@1",
             "superres/nearest@1",
         ]
         engine.find("denoise", "identity")
         images = [noise(1, 32, 32, 3) * i / 50 for i in range(50)]
-        tickets = [
-            Ticket("denoise/identity@1", "denoise", {"image": x}, Caller(str(i)), 1024) for i, x in enumerate(images)
+        requests = [
+            InferenceRequest("denoise/identity@1", "denoise", {"image": x}, RequestContext(str(i)), 1024)
+            for i, x in enumerate(images)
         ]
-        results = await asyncio.gather(*(engine.run(one) for one in tickets))
+        results = await asyncio.gather(*(engine.run(one) for one in requests))
         for image, result in zip(images, results, strict=True):
             np.testing.assert_array_equal(result["image"], image)
         await engine.close(30)
@@ -152,17 +153,19 @@ def test_a_real_shelf_changes_under_load(runtime: Runtime, tiny_repository: Path
         seen: list[tuple[int, float]] = []
         ended = asyncio.Event()
 
-        async def caller(number: int) -> None:
+        async def context(number: int) -> None:
             image = np.full((1, 16, 16, 3), number / 8, np.float32)
             while not ended.is_set():
                 model = engine.find("denoise", "blur")
                 for _ in range(3):  # a request of three tiles keeps the version that it began with
-                    result = await engine.run(Ticket(model.id, "denoise", {"image": image}, Caller(str(number)), 256))
+                    result = await engine.run(
+                        InferenceRequest(model.id, "denoise", {"image": image}, RequestContext(str(number)), 256)
+                    )
                     seen.append((model.version, float(result["image"][0, 8, 8, 0]) / (number / 8)))
 
         async with asyncio.timeout(120), asyncio.TaskGroup() as group:
             for number in range(1, 5):
-                group.create_task(caller(number))
+                group.create_task(context(number))
             for step in (lambda: darker(2), lambda: without_variables(3), lambda: darker(4, "Relu")):
                 await asyncio.to_thread(step)
                 await engine.refresh()
@@ -175,7 +178,7 @@ def test_a_real_shelf_changes_under_load(runtime: Runtime, tiny_repository: Path
         assert {version for version, _ in seen} == {1, 2}
         for version, brightness in seen:
             assert brightness == pytest.approx({1: 1.0, 2: 0.5}[version], abs=1e-5)
-        states = {entry.id[-1]: entry.state for entry in engine.registry.entries()}
+        states = {entry.id[-1]: entry.state for entry in engine.registry.statuses()}
         assert states == {"2": "loaded", "3": "unavailable", "4": "unavailable"}
         await engine.close(30)
 
@@ -199,9 +202,9 @@ def test_unloading_gives_the_memory_back(runtime: Runtime) -> None:
         image, size = {"photo@2": (3, 64), "digits@1": (1, 28)}[name][0], 64 if turn % 2 == 0 else 28
         inputs = {"image": noise(1, size, size, image)}
         inputs |= {"level": noise(1, 1, 1, 1)} if turn % 2 == 0 else {}
-        with registry.held(f"denoise/{name}"):
+        with registry.lease(f"denoise/{name}"):
             registry.load(f"denoise/{name}").run("denoise", inputs)
-        assert sum(entry.state == "loaded" for entry in registry.entries()) == 1
+        assert sum(entry.state == "loaded" for entry in registry.statuses()) == 1
         sizes.append(resident())
     assert sizes[-1] - sizes[19] < 20, sizes  # one of the twenty denoisers left behind would be as much
 
@@ -222,20 +225,21 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 from app.engine.local import LocalEngine
-from app.engine.protocol import Caller, Ticket
+from app.engine.protocol import RequestContext, InferenceRequest
 from app.engine.registry import Registry
-from app.engine.runtime import Runtime
+from app.engine.tensorflow_runtime import Runtime
 
 async def main(shelf):
     runtime = Runtime()
     engine = LocalEngine(Registry([shelf], runtime))
     assert list(engine.schedulers) == runtime.devices == ["CPU:0", "CPU:1"]
     images = [np.full((1, 32, 32, 3), i / 16, np.float32) for i in range(16)]
-    tickets = [Ticket("denoise/blur@1", "denoise", {"image": x}, Caller("one"), 1024) for x in images]
-    results = await asyncio.gather(*map(engine.run, tickets))
+    context = RequestContext("one")
+    requests = [InferenceRequest("denoise/blur@1", "denoise", {"image": x}, context, 1024) for x in images]
+    results = await asyncio.gather(*map(engine.run, requests))
     for image, result in zip(images, results, strict=True):
         assert abs(result["image"][0, 16, 16] - image[0, 0, 0]).max() < 1e-6
-    assert all(scheduler.counters.tickets >= 4 for scheduler in engine.schedulers.values())
+    assert all(scheduler.counters.requests >= 4 for scheduler in engine.schedulers.values())
     await engine.close(10)
 
 asyncio.run(main(pathlib.Path(sys.argv[1])))
@@ -308,7 +312,9 @@ def test_both_precisions_are_measured_and_the_faster_runs(runtime: Runtime, tmp_
         assert engine.find("denoise").signatures["denoise"].precision == precision
         model = engine.registry.load("denoise/blur@1")
         image = noise(1, 32, 32, 3)
-        one = await engine.run(Ticket("denoise/blur@1", "denoise", {"image": image}, Caller("one"), 1024))
+        one = await engine.run(
+            InferenceRequest("denoise/blur@1", "denoise", {"image": image}, RequestContext("one"), 1024)
+        )
         np.testing.assert_array_equal(one["image"], model.run(told["function"], {"image": image})["image"])
         apart = np.abs(
             model.run("denoise_bfloat16", {"image": image})["image"] - model.run("denoise", {"image": image})["image"]
@@ -555,7 +561,7 @@ def test_a_process_with_too_many_open_files_is_no_fault_of_the_model(
 
 def test_importing_the_engine_imports_no_tensorflow() -> None:
     code = (
-        "import sys, app.engine.local, app.engine.runtime, app.tasks.denoise, app.tasks.superres;"
+        "import sys, app.engine.local, app.engine.tensorflow_runtime, app.tasks.denoise, app.tasks.superres;"
         "assert not {'tensorflow', 'keras'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -574,6 +580,6 @@ def test_threads_at_once_get_what_each_gets_alone(runtime: Runtime) -> None:
 
 def test_a_processor_of_one_thread_has_one_lane(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
-    assert runtime.lanes == 1
+    assert runtime.max_concurrent_batches == 1
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "8")
-    assert runtime.lanes == (2 if runtime.device == "CPU" else 1)
+    assert runtime.max_concurrent_batches == (2 if runtime.device == "CPU" else 1)

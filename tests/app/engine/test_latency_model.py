@@ -4,28 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.costs import MOST_POINTS, MOST_S, UNKNOWN, CostTable
+from app.engine.latency_model import MOST_POINTS, MOST_S, UNKNOWN, LatencyModel
 
 NAME = ("denoise/photo@1", "denoise")
 
 
-def measured(*sizes: tuple[int, int, float], device: str = "") -> CostTable:
+def measured(*sizes: tuple[int, int, float], device: str = "") -> LatencyModel:
     """Return a table of (pixels, tiles, seconds), each measured twice."""
-    table = CostTable(device)
+    table = LatencyModel(device)
     for pixels, tiles, seconds in sizes:
-        table.note(*NAME, pixels, tiles, seconds)
-        table.note(*NAME, pixels, tiles, seconds)
+        table.record(*NAME, pixels, tiles, seconds)
+        table.record(*NAME, pixels, tiles, seconds)
     return table
 
 
 def test_first_call_counts_until_there_is_a_second_and_then_the_average_follows() -> None:
-    table = CostTable()
-    table.note(*NAME, 100, 1, 8.0)  # it also prepares the device
+    table = LatencyModel()
+    table.record(*NAME, 100, 1, 8.0)  # it also prepares the device
     assert table.seconds(*NAME, 100) == 8.0
-    table.note(*NAME, 100, 1, 1.0)
+    table.record(*NAME, 100, 1, 1.0)
     assert table.seconds(*NAME, 100) == 1.0
     for _ in range(60):
-        table.note(*NAME, 100, 1, 2.0)
+        table.record(*NAME, 100, 1, 2.0)
     assert table.seconds(*NAME, 100) == pytest.approx(2.0, rel=1e-3)
 
 
@@ -38,37 +38,37 @@ def test_size_that_was_never_called_is_read_off_the_line() -> None:
 
 
 def test_model_that_was_never_called_costs_what_others_do() -> None:
-    assert CostTable().seconds("a", "b", 1000) == pytest.approx(1000 * UNKNOWN)
+    assert LatencyModel().seconds("a", "b", 1000) == pytest.approx(1000 * UNKNOWN)
     assert measured((100, 1, 1.0), (100, 3, 3.0)).seconds("a", "b", 1000) == pytest.approx(10.0)
 
 
 def test_batch_is_that_of_the_least_cost_a_tile() -> None:
     # Four milliseconds a call and one and a half a tile, up to eight; beyond, it takes eight at a time.
     table = measured(*((100, n, (4 + 1.5 * n) / 1000) for n in (1, 2, 4, 8)), (100, 16, 0.032))
-    chosen = {waiting: table.batch(*NAME, 100, waiting, 64) for waiting in (1, 2, 3, 4, 5, 6, 7, 8, 9, 100)}
+    chosen = {waiting: table.best_batch_size(*NAME, 100, waiting, 64) for waiting in (1, 2, 3, 4, 5, 6, 7, 8, 9, 100)}
     assert chosen == {1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 8, 8: 8, 9: 8, 100: 8}
-    assert table.batch(*NAME, 100, 100, 4) == 4
+    assert table.best_batch_size(*NAME, 100, 100, 4) == 4
 
 
 def test_batch_is_one_where_several_cost_what_they_cost_one_by_one() -> None:
-    assert measured((100, 1, 0.1), (100, 2, 0.198)).batch(*NAME, 100, 50, 64) == 1
+    assert measured((100, 1, 0.1), (100, 2, 0.198)).best_batch_size(*NAME, 100, 50, 64) == 1
 
 
 def test_batch_does_not_hold_the_device_for_long() -> None:
     table = measured(*((100, n, MOST_S / 4 * (1 + n / 100)) for n in (1, 2)), (100, 4, MOST_S * 1.1))
-    assert table.batch(*NAME, 100, 4, 64) == 2
+    assert table.best_batch_size(*NAME, 100, 4, 64) == 2
 
 
 def test_larger_batches_are_tried_while_they_pay_and_are_short() -> None:
     table = measured((100, 1, 0.01), (100, 2, 0.015), (100, 4, 0.0295), (200, 1, MOST_S))
-    assert [table.pays(*NAME, 100, tiles) for tiles in (1, 2, 4)] == [True, True, False]
-    assert not table.pays(*NAME, 200, 1)
+    assert [table.larger_batch_pays(*NAME, 100, tiles) for tiles in (1, 2, 4)] == [True, True, False]
+    assert not table.larger_batch_pays(*NAME, 200, 1)
 
 
 def test_number_of_sizes_is_bounded() -> None:
-    table = CostTable()
+    table = LatencyModel()
     for pixels in range(1, MOST_POINTS + 100):
-        table.note(*NAME, pixels, 1, 1.0)
+        table.record(*NAME, pixels, 1, 1.0)
     assert len(table.rows()) == MOST_POINTS
     assert table.knows(*NAME, MOST_POINTS + 99)
     assert not table.knows(*NAME, 1)
@@ -78,7 +78,7 @@ def test_table_comes_back_from_its_file_on_the_same_device_only(tmp_path: Path) 
     path = tmp_path / "costs.json"
     table = measured((100, 1, 1.0), (100, 4, 2.0), device="one")
     table.save(path)
-    same, other = CostTable("one"), CostTable("two")
+    same, other = LatencyModel("one"), LatencyModel("two")
     same.load(path)
     other.load(path)
     assert same.rows() == table.rows()
@@ -91,7 +91,7 @@ def test_table_comes_back_from_its_file_on_the_same_device_only(tmp_path: Path) 
 def test_file_that_is_none_is_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / "costs.json"
     path.write_text(text)
-    table = CostTable()
+    table = LatencyModel()
     table.load(path)
     assert table.rows() == []
 
@@ -99,7 +99,7 @@ def test_file_that_is_none_is_left_alone(tmp_path: Path, text: str) -> None:
 def test_times_that_are_none_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     path.write_text('{"device": "", "rows": [["m", "s", 1, 1, NaN], ["m", "s", 2, 1, -1], ["m", "s", 3, 1, 0.5]]}')
-    table = CostTable()
+    table = LatencyModel()
     table.load(path)
     assert table.rows() == [("m", "s", 3, 1, 0.5)]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from app.engine.costs import CostTable
-from app.engine.protocol import Ticket
+from app.engine.latency_model import LatencyModel
+from app.engine.protocol import InferenceRequest
 
 GROWS_AFTER = 50
 """Batches of the largest size allowed that must go well before twice as many tiles are tried again."""
@@ -23,53 +23,53 @@ Key = tuple[object, ...]
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class QueuedRequest:
     """A ticket in the queue. Tickets of equal `key` may share a batch of up to `limit`; `order` is that of arrival."""
 
-    ticket: Ticket
+    request: InferenceRequest
     limit: int
     order: int
     key: Key = field(init=False)
     charged: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        shapes = tuple(sorted((name, array.shape) for name, array in self.ticket.inputs.items()))
-        self.key = self.ticket.model, self.ticket.signature, shapes
+        shapes = tuple(sorted((name, array.shape) for name, array in self.request.inputs.items()))
+        self.key = self.request.model, self.request.signature, shapes
 
     @property
     def client(self) -> str:
-        return self.ticket.caller.client
+        return self.request.context.client
 
     @property
     def rank(self) -> tuple[float, int]:
         """The turn inside a client."""
-        caller = self.ticket.caller
-        return min(caller.due, caller.deadline), self.order
+        context = self.request.context
+        return min(context.due, context.deadline), self.order
 
-    def __lt__(self, other: Waiting) -> bool:
+    def __lt__(self, other: QueuedRequest) -> bool:
         return self.rank < other.rank
 
 
 @dataclass(slots=True)
-class _Cap:
+class _BatchCap:
     """How many tiles a batch of one key may have, since one failed."""
 
     tiles: int
     good: int = 0
 
 
-W = TypeVar("W", bound=Waiting)
+W = TypeVar("W", bound=QueuedRequest)
 
 
 class FairQueue(Generic[W]):
     """Tickets that wait, and what each client had of the device."""
 
-    def __init__(self, costs: CostTable) -> None:
-        self._costs = costs
+    def __init__(self, latency: LatencyModel) -> None:
+        self._latency = latency
         self._queues: dict[str, dict[Key, list[W]]] = {}
         self._served: dict[str, float] = {}
         self._virtual = 0.0
-        self._caps: dict[Key, _Cap] = {}
+        self._caps: dict[Key, _BatchCap] = {}
         self._count = 0
         self.pixels = 0
 
@@ -91,7 +91,7 @@ class FairQueue(Generic[W]):
             self._served[client] = max(self._served.get(client, 0.0), self._virtual)
         heapq.heappush(self._queues.setdefault(client, {}).setdefault(waiting.key, []), waiting)
         self._count += 1
-        self.pixels += waiting.ticket.pixels
+        self.pixels += waiting.request.pixels
 
     def remove(self, waiting: W) -> None:
         """Take a ticket off the queue, if it is there."""
@@ -112,7 +112,7 @@ class FairQueue(Generic[W]):
         """Return the client's virtual time: what it had, in seconds over its weight."""
         return self._served.get(client, 0.0)
 
-    def lead(self, *, jobs: bool = True) -> W | None:
+    def next_request(self, *, jobs: bool = True) -> W | None:
         """Return the ticket whose turn it is, one of somebody who waits where not `jobs`."""
         heads = [
             (self.had(client), min(queue[0] for queue in queues.values())) for client, queues in self._queues.items()
@@ -121,17 +121,19 @@ class FairQueue(Generic[W]):
 
     def take(self, *, jobs: bool = True) -> list[W]:
         """Return the next batch, the lead's tickets and others' of its key by turns, and charge it to its clients."""
-        lead = self.lead(jobs=jobs)
-        if lead is None:
+        next_request = self.next_request(jobs=jobs)
+        if next_request is None:
             return []
-        self._virtual = self.had(lead.client)
-        queues = {client: queues[lead.key] for client, queues in self._queues.items() if lead.key in queues}
+        self._virtual = self.had(next_request.client)
+        queues = {
+            client: queues[next_request.key] for client, queues in self._queues.items() if next_request.key in queues
+        }
         if not jobs:
             queues = {client: queue for client, queue in queues.items() if not _is_job(queue[0])}
         waiting = sum(map(len, queues.values()))
-        size = self._size(lead, waiting)
+        size = self._size(next_request, waiting)
         count = min(size, waiting)
-        cost = self._seconds(lead, size) / count
+        cost = self._seconds(next_request, size) / count
         heads = [(self.had(client), queue[0]) for client, queue in queues.items()]
         heapq.heapify(heads)
         batch: list[W] = []
@@ -141,7 +143,7 @@ class FairQueue(Generic[W]):
             batch.append(heapq.heappop(queue))
             self._left(one)
             one.charged = cost
-            self._served[one.client] = self.had(one.client) + cost / one.ticket.caller.weight
+            self._served[one.client] = self.had(one.client) + cost / one.request.context.weight
             if queue:
                 heapq.heappush(heads, (self.had(one.client), queue[0]))
         self._served = {
@@ -149,21 +151,21 @@ class FairQueue(Generic[W]):
         }
         return batch
 
-    def settle(self, batch: Sequence[Waiting], seconds: float) -> None:
+    def settle(self, batch: Sequence[QueuedRequest], seconds: float) -> None:
         """Charge what a batch took in place of what was expected."""
         for one in batch:
             if one.client in self._served:
-                self._served[one.client] += (seconds / len(batch) - one.charged) / one.ticket.caller.weight
+                self._served[one.client] += (seconds / len(batch) - one.charged) / one.request.context.weight
 
-    def size_for(self, batch: Sequence[Waiting]) -> int:
+    def size_for(self, batch: Sequence[QueuedRequest]) -> int:
         """Return how many tiles the device is given for `batch`: copies fill it up to a size that repeats."""
         return max(len(batch), self._size(batch[0], len(batch)))
 
-    def failed(self, batch: Sequence[Waiting]) -> None:
+    def failed(self, batch: Sequence[QueuedRequest]) -> None:
         """Take in that a batch of several failed: half as many go together from now on."""
-        self._caps[batch[0].key] = _Cap(max(1, len(batch) // 2))
+        self._caps[batch[0].key] = _BatchCap(max(1, len(batch) // 2))
 
-    def succeeded(self, batch: Sequence[Waiting]) -> None:
+    def succeeded(self, batch: Sequence[QueuedRequest]) -> None:
         """Take in that a batch went well."""
         cap = self._caps.get(batch[0].key)
         if cap is None or len(batch) < cap.tiles:
@@ -174,19 +176,19 @@ class FairQueue(Generic[W]):
             if cap.tiles >= batch[0].limit:
                 del self._caps[batch[0].key]
 
-    def seconds(self, waiting: Waiting) -> float:
+    def seconds(self, waiting: QueuedRequest) -> float:
         """Return what one ticket takes by itself, as far as is known."""
         return self._seconds(waiting, 1)
 
-    def _seconds(self, waiting: Waiting, tiles: int) -> float:
-        ticket = waiting.ticket
-        return self._costs.seconds(ticket.model, ticket.signature, ticket.pixels, tiles)
+    def _seconds(self, waiting: QueuedRequest, tiles: int) -> float:
+        request = waiting.request
+        return self._latency.seconds(request.model, request.signature, request.pixels, tiles)
 
-    def _size(self, lead: Waiting, waiting: int) -> int:
-        cap = self._caps.get(lead.key)
-        limit = lead.limit if cap is None else min(lead.limit, cap.tiles)
-        ticket = lead.ticket
-        return self._costs.batch(ticket.model, ticket.signature, ticket.pixels, waiting, limit)
+    def _size(self, next_request: QueuedRequest, waiting: int) -> int:
+        cap = self._caps.get(next_request.key)
+        limit = next_request.limit if cap is None else min(next_request.limit, cap.tiles)
+        request = next_request.request
+        return self._latency.best_batch_size(request.model, request.signature, request.pixels, waiting, limit)
 
     def _left(self, waiting: W) -> None:
         queues = self._queues[waiting.client]
@@ -195,8 +197,8 @@ class FairQueue(Generic[W]):
             if not queues:
                 del self._queues[waiting.client]
         self._count -= 1
-        self.pixels -= waiting.ticket.pixels
+        self.pixels -= waiting.request.pixels
 
 
-def _is_job(waiting: Waiting) -> bool:
-    return waiting.ticket.caller.background
+def _is_job(waiting: QueuedRequest) -> bool:
+    return waiting.request.context.background

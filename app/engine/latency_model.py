@@ -36,7 +36,7 @@ class _Average:
         self.calls += 1
 
 
-class CostTable:
+class LatencyModel:
     """Averages of the seconds that a call took, by signature, pixels of a tile and tiles of a batch.
 
     A size that was never called is read off the line through those that were, by the pixels of the whole batch.
@@ -48,7 +48,7 @@ class CostTable:
         self._measured: dict[tuple[str, str], dict[tuple[int, int], _Average]] = {}
         self._lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
 
-    def note(self, model: str, signature: str, pixels: int, tiles: int, seconds: float) -> None:
+    def record(self, model: str, signature: str, pixels: int, tiles: int, seconds: float) -> None:
         """Take in that a batch of `tiles` of `pixels` each took `seconds`."""
         sizes = self._measured.setdefault((model, signature), {})
         size = (pixels, tiles)
@@ -72,7 +72,7 @@ class CostTable:
         exact = measured.get((pixels, tiles))
         return _read_off(self._line(model, signature), pixels * tiles) if exact is None else exact.seconds
 
-    def batch(self, model: str, signature: str, pixels: int, waiting: int, limit: int) -> int:
+    def best_batch_size(self, model: str, signature: str, pixels: int, waiting: int, limit: int) -> int:
         """Return the batch size that costs least a tile where so many wait: a power of two, at most `limit`.
 
         It may be more than wait: the device is then given copies to fill it, so that sizes repeat. Of sizes that cost
@@ -90,7 +90,7 @@ class CostTable:
             size *= 2
         return best
 
-    def pays(self, model: str, signature: str, pixels: int, tiles: int) -> bool:
+    def larger_batch_pays(self, model: str, signature: str, pixels: int, tiles: int) -> bool:
         """Whether a batch of twice `tiles` is worth a try: this one saved something, and twice its time is not long."""
         whole = self.seconds(model, signature, pixels, tiles)
         half = self.seconds(model, signature, pixels, tiles // 2) if tiles > 1 else math.inf
@@ -121,7 +121,7 @@ class CostTable:
                 return
             for model, signature, pixels, tiles, seconds in found["rows"]:
                 if _is_time(seconds):
-                    self.note(str(model), str(signature), int(pixels), int(tiles), float(seconds))
+                    self.record(str(model), str(signature), int(pixels), int(tiles), float(seconds))
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError):

@@ -206,7 +206,7 @@ class Runtime:
         return f"{len(gpus)} × {name}" if len(gpus) > 1 else name
 
     @property
-    def lanes(self) -> int:
+    def max_concurrent_batches(self) -> int:
         """How many batches a device does best at once: on a CPU two where it has two threads, since no network keeps
         them all busy all the time (5 to 45 % more tiles a second on two cores); on an accelerator one."""
         threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")) or _cores()

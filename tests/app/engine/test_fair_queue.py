@@ -3,114 +3,114 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.costs import CostTable
-from app.engine.policy import GROWS_AFTER, FairQueue, Waiting
-from app.engine.protocol import BACKGROUND, INTERACTIVE, Ticket
-from tests.engines import ticket
+from app.engine.fair_queue import GROWS_AFTER, FairQueue, QueuedRequest
+from app.engine.latency_model import LatencyModel
+from app.engine.protocol import BACKGROUND, INTERACTIVE, InferenceRequest
+from tests.engines import request
 
 SECONDS = 0.01
 
 
-def queue(*tickets: Ticket, limit: int = 1, call: float = 0.0) -> FairQueue[Waiting]:
+def queue(*requests: InferenceRequest, limit: int = 1, call: float = 0.0) -> FairQueue[QueuedRequest]:
     """Return a queue of a device that takes SECONDS a tile and `call` a batch."""
-    costs = CostTable()
+    latency = LatencyModel()
     for pixels in (16, 64, 256):
         for tiles in (1, 2, 4, 8):
-            costs.note("denoise/identity@1", "denoise", pixels, tiles, call + SECONDS * tiles)
-    waiting: FairQueue[Waiting] = FairQueue(costs)
-    for order, one in enumerate(tickets):
-        waiting.add(Waiting(one, limit, order))
+            latency.record("denoise/identity@1", "denoise", pixels, tiles, call + SECONDS * tiles)
+    waiting: FairQueue[QueuedRequest] = FairQueue(latency)
+    for order, one in enumerate(requests):
+        waiting.add(QueuedRequest(one, limit, order))
     return waiting
 
 
-def names(batch: list[Waiting]) -> list[tuple[str, float]]:
-    return [(one.client, float(one.ticket.inputs["image"].flat[0])) for one in batch]
+def names(batch: list[QueuedRequest]) -> list[tuple[str, float]]:
+    return [(one.client, float(one.request.inputs["image"].flat[0])) for one in batch]
 
 
-def leads(waiting: FairQueue[Waiting], count: int) -> str:
+def leads(waiting: FairQueue[QueuedRequest], count: int) -> str:
     """Return the clients of the next batches, a letter each."""
     return "".join(waiting.take()[0].client for _ in range(count))
 
 
 def test_nothing_waits() -> None:
     waiting = queue()
-    assert (waiting.lead(), waiting.take(), len(waiting), waiting.pixels) == (None, [], 0, 0)
+    assert (waiting.next_request(), waiting.take(), len(waiting), waiting.pixels) == (None, [], 0, 0)
 
 
 def test_client_with_least_goes_first_then_the_earliest_deadline_then_the_first_come() -> None:
     waiting = queue(
-        ticket(1, client="a"), ticket(2, client="b"), ticket(3, client="b", deadline=5), ticket(4, client="b")
+        request(1, client="a"), request(2, client="b"), request(3, client="b", deadline=5), request(4, client="b")
     )
     assert [names(waiting.take()) for _ in range(4)] == [[("b", 3)], [("a", 1)], [("b", 2)], [("b", 4)]]
 
 
 def test_inside_a_client_what_is_due_first_goes_first_whenever_it_came() -> None:
-    large = [ticket(i, request="large", deadline=300, due=100) for i in (1, 2)]
-    waiting = queue(*large, ticket(3, request="small", deadline=300, due=20), ticket(4, deadline=10))
+    large = [request(i, request_id="large", deadline=300, due=100) for i in (1, 2)]
+    waiting = queue(*large, request(3, request_id="small", deadline=300, due=20), request(4, deadline=10))
     assert [names(waiting.take())[0][1] for _ in range(4)] == [4, 3, 1, 2]
 
 
 def test_batch_is_shared_between_clients_in_turn() -> None:
-    tickets = [ticket(i, client=client) for client in "ab" for i in range(5)]
-    assert names(queue(*tickets, limit=4, call=0.1).take()) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    requests = [request(i, client=client) for client in "ab" for i in range(5)]
+    assert names(queue(*requests, limit=4, call=0.1).take()) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
 
 
 def test_batch_has_the_size_that_costs_least_a_tile_and_never_waits_to_fill() -> None:
-    tickets = [ticket(i) for i in range(6)]
-    assert [len(queue(*tickets, limit=limit, call=0.1).take()) for limit in (1, 2, 4, 64)] == [1, 2, 4, 6]
-    assert len(queue(*tickets, limit=64, call=0).take()) == 1
+    requests = [request(i) for i in range(6)]
+    assert [len(queue(*requests, limit=limit, call=0.1).take()) for limit in (1, 2, 4, 64)] == [1, 2, 4, 6]
+    assert len(queue(*requests, limit=64, call=0).take()) == 1
 
 
 def test_copies_fill_a_batch_up_to_a_size_that_repeats() -> None:
-    waiting = queue(*(ticket(i) for i in range(6)), limit=64, call=0.1)
+    waiting = queue(*(request(i) for i in range(6)), limit=64, call=0.1)
     batch = waiting.take()
     assert (len(batch), waiting.size_for(batch)) == (6, 8)
 
 
 def test_only_the_same_model_signature_and_shape_share_a_batch() -> None:
-    first = ticket(1)
-    others = [ticket(2, model="denoise/other@1"), ticket(3, signature="estimate"), ticket(4, size=16)]
-    waiting = queue(first, *others, ticket(5), limit=8, call=0.1)
+    first = request(1)
+    others = [request(2, model="denoise/other@1"), request(3, signature="estimate"), request(4, size=16)]
+    waiting = queue(first, *others, request(5), limit=8, call=0.1)
     assert names(waiting.take()) == [("anonymous", 1), ("anonymous", 5)]
     assert len(waiting) == 3
 
 
 def test_jobs_can_be_left_out() -> None:
-    job, person = ticket(1, client="job", weight=BACKGROUND), ticket(2, client="person")
+    job, person = request(1, client="job", weight=BACKGROUND), request(2, client="person")
     assert names(queue(job, person).take(jobs=False)) == [("person", 2)]
     assert queue(job).take(jobs=False) == []
 
 
 def test_a_job_gets_its_share_where_both_want_the_device_all_the_time() -> None:
-    jobs = [ticket(1, client="j", weight=BACKGROUND) for _ in range(20)]
-    waiting = queue(*jobs, *(ticket(2, client="p") for _ in range(20)))
+    jobs = [request(1, client="j", weight=BACKGROUND) for _ in range(20)]
+    waiting = queue(*jobs, *(request(2, client="p") for _ in range(20)))
     assert leads(waiting, 20).count("p") == INTERACTIVE / (INTERACTIVE + BACKGROUND) * 20
 
 
 def test_shares_are_of_time_and_not_of_tiles() -> None:
-    waiting = queue(*(ticket(i, client="slow", model="slow") for i in range(20)), *(ticket(i) for i in range(20)))
-    waiting._costs.note("slow", "denoise", 64, 1, 3 * SECONDS)
+    waiting = queue(*(request(i, client="slow", model="slow") for i in range(20)), *(request(i) for i in range(20)))
+    waiting._latency.record("slow", "denoise", 64, 1, 3 * SECONDS)
     order = [waiting.take()[0].client for _ in range(20)]
     assert order.count("slow") == 5
 
 
 def test_what_was_expected_is_settled_by_what_it_took() -> None:
-    waiting = queue(*(ticket(i, client=client) for client in "ab" for i in range(20)))
+    waiting = queue(*(request(i, client=client) for client in "ab" for i in range(20)))
     waiting.settle(waiting.take(), 4 * SECONDS)  # a's first took four times as long
     assert leads(waiting, 6) == "bbbbab"
 
 
 def test_returning_client_has_saved_up_no_credit() -> None:
-    waiting = queue(*(ticket(i, client="a") for i in range(60)))
+    waiting = queue(*(request(i, client="a") for i in range(60)))
     assert leads(waiting, 30) == "a" * 30
     for i in range(10):
-        waiting.add(Waiting(ticket(i, client="b"), 1, 100 + i))
+        waiting.add(QueuedRequest(request(i, client="b"), 1, 100 + i))
     assert leads(waiting, 20).count("b") == 10
     assert leads(waiting, 20) == "a" * 20
 
 
 def test_size_halves_after_a_failure_and_grows_back() -> None:
-    waiting = queue(*(ticket(i) for i in range(700)), limit=8, call=0.1)
+    waiting = queue(*(request(i) for i in range(700)), limit=8, call=0.1)
     waiting.failed(waiting.take())
     sizes = [8]
     while waiting:
@@ -134,9 +134,9 @@ ENTRIES = st.lists(
 )
 
 
-def tickets_of(entries: Entries) -> list[Ticket]:
+def tickets_of(entries: Entries) -> list[InferenceRequest]:
     return [
-        ticket(i, client=f"{client}{weight}", size=size, deadline=deadline, weight=weight)
+        request(i, client=f"{client}{weight}", size=size, deadline=deadline, weight=weight)
         for i, (client, size, deadline, weight) in enumerate(entries)
     ]
 
@@ -144,7 +144,7 @@ def tickets_of(entries: Entries) -> list[Ticket]:
 @given(ENTRIES, st.integers(1, 9), st.sampled_from([0.0, 0.1]))
 def test_work_is_conserved_and_every_ticket_is_chosen_exactly_once(entries: Entries, limit: int, call: float) -> None:
     waiting = queue(*tickets_of(entries), limit=limit, call=call)
-    seen: list[Waiting] = []
+    seen: list[QueuedRequest] = []
     while waiting:
         before = len(waiting)
         batch = waiting.take()
@@ -189,13 +189,13 @@ def test_nobody_starves(others: int, wants: list[int]) -> None:
     """Whoever always has a tile waiting gets its share, however much the others send."""
     waiting = queue()
     order, had = 0, 0
-    waiting.add(Waiting(ticket(client="steady"), 1, order))
+    waiting.add(QueuedRequest(request(client="steady"), 1, order))
     for turn, number in enumerate(wants):
         for _ in range(number):
             order += 1
-            waiting.add(Waiting(ticket(client=f"greedy {turn % others}"), 1, order))
+            waiting.add(QueuedRequest(request(client=f"greedy {turn % others}"), 1, order))
         if waiting.take()[0].client == "steady":
             had += 1
             order += 1
-            waiting.add(Waiting(ticket(client="steady"), 1, order))
+            waiting.add(QueuedRequest(request(client="steady"), 1, order))
     assert had >= len(wants) // (others + 1) - 1
