@@ -12,8 +12,9 @@ from __future__ import annotations
 import datetime
 import errno
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -137,6 +138,10 @@ class Geometry(_Part):
         """What a tile has of its neighbours on each side: the halo, rounded up to whole multiples."""
         return -(-self.halo // self.multiple) * self.multiple
 
+    def nearest_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the canonical size (height, width) whose aspect ratio is nearest to that of a picture."""
+        return nearest_size(self.canonical_sizes, height, width)
+
     @model_validator(mode="after")
     def _what_its_kind_needs(self) -> Self:
         needs: dict[str, Any] = {
@@ -159,6 +164,11 @@ class Geometry(_Part):
                     f"tile_size {self.tile_size} leaves nothing inside a margin of {self.margin} on both sides"
                 )
         return self
+
+
+def nearest_size(sizes: Iterable[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
+    """Return the one of `sizes` (height, width) whose aspect ratio is nearest to height / width, as a ratio."""
+    return min(sizes, key=lambda size: abs(math.log(size[0] / size[1] * width / height)))
 
 
 class Class(_Part):

@@ -6,7 +6,6 @@ foreground.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from models.manifest import nearest_size
 from training import sheets
 from training.data.packs import Packs
 from training.data.scenes import VOID, Scene, Views, scenes
@@ -82,7 +82,7 @@ class Domain:
         """Return float32 (height, width, classes) for a picture of any size: as the service, but for its fine edges."""
         height, width = picture.shape[:2]
         if self.canonical:
-            tall, wide = min(self.canonical, key=lambda one: abs(math.log(one[0] / one[1] * width / height)))
+            tall, wide = nearest_size(self.canonical, height, width)
         else:
             tall, wide = -(-height // 16) * 16, -(-width // 16) * 16
         how = cv2.INTER_AREA if tall * wide < height * width else cv2.INTER_LINEAR

@@ -19,7 +19,7 @@ from app.imaging.mask import Floats
 from app.imaging.picture import Picture
 from app.tasks.answer import Answer
 from app.tasks.tiled import Stopwatch, plan_for, signature_of, through
-from models.manifest import Class, Geometry, Manifest
+from models.manifest import Class, Manifest
 
 Color = tuple[int, int, int]
 
@@ -123,7 +123,7 @@ async def _probabilities(
     if manifest.geometry.kind != "canonical":
         text = f"The model {manifest.id} takes pictures in a way that this task cannot use."
         raise ModelUnavailable(text, field="model", value=manifest.id)
-    size = nearest_size((picture.height, picture.width), manifest.geometry)
+    size = manifest.geometry.nearest_size(picture.height, picture.width)
     small = await asyncio.to_thread(_reduced, picture.pixels, size)
     request = InferenceRequest(manifest.id, "segment", {"image": small[None]}, context, size[0] * size[1])
     context.progress.expect(1)
@@ -134,11 +134,6 @@ async def _probabilities(
     guided = await asyncio.to_thread(mask.fit, answer, small)
     full = picture.height, picture.width
     return lambda rows: mask.apply(guided, picture.pixels[rows], rows, full), {"size": f"{size[1]}x{size[0]}"}
-
-
-def nearest_size(size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
-    """Return the canonical size (height, width) whose shape is nearest to that of `size`."""
-    return min(geometry.canonical_sizes, key=lambda one: abs(math.log(one[0] / one[1] * size[1] / size[0])))
 
 
 def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> Floats:

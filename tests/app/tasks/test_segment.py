@@ -10,7 +10,7 @@ from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import ConflictingFields, InvalidField, ModelUnavailable, UnknownClass
 from app.imaging.picture import Metadata, Picture
 from app.tasks.answer import Answer
-from app.tasks.segment import SegmentWish, nearest_size, segment
+from app.tasks.segment import SegmentWish, segment
 from models.manifest import Class, Geometry
 from tests.engines import FunctionEngine
 from tests.model_repository import CANONICAL, LIGHT_CLASSES, manifest, segment_signatures
@@ -201,7 +201,7 @@ def test_tiles_where_the_manifest_says_so() -> None:
     ("size", "chosen"), [((100, 130), (48, 64)), ((130, 100), (64, 48)), ((9, 9), (64, 64)), ((1, 5000), (48, 64))]
 )
 def test_canonical_size_is_the_one_of_the_nearest_shape(size: tuple[int, int], chosen: tuple[int, int]) -> None:
-    assert nearest_size(size, CANONICAL) == chosen
+    assert CANONICAL.nearest_size(*size) == chosen
 
 
 @pytest.mark.parametrize(
