@@ -6,12 +6,12 @@
     │   ├── UnknownModel  UnknownStyle  UnknownClass
     │   ├── UnsupportedImage  BrokenImage  AnimatedImage  WrongSize
     │   ├── MaskSize  MaskEmpty  MaskFull
-    │   ├── NotAcceptable
+    │   ├── NotAcceptable  MalformedRequest  RequestTimeout
     │   └── JobConflict  IdempotencyMismatch  JobExpired
     ├── TooLarge                   a limit, named
     │   └── UploadTooLarge  TooManyPixels  ResultTooLarge  WorkTooLarge
     └── Unavailable                not the caller's fault; `retry_after` seconds where known
-        ├── Overloaded  DeadlineExceeded  ModelUnavailable  WeightsMissing  ShuttingDown
+        ├── Overloaded  TooManyRequests  DeadlineExceeded  ModelUnavailable  WeightsMissing  ShuttingDown
         └── JobsFull  StorageFull  JobInterrupted
 
 A message says what was wrong, the value, and what to do, in a sentence for the caller: no path, no library's text.
@@ -91,6 +91,12 @@ class MaskFull(BadRequest): ...
 class NotAcceptable(BadRequest): ...
 
 
+class MalformedRequest(BadRequest): ...
+
+
+class RequestTimeout(BadRequest): ...
+
+
 class JobConflict(BadRequest): ...
 
 
@@ -119,6 +125,9 @@ class Unavailable(ServiceError): ...
 
 
 class Overloaded(Unavailable): ...
+
+
+class TooManyRequests(Unavailable): ...
 
 
 class DeadlineExceeded(Unavailable): ...

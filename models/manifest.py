@@ -305,6 +305,11 @@ class Manifest(_Part):
         return f"{self.task}/{self.name}@{self.version}"
 
     @property
+    def versioned_name(self) -> str:
+        """`name@version`, as the option `model` takes it."""
+        return f"{self.name}@{self.version}"
+
+    @property
     def functions(self) -> dict[str, Signature]:
         """Every function of the SavedModel: the signatures, and the same in their other precisions, by name."""
         others = {

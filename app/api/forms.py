@@ -1,54 +1,33 @@
-"""Forms: what each endpoint takes, read from `multipart/form-data`, and described for OpenAPI by the same classes."""
+"""Forms: what each endpoint takes, read from `multipart/form-data`; the same classes describe them in OpenAPI."""
 
 from __future__ import annotations
 
 import difflib
 import errno
 import functools
-import re
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO, ClassVar, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.api.problems import MalformedRequest
-from app.errors import InvalidField, MissingField, Overloaded, UnknownField
+from app.errors import InvalidField, MalformedRequest, MissingField, Overloaded, UnknownField
 from app.imaging.codec import Output
+from app.pipeline import ImageRequest, Upload
+from app.tasks.base import Task, TaskOptions
 
 MOST_PARTS = 32
 LONGEST_TEXT = 64 * 1024
-_END = 64 * 1024
-COLOUR = "^#[0-9a-fA-F]{6}$"
-
-F = TypeVar("F", bound="PictureForm")
 
 
-def _number(value: object) -> object:
-    """Form fields are texts; a choice among numbers needs the number."""
-    return int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value) else value
-
-
-class PictureForm(BaseModel):
-    """The options that every picture endpoint has. The picture itself is the file field `image`.
-
-    `files` are the form's other pictures, by field, with what they are for; none of them is required.
-    """
+class ImageForm(BaseModel):
+    """The options of every picture endpoint on how the result is encoded. The picture itself is the file `image`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-    files: ClassVar[Mapping[str, str]] = {}
 
-    model: str = Field(
-        "",
-        max_length=140,
-        description="Model by `name`, or `name@version`, as `GET /models` lists them. Empty: the task's default.",
-        examples=[""],
-    )
     format: Literal["auto", "png", "jpeg", "webp", "tiff", "avif"] = Field(
         "auto",
         description="Format of the result. `auto`: what `Accept` says, else the input's own format where it can carry "
@@ -65,195 +44,24 @@ class PictureForm(BaseModel):
     )
 
     @property
-    def wants_table(self) -> bool:
-        """Whether the answer is no picture but a table, in JSON."""
-        return False
-
-    @property
-    def model_name(self) -> str | None:
-        """The model that was asked for, None for the task's default."""
-        return self.model.strip() or None
-
-    @property
-    def needs_model(self) -> bool:
-        """Whether the answer comes from a model."""
-        return True
-
-    @property
-    def needs_device(self) -> bool:
-        """Whether the answer may come from a model, be it one that the form does not name."""
-        return True
-
-    @property
     def encoding(self) -> Output:
         """How the result is to be encoded; its format may still be `auto`."""
         return Output(format=self.format, quality=self.quality, lossless=self.lossless, metadata=self.metadata)
 
 
-class DenoiseForm(PictureForm):
-    strength: Literal["auto"] | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
-        "auto",
-        description="How strong the noise is: `auto` estimates it from the picture; a number is the noise level as a "
-        "fraction of 75/255. `X-Applied` says what was used.",
-        examples=["auto"],
-    )
-    preserve: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="How much of the original to blend back in, which keeps grain: 0 none, 1 all.",
-        examples=[0.0],
-    )
+class TaskForm(ImageForm, TaskOptions):
+    """What a form of any task is: its options, and how the result is encoded."""
 
 
-class SuperresForm(PictureForm):
-    scale: Annotated[Literal[2, 3, 4], BeforeValidator(_number)] = Field(
-        2, description="How many times wider and higher the result is.", examples=[2]
-    )
+@functools.cache
+def form_class(task: Task[Any]) -> type[TaskForm]:
+    """Return the class of the task's form: its options and those of ImageForm."""
+    return create_model(f"{task.name.capitalize()}Form", __base__=(TaskForm, task.options))
 
 
-class SegmentForm(PictureForm):
-    files = {
-        "background_image": "What to put behind a cut-out instead of `background`. Its middle covers; its alpha stays."
-    }
-
-    output: Literal["mask", "cutout", "overlay", "json"] = Field(
-        "mask",
-        description="`mask`: a PNG of class ids with names and colours in its palette, 0 and 255 where the model knows "
-        "one class only; `cutout`: the picture, transparent where none of the classes is; `overlay`: the classes' "
-        "colours over the picture; `json`: pixels, fraction and bounding box (left, top, right, bottom) of each class.",
-        examples=["mask"],
-    )
-    threshold: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="How probable the foreground must be. Only for models of one class.",
-        examples=[""],
-    )
-    classes: str = Field(
-        "",
-        max_length=1000,
-        description="Names or ids, separated by commas, of the only classes that count. Empty: all.",
-        examples=[""],
-    )
-    background: Literal["transparent"] | Annotated[str, Field(pattern=COLOUR, description="a colour as #rrggbb")] = (
-        Field(
-            "transparent",
-            description="What is behind a cut-out: `transparent`, or a colour as `#rrggbb`.",
-            examples=["transparent"],
-        )
-    )
-    opacity: float = Field(
-        0.5, ge=0, le=1, allow_inf_nan=False, description="How much of the overlay's colours is seen.", examples=[0.5]
-    )
-
-    @property
-    def wants_table(self) -> bool:
-        return self.output == "json"
-
-
-class InpaintForm(PictureForm):
-    files = {
-        "mask": "What to fill: white (any value but zero; in lossy files, more than an eighth) is missing. As large as "
-        "the picture, upright; it is never resized."
-    }
-
-    mask_from: Literal["file", "alpha"] = Field(
-        "file",
-        description="Where the mask is: `file`, the field `mask`; `alpha`, the picture's own transparency: whatever is "
-        "not opaque is missing, and the result is opaque.",
-        examples=["file"],
-    )
-    method: Literal["auto", "neural", "dcgan", "telea", "ns", "biharmonic"] = Field(
-        "auto",
-        description="`neural`: the model; `dcgan`: what a generator makes that agrees with the rest, searched for by a "
-        "model that does (by default `digits`); `telea`: fast marching; `ns`: Navier-Stokes; `biharmonic`: the "
-        "smoothest surface, best for small holes; `auto`: what measured best, which is the model where there is one. "
-        "`X-Applied` says what was used.",
-        examples=["auto"],
-    )
-    radius: int = Field(
-        3, ge=1, le=64, description="How far `telea` and `ns` look for what is known, in pixels.", examples=[3]
-    )
-    dilate: int = Field(
-        0, ge=0, le=64, description="By how many pixels to widen the mask: edges of stamps are blurred.", examples=[0]
-    )
-    feather: int = Field(
-        0,
-        ge=0,
-        le=64,
-        description="Over how many pixels around the widened mask the filling fades into the picture.",
-        examples=[0],
-    )
-
-    @property
-    def model_name(self) -> str | None:
-        return self.model.strip() or ("digits" if self.method == "dcgan" else None)
-
-    @property
-    def needs_model(self) -> bool:
-        return self.method in ("neural", "dcgan")
-
-    @property
-    def needs_device(self) -> bool:
-        return self.method in ("auto", "neural", "dcgan")
-
-
-class StylizeForm(PictureForm):
-    files = {"style_image": "The picture in whose manner to paint, instead of `style`."}
-
-    style: str = Field(
-        "",
-        max_length=64,
-        description="The name of a preset, as `GET /styles` lists them. It or `style_image` is required.",
-        examples=["starry-night"],
-    )
-    method: Literal["fast", "optimize"] = Field(
-        "fast",
-        description="`fast`: one pass of the model. `optimize`: the picture itself is changed, step by step, until "
-        "VGG19 sees in it the style of `style_image`: minutes, as a job. It works on a reduced picture, and carries to "
-        "the whole one what changed.",
-        examples=["fast"],
-    )
-    strength: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="How much of the style: 0 is nearly the picture's own, 1 all of it.",
-        examples=[1.0],
-    )
-    preserve_color: bool = Field(
-        False, description="Keep the picture's colours and take only luminance from the painting.", examples=[False]
-    )
-    steps: int = Field(300, ge=10, le=2000, description="Steps of `optimize`.", examples=[300])
-
-    @property
-    def needs_model(self) -> bool:
-        return self.method == "fast"
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A file as it came: on disk, if it is large, until it is read."""
-
-    file: BinaryIO
-    size: int
-    filename: str
-
-    def read(self) -> bytes:
-        """Return the file's bytes. Reads from disk: call it on a thread."""
-        self.file.seek(0)
-        return self.file.read()
-
-    def mark(self) -> tuple[int, int]:
-        """Return what the same file has when it comes again and another hardly ever: its size, and a checksum of its
-        end, where pictures in compressed formats differ. Reads from disk: call it on a thread."""
-        self.file.seek(max(0, self.size - _END))
-        return self.size, zlib.crc32(self.file.read())
+def make_request(task: Task[Any], form: TaskForm, uploads: Mapping[str, Upload], accept: str | None) -> ImageRequest:
+    """Return what a form asks of the pipeline; `accept` is the header's value."""
+    return ImageRequest(task, form, form.encoding, uploads, accept)
 
 
 class _Parser(MultiPartParser):
@@ -265,10 +73,10 @@ class _Parser(MultiPartParser):
         self.ended = True
 
     async def parse(self) -> FormData:
-        self.stream = self._to_the_end(self.stream)
+        self.stream = self._check_end(self.stream)
         return await super().parse()
 
-    async def _to_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def _check_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async for chunk in stream:
             yield chunk
         if not self.ended:
@@ -277,48 +85,48 @@ class _Parser(MultiPartParser):
 
 @asynccontextmanager
 async def read_form(
-    headers: Headers, body: AsyncGenerator[bytes, None], kind: type[F]
-) -> AsyncIterator[tuple[F, dict[str, Upload]]]:
+    headers: Headers, body: AsyncGenerator[bytes, None], task: Task[Any]
+) -> AsyncIterator[tuple[TaskForm, dict[str, Upload]]]:
     """Give the options and the pictures of a form by field; their files are closed at the end of the block.
 
     Raises MalformedRequest, MissingField, UnknownField, InvalidField, and what reading `body` raises.
     """
-    items = await _parts(headers, body)
+    items = await _parse_multipart(headers, body)
     try:
-        texts, uploads = _sorted_out(items, kind)
+        texts, uploads = _separate(items, task)
         files = {name: Upload(one.file, one.size or 0, one.filename or "") for name, one in uploads.items()}
-        yield options(kind, texts), files
+        yield parse_form(form_class(task), texts), files
     finally:
         for _, item in items:
             if isinstance(item, UploadFile):
                 await item.close()  # on a thread: letting go of a large file takes its time
 
 
-def options(kind: type[F], texts: Mapping[str, str]) -> F:
-    """Return the form of class `kind` that `texts` fill. An empty text stands for the default. Raises InvalidField."""
+def parse_form(form: type[TaskForm], texts: Mapping[str, str]) -> TaskForm:
+    """Return the form that `texts` fill. An empty text stands for the default. Raises InvalidField."""
     try:
-        return kind.model_validate({name: text for name, text in texts.items() if text.strip()})
+        return form.model_validate({name: text for name, text in texts.items() if text.strip()})
     except ValidationError as error:
         name = str(error.errors(include_url=False, include_context=False)[0]["loc"][0])
         text = texts[name]
         raise InvalidField(
-            f"{name} must be {allowed(kind, name)}, not {text[:60]!r}.", field=name, value=text
+            f"{name} must be {describe_field(form, name)}, not {text[:60]!r}.", field=name, value=text
         ) from None
 
 
-def allowed(kind: type[PictureForm], name: str) -> str:
+def describe_field(form: type[TaskForm], name: str) -> str:
     """Return what field `name` may be, in words, from the schema that OpenAPI shows."""
-    return _in_words(_schema(kind)["properties"][name])
+    return _describe(_schema(form)["properties"][name])
 
 
 @functools.cache
-def _schema(kind: type[PictureForm]) -> dict[str, Any]:
-    return kind.model_json_schema()
+def _schema(form: type[TaskForm]) -> dict[str, Any]:
+    return form.model_json_schema()
 
 
-def _in_words(schema: Mapping[str, Any]) -> str:
+def _describe(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
-        return " or ".join(_in_words(part) for part in schema["anyOf"])
+        return " or ".join(_describe(part) for part in schema["anyOf"])
     if "const" in schema:
         return str(schema["const"])
     if "enum" in schema:
@@ -334,7 +142,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     return f"{kind} from {schema['minimum']:g} to {schema['maximum']:g}"
 
 
-async def _parts(headers: Headers, body: AsyncGenerator[bytes, None]) -> list[tuple[str, str | UploadFile]]:
+async def _parse_multipart(headers: Headers, body: AsyncGenerator[bytes, None]) -> list[tuple[str, str | UploadFile]]:
     content_type = headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         shown = f"not {content_type[:60]!r}" if content_type else "and none was named"
@@ -346,14 +154,14 @@ async def _parts(headers: Headers, body: AsyncGenerator[bytes, None]) -> list[tu
     try:
         return (await parser.parse()).multi_items()
     except MultiPartException as error:
-        raise MalformedRequest(_explained(error.message)) from None
+        raise MalformedRequest(_explain(error.message)) from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise Overloaded("There is no room left for uploads now.", retry_after=30) from None
 
 
-def _explained(message: str) -> str:
+def _explain(message: str) -> str:
     if message == "cut short":
         return "The form is cut short: its closing boundary never came."
     if "exceeded maximum size" in message:
@@ -367,11 +175,12 @@ def _explained(message: str) -> str:
     return "The body is not a well-formed multipart form."
 
 
-def _sorted_out(
-    items: list[tuple[str, str | UploadFile]], kind: type[PictureForm]
+def _separate(
+    items: list[tuple[str, str | UploadFile]], task: Task[Any]
 ) -> tuple[dict[str, str], dict[str, UploadFile]]:
-    pictures = ["image", *kind.files]
-    known = [*pictures, *kind.model_fields]
+    """Return the texts and the files by field. Raises UnknownField, InvalidField, MissingField."""
+    pictures = ["image", *task.pictures]
+    known = [*pictures, *form_class(task).model_fields]
     texts: dict[str, str] = {}
     uploads: dict[str, UploadFile] = {}
     for name, item in items:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -9,6 +10,9 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from app.api import problems
+from app.engine.protocol import DeviceStats, ModelServer
+from app.jobs.worker import Worker
+from app.pipeline import ImagePipeline
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -78,6 +82,54 @@ class Metrics:
         for value, read in reads.items():
             gauge.labels(value).set_function(read)
 
+    def count_pixels(self, task: str, pixels: int) -> None:
+        """Count the pixels of a decoded picture."""
+        self.pixels.labels(task).inc(pixels)
+
+    def observe_stage(self, task: str, stage: str, seconds: float) -> None:
+        """Take in how long a stage of a request took."""
+        self.stages.labels(task, stage).observe(seconds)
+
+    def watch_pipeline(self, pipeline: ImagePipeline) -> None:
+        """Add the gauges of what waits for memory, and for the device's time."""
+        budget, admission = pipeline.budget, pipeline.admission
+        self.watch("restore_decoded_megapixels", "Megapixels held decoded.", lambda: budget.used)
+        self.watch("restore_requests_waiting", "Requests that wait to be decoded.", lambda: budget.waiting)
+        self.watch("restore_work_seconds", "Seconds of a device that requests need.", lambda: admission.seconds)
+
+    def watch_engine(self, engine: ModelServer) -> None:
+        """Add what the devices do, and what waits for them."""
+
+        def watch(name: str, meaning: str, read: Callable[[DeviceStats], float]) -> None:
+            each = {device: functools.partial(read, stats) for device, stats in engine.devices.items()}
+            self.watch_each(name, meaning, "device", each)
+
+        watch("restore_queue_tiles", "Tiles that wait for a device.", lambda one: one.depth)
+        watch("restore_queue_megapixels", "Megapixels that wait for a device.", lambda one: one.megapixels)
+        watch("restore_device_busy_seconds", "Seconds that a device worked.", lambda one: one.counters.busy_seconds)
+        watch("restore_device_tiles", "Tiles that a device did.", lambda one: one.counters.requests)
+        watch("restore_device_batches", "Batches that a device did.", lambda one: one.counters.batches)
+        watch("restore_device_failures", "Tiles that failed.", lambda one: one.counters.failures)
+        self.watch("restore_device_retries", "Tiles sent to another replica.", lambda: engine.counters.retries)
+        self.watch("restore_devices", "Devices, or replicas, that work.", lambda: engine.worker_count)
+        self.watch_sizes("restore_batch_size", "Tiles in a batch.", lambda: engine.counters.batch_sizes)
+        self.watch_kinds(
+            "restore_rejections", "Tiles refused, by reason.", "reason", lambda: engine.counters.rejections
+        )
+        self.watch(
+            "restore_models_unavailable",
+            "Models in the repository that cannot be served.",
+            lambda: sum(status.state == "unavailable" for status in engine.statuses()),
+        )
+
+    def watch_jobs(self, worker: Worker) -> None:
+        """Add how many jobs wait and run, and how many ended in which state."""
+        for state, meaning in (("queued", "wait"), ("running", "run")):
+            self.watch(f"restore_jobs_{state}", f"Jobs that {meaning}.", functools.partial(_read_count, worker, state))
+        for state in ("succeeded", "failed", "cancelled"):
+            meaning = f"Jobs that ended so since the start: {state}."
+            self.watch(f"restore_jobs_{state}", meaning, functools.partial(worker.ended.__getitem__, state))
+
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -91,3 +143,7 @@ class _Read(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield self._collect()
+
+
+def _read_count(worker: Worker, state: str) -> float:
+    return worker.counts.get(state, 0)

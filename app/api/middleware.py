@@ -13,25 +13,47 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
-from app.api.access import Access
-from app.api.limits import RateLimiter
+from app.api.auth import Authenticator
 from app.api.metrics import Metrics
 from app.errors import ServiceError
+from app.limits.rate import RateLimiter
 
 log = structlog.get_logger("restore.requests")
+
+EXPOSED_HEADERS = [
+    "X-Model",
+    "X-Applied",
+    "X-Request-Id",
+    "Server-Timing",
+    "Link",
+    "Content-Disposition",
+    "Retry-After",
+    "Location",
+    "Preference-Applied",
+    "ETag",
+]
+ACCEPTED_HEADERS = [
+    "Authorization",
+    "X-API-Key",
+    "X-Request-Id",
+    "Cancel-After",
+    "Prefer",
+    "Idempotency-Key",
+    "If-None-Match",
+]
 
 OPEN = re.compile(r"/livez|/readyz|/docs(/.*)?|/openapi\.json|/problems(/.*)?")
 """Paths that need no API key and count for no rate."""
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def request_id(scope: Scope) -> str:
-    """Return the id of the request: the caller's own where it is sane, else a new one."""
+    """Return the id of the request: the client's own where it is valid, else a new one."""
     return str(scope["state"]["request_id"])
 
 
-class Record:
+class AccessLogMiddleware:
     """Gives each request an id, logs it in one line and counts it; what nobody caught becomes `internal-error`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -44,7 +66,7 @@ class Record:
             return
         state: dict[str, Any] = scope.setdefault("state", {})
         given = Headers(scope=scope).get("x-request-id", "")
-        state["request_id"] = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        state["request_id"] = given if _VALID_ID.fullmatch(given) else uuid.uuid4().hex
         started = time.perf_counter()
         status = 0
 
@@ -69,9 +91,9 @@ class Record:
             await problems.response(error, state["request_id"])(scope, receive, sending)
         finally:
             self.metrics.active.dec()
-            self._tell(scope, status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
         path = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD", "OPTIONS") else "other"
@@ -92,7 +114,7 @@ class Record:
         )
 
 
-class Head:
+class HeadMiddleware:
     """Answers HEAD wherever GET is answered: with the same headers. The server leaves out the body."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -111,12 +133,12 @@ class Head:
             scope["route"] = asked.get("route")
 
 
-class Gate:
+class AuthMiddleware:
     """Lets in those who have a key, when keys are set, and no more often than they may."""
 
-    def __init__(self, app: ASGIApp, access: Access, rate: RateLimiter | None) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, rate: RateLimiter | None) -> None:
         self.app = app
-        self.access = access
+        self.authenticator = authenticator
         self.rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,9 +148,9 @@ class Gate:
         state = scope["state"]
         try:
             if OPEN.fullmatch(scope["path"]):
-                state["client"] = self.access.address(scope)
+                state["client"] = self.authenticator.address(scope)
             else:
-                state["client"] = self.access.client(scope)
+                state["client"] = self.authenticator.client(scope)
                 if self.rate is not None:
                     self.rate.take(state["client"])
         except ServiceError as error:

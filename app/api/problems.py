@@ -18,22 +18,13 @@ from app import errors
 MEDIA_TYPE = "application/problem+json"
 
 
-class MalformedRequest(errors.BadRequest): ...
-
-
 class NotFound(errors.BadRequest): ...
 
 
 class MethodNotAllowed(errors.BadRequest): ...
 
 
-class RequestTimeout(errors.BadRequest): ...
-
-
 class Unauthorized(errors.BadRequest): ...
-
-
-class TooManyRequests(errors.Unavailable): ...
 
 
 class InternalError(errors.Unavailable): ...
@@ -208,7 +199,7 @@ TABLE: tuple[Problem, ...] = (
         "Ask for less, as `detail` says.",
     ),
     Problem(
-        MalformedRequest,
+        errors.MalformedRequest,
         "malformed-request",
         400,
         "The request cannot be read",
@@ -241,7 +232,7 @@ TABLE: tuple[Problem, ...] = (
         "The header `Allow` lists the methods that it takes.",
     ),
     Problem(
-        RequestTimeout,
+        errors.RequestTimeout,
         "request-timeout",
         408,
         "The body came too slowly",
@@ -250,7 +241,7 @@ TABLE: tuple[Problem, ...] = (
         "Send it again over a better connection, or send a smaller file.",
     ),
     Problem(
-        TooManyRequests,
+        errors.TooManyRequests,
         "too-many-requests",
         429,
         "Too many requests from this caller",
@@ -380,7 +371,7 @@ def response(error: errors.ServiceError, request_id: str) -> JSONResponse:
     headers = {"Cache-Control": "no-store"}
     if "retry_after" in body:
         headers["Retry-After"] = str(body["retry_after"])
-    if isinstance(error, RequestTimeout):
+    if isinstance(error, errors.RequestTimeout):
         headers["Connection"] = "close"  # or the rest of the body could trickle in for ever
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="restore"'

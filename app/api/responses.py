@@ -1,4 +1,4 @@
-"""What a finished picture looks like over the wire: bytes with headers, or the JSON envelope."""
+"""How results are sent: a picture with headers, the picture inside JSON, or a table; in pieces."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import math
 import re
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import BinaryIO
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -19,9 +19,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.limits import SLOWEST_BODY
-from app.errors import ConflictingFields, NotAcceptable
-from app.tasks.answer import Answer
+from app import media_types
+from app.limits.body import MIN_BYTES_PER_S
+from app.pipeline import Encoded, ImageRequest
 
 PIECE = 3 * 2**16  # bytes; a multiple of three, so that pieces in base64 make one text
 _SUFFIXES = {
@@ -33,44 +33,66 @@ _SUFFIXES = {
 }
 
 
-def wants_envelope(accept: str | None) -> bool:
-    """Return whether `accept` prefers `application/json` to every kind of picture. A tie is a picture."""
-    qualities = {"application/json": 0.0, "image": 0.0}
-    for part in (accept or "").split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((_quality(piece) for piece in parameters if piece.startswith("q=")), 1.0)
-        if kind in ("application/json", "application/*"):
-            qualities["application/json"] = max(qualities["application/json"], quality)
-        elif kind == "*/*" or kind.startswith("image/"):
-            qualities["image"] = max(qualities["image"], quality)
-    return qualities["application/json"] > qualities["image"]
+async def build(encoded: Encoded, request: ImageRequest) -> StreamedResponse:
+    """Return the answer of a request: the picture, the picture in base64 inside JSON, or a table."""
+    media_type, extra = encoded.media_type, {}
+    if encoded.table is not None:
+        body = json.dumps({**encoded.table, **_facts(encoded)}).encode()
+    elif request.wants_json:
+        body, media_type = await asyncio.to_thread(_envelope, encoded), media_types.RESULT
+    else:
+        body = encoded.body
+        name = result_name(encoded.filename, request.task.name, media_type)
+        extra = {"Content-Disposition": _disposition(name)}
+    return StreamedResponse(body, 200, {**_headers(encoded), **extra}, media_type)
 
 
-def headers(answer: Answer, notes: Sequence[str], timing: Mapping[str, float], name: str) -> dict[str, str]:
-    """Return the headers of `answer`: model, card, what was decided, seconds by stage, and the file's name."""
-    model = answer.model.partition("@")[0]
-    decided = [f"{key}={value}" for key, value in answer.applied.items()] + list(notes)
-    told = {
-        "X-Model": answer.model,
+def _headers(encoded: Encoded) -> dict[str, str]:
+    """Return the headers of an answer: model, card, decisions and milliseconds by stage."""
+    model = encoded.model.partition("@")[0]
+    decided = [*(f"{key}={value}" for key, value in encoded.decisions.items()), *encoded.warnings]
+    headers = {
+        "X-Model": encoded.model,
         "Link": model and f'</models/{model}>; rel="describedby"',
-        "X-Applied": _latin(";".join(decided)),
-        "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in timing.items()),
-        "Content-Disposition": _disposition(name),
+        "X-Applied": _to_latin1(";".join(decided)),
+        "Server-Timing": ", ".join(f"{stage};dur={taken * 1000:.1f}" for stage, taken in encoded.seconds.items()),
         "Cache-Control": "private, no-store",
         "Vary": "Accept",
     }
-    return {key: value for key, value in told.items() if value}
+    return {key: value for key, value in headers.items() if value}
 
 
-class Parcel(Response):
+def _facts(encoded: Encoded) -> dict[str, Any]:
+    """Return what a JSON answer says beside its content."""
+    # What was decided of a table's picture while it was decoded does not concern the table.
+    warnings = () if encoded.table is not None else encoded.warnings
+    return {
+        "width": encoded.width,
+        "height": encoded.height,
+        "model": encoded.model,
+        "applied": {**encoded.decisions, **dict(_split_warning(warning) for warning in warnings)},
+        "timing": {stage: round(taken * 1000, 1) for stage, taken in encoded.seconds.items()},
+    }
+
+
+def _envelope(encoded: Encoded) -> bytes:
+    """Return the picture in base64 inside a JSON object. Takes a while for a large one: call it on a thread."""
+    content = {"content_type": encoded.media_type, **_facts(encoded)}
+    body = encoded.body
+    # In pieces, because the interpreter's lock is held while one is made: even on a thread, all others would wait.
+    pieces = [base64.b64encode(body[begin : begin + PIECE]) for begin in range(0, len(body), PIECE)]
+    return b"".join([b'{"image": "', *pieces, b'", ', json.dumps(content).encode()[1:]])
+
+
+class StreamedResponse(Response):
     """A body that is sent in pieces, no faster than it is taken: one large write would hold up the event loop.
 
-    A caller that takes it more slowly than `timeout_s` seconds and one more for each 16 KiB is cut off. `sent` is
+    A client that takes it more slowly than `timeout_s` seconds and one more for each 16 KiB is cut off. `on_sent` is
     called at the end, however it came.
     """
 
     timeout_s = math.inf
-    sent: Callable[[], None] | None = None
+    on_sent: Callable[[], None] | None = None
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the body piece by piece."""
@@ -84,7 +106,7 @@ class Parcel(Response):
             started = time.monotonic()
             taken = 0
             async for piece in self.pieces():
-                left = started + self.timeout_s + taken / SLOWEST_BODY - time.monotonic()
+                left = started + self.timeout_s + taken / MIN_BYTES_PER_S - time.monotonic()
                 async with asyncio.timeout(max(left, 0) if math.isfinite(left) else None):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 taken += len(piece)
@@ -93,15 +115,15 @@ class Parcel(Response):
         except TimeoutError:
             raise ClientDisconnect from None
         finally:
-            if self.sent:
-                self.sent()
+            if self.on_sent:
+                self.on_sent()
 
 
-class FileParcel(Parcel):
+class FileResponse(StreamedResponse):
     """A body that is read from `file`, which is open and gets closed, piece by piece while it is sent."""
 
-    def __init__(self, file: BinaryIO, size: int, told: Mapping[str, str], content_type: str) -> None:
-        super().__init__(b"", 200, {**told, "Content-Length": str(size)}, content_type)
+    def __init__(self, file: BinaryIO, size: int, headers: Mapping[str, str], content_type: str) -> None:
+        super().__init__(b"", 200, {**headers, "Content-Length": str(size)}, content_type)
         self._file = file
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -115,59 +137,7 @@ class FileParcel(Parcel):
             await asyncio.to_thread(self._file.close)
 
 
-def picture(body: bytes, content_type: str, told: Mapping[str, str]) -> Parcel:
-    """Return the picture as the body."""
-    return Parcel(body, 200, dict(told), content_type)
-
-
-def envelope(
-    answer: Answer,
-    notes: Sequence[str],
-    body: bytes,
-    content_type: str,
-    timing: Mapping[str, float],
-    told: Mapping[str, str],
-) -> Parcel:
-    """Return the picture in base64 inside a JSON object. Takes a while for a large one: call it on a thread."""
-    content = {
-        "content_type": content_type,
-        "width": answer.picture.width,
-        "height": answer.picture.height,
-        "model": answer.model,
-        "applied": {**answer.applied, **dict(_pair(note) for note in notes)},
-        "timing": {stage: round(seconds * 1000, 1) for stage, seconds in timing.items()},
-    }
-    kept = {key: value for key, value in told.items() if key != "Content-Disposition"}
-    # In pieces, because the interpreter's lock is held while one is made: even on a thread, all others would wait.
-    encoded = [base64.b64encode(body[begin : begin + PIECE]) for begin in range(0, len(body), PIECE)]
-    whole = b"".join([b'{"image": "', *encoded, b'", ', json.dumps(content).encode()[1:]])
-    return Parcel(whole, 200, kept, "application/json")
-
-
-def check_table(accept: str | None, form: str) -> None:
-    """Raise NotAcceptable or ConflictingFields where a table cannot be the answer."""
-    if form != "auto":
-        text = f"output=json answers a table, which is no picture in {form}: leave format out."
-        raise ConflictingFields(text, field="format", value=form)
-    ranges = [part.partition(";")[0].strip().lower() for part in (accept or "*/*").split(",")]
-    if not {"application/json", "application/*", "*/*"} & set(ranges):
-        text = "output=json answers a table; possible here: application/json."
-        raise NotAcceptable(text, value=(accept or "")[:200])
-
-
-def table(answer: Answer, timing: Mapping[str, float], told: Mapping[str, str]) -> Parcel:
-    """Return the answer's table as JSON, with what the headers say beside it."""
-    content = {
-        **(answer.table or {}),
-        "model": answer.model,
-        "applied": answer.applied,
-        "timing": {stage: round(seconds * 1000, 1) for stage, seconds in timing.items()},
-    }
-    kept = {key: value for key, value in told.items() if key != "Content-Disposition"}
-    return Parcel(json.dumps(content).encode(), 200, kept, "application/json")
-
-
-def revalidated(asked: Headers, response: Response) -> Response:
+def revalidate(asked: Headers, response: Response) -> Response:
     """Return `response` with an `ETag`, or 304 without a body where `If-None-Match` has it already."""
     tag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
     kept = {"ETag": tag, "Cache-Control": "no-cache"}
@@ -194,8 +164,8 @@ def result_name(filename: str, task: str, content_type: str) -> str:
     return f"{stem}-{task}.{_SUFFIXES.get(content_type, 'bin')}"
 
 
-def _pair(note: str) -> tuple[str, str]:
-    key, _, value = note.partition("=")
+def _split_warning(warning: str) -> tuple[str, str]:
+    key, _, value = warning.partition("=")
     return key, value or "yes"
 
 
@@ -205,12 +175,5 @@ def _disposition(name: str) -> str:
     return f'inline; filename="{plain}"{exact}'
 
 
-def _latin(text: str) -> str:
+def _to_latin1(text: str) -> str:
     return re.sub(r"[\r\n]+", " ", text).encode("latin-1", "replace").decode("latin-1")
-
-
-def _quality(piece: str) -> float:
-    try:
-        return min(max(float(piece[2:]), 0.0), 1.0)
-    except ValueError:
-        return 1.0

@@ -19,7 +19,8 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from app.api.desk import Desk
+from app.api.lifecycle import Shutdown
+from app.settings import Settings
 
 if sys.platform == "linux":
     import fcntl
@@ -36,50 +37,54 @@ LAST_S = 5.0
 
 
 class Server(uvicorn.Server):
-    """Calls `listening` when it listens; ends within its limit; drops connections that keep quiet.
+    """Calls `on_listening` when it listens; ends within its limit; drops connections that keep quiet.
 
-    The desk is told of a signal at once: kept connections are refused new work then. `limit` seconds later it answers
-    whatever is still under way with ShuttingDown. A thread that then holds up the end, because a device hangs, is left.
+    `shutdown` is told of a signal at once: kept connections are refused new work then. After `RESTORE_STOP_TIMEOUT_S`
+    whatever is still under way is answered with ShuttingDown. A thread that then holds up the end, because a device
+    hangs, is left.
     """
 
-    def __init__(self, config: uvicorn.Config, desk: Desk, limit: float, listening: Callable[[], object]) -> None:
-        # Whatever else is installed: `_drop_the_quiet` looks into every connection, and there is nothing else to speak.
+    def __init__(
+        self, config: uvicorn.Config, shutdown: Shutdown, settings: Settings, on_listening: Callable[[], object]
+    ) -> None:
+        # Whatever else is installed: `_drop_quiet_connections` looks into every connection, and speaks h11 alone.
         config.http, config.ws = "h11", "none"
-        config.timeout_graceful_shutdown = math.ceil(limit + LAST_S)
+        config.timeout_graceful_shutdown = math.ceil(settings.stop_timeout_s + LAST_S)
         super().__init__(config)
-        self._desk = desk
-        self._limit = limit
-        self._listening = listening
+        self._shutdown = shutdown
+        self._limit = settings.stop_timeout_s
+        self._body_timeout_s = settings.body_timeout_s
+        self._on_listening = on_listening
         self._quiet: dict[Any, tuple[object, int, float]] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._listening()
+            self._on_listening()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:
-            self._drop_the_quiet()
+            self._drop_quiet_connections()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        ending = self._desk.end_in(self._limit)
+        ending = self._shutdown.expire_after(self._limit)
         await super().shutdown(sockets)
         ending.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self._desk.closing:
-            self._desk.closing = True
+        if not self._shutdown.closing:
+            self._shutdown.begin()
             # Not even a thread that cannot be stopped keeps the process for longer.
             leaving = threading.Timer(self._limit + 2 * LAST_S, _leave)
             leaving.daemon = True
             leaving.start()
         super().handle_exit(sig, frame)
 
-    def _drop_the_quiet(self) -> None:
+    def _drop_quiet_connections(self) -> None:
         """Cut off connections on which no request has been under way for QUIET_S, or of whose answer nothing was taken
         for so long, or for as long as its body may take to come."""
-        now, patience = time.monotonic(), max(QUIET_S, self._desk.settings.body_timeout_s)
+        now, patience = time.monotonic(), max(QUIET_S, self._body_timeout_s)
         before, self._quiet = self._quiet, {}
         for connection in self.server_state.connections:
             assert isinstance(connection, H11Protocol)

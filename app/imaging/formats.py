@@ -7,6 +7,7 @@ from typing import Literal
 
 from app.errors import InvalidField, NotAcceptable, UnsupportedImage, nearest
 from app.imaging.picture import Picture
+from app.media_types import is_json, parse_accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def choose_format(picture: Picture, wanted: str, accept: str | None) -> str:
             raise InvalidField(f"format={wanted} is not possible here: {reason}.", field="format", value=wanted)
         return wanted
     own = _own(picture)
-    ranges = _ranges(accept or "")
+    ranges = _ranges(accept)
     if not ranges:
         return own
     # Best first: the caller's weight, named before covered by a wildcard, the picture's own, the header's order.
@@ -180,25 +181,9 @@ def _own(picture: Picture) -> str:
     return entry.name
 
 
-def _ranges(accept: str) -> list[tuple[str, float]]:
-    """Return (media range, weight) in the header's order, without what is no picture's business."""
-    ranges = []
-    for part in accept[:4096].lower().split(","):
-        media, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            key, _, value = parameter.partition("=")
-            if key.strip() == "q":
-                try:
-                    weight = float(value)
-                except ValueError:
-                    weight = -1.0
-        if media.count("/") != 1 or not 0 <= weight <= 1:
-            continue
-        if media.startswith("application/") and media.endswith("json"):
-            continue
-        ranges.append((media, weight))
-    return ranges
+def _ranges(accept: str | None) -> list[tuple[str, float]]:
+    """Return (media range, weight) in the header's order, without JSON, which is no picture."""
+    return [(one.name, one.weight) for one in parse_accept(accept) if not is_json(one.name)]
 
 
 def _weight(content_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int, int]:

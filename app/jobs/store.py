@@ -69,12 +69,12 @@ CREATE UNIQUE INDEX jobs_by_key ON jobs (client, key) WHERE key IS NOT NULL;
 """
 
 
-class StoreError(RuntimeError):
+class JobStoreError(RuntimeError):
     """The folder cannot be used. The text is one line for the person who starts the service."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class NewJob:
     """A job to be. `request` is what a run needs beside the pictures, as JSON can hold it; `deadline` a time of day."""
 
     client: str
@@ -165,10 +165,10 @@ class Store:
                 table.execute(f"PRAGMA user_version = {_VERSION}")
             table.execute("COMMIT")
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"jobs cannot be kept in {self._folder}: {error}") from None
+            raise JobStoreError(f"jobs cannot be kept in {self._folder}: {error}") from None
         if version > _VERSION:
             table.close()
-            raise StoreError(f"the jobs in {self._folder} were written by a newer version")
+            raise JobStoreError(f"the jobs in {self._folder} were written by a newer version")
         self._table = table
 
     def close(self) -> None:
@@ -177,7 +177,7 @@ class Store:
             self._table.close()
             self._table = None
 
-    def add(self, order: Order, size: int) -> tuple[Job, bool]:
+    def add(self, order: NewJob, size: int) -> tuple[Job, bool]:
         """Queue a job whose files of `size` bytes are here; return it, and True. Raises JobsFull, StorageFull.
 
         Where its client has a job of the same key, that one is returned, and False.

@@ -1,72 +1,66 @@
-"""A picture two, three or four times as wide and high."""
+"""Enlarge a picture two, three or four times."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any
+import re
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field
 
 from app.engine.protocol import Engine, RequestContext
-from app.errors import InvalidField, ResultTooLarge
+from app.errors import InvalidField
 from app.imaging.picture import Picture
-from app.tasks.answer import Answer
-from app.tasks.tiled import Stopwatch, plan_for, through
+from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
+from app.tasks.tiling import Stopwatch, plan_for, run_tiled
 from models.manifest import Manifest
 
 _STRIP = 256  # rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuperresWish:
-    """`scale` is output over input size; a result of more than `max_output_pixels` is refused."""
-
-    model: str | None = None
-    scale: int = 2
-    max_output_pixels: int
+def _number(value: object) -> object:
+    """Return a form's text as the number it is: a choice among numbers does not convert by itself."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value) else value
 
 
-async def superres(picture: Picture, wish: SuperresWish, engine: Engine, context: RequestContext) -> Answer:
+class SuperresOptions(TaskOptions):
+    scale: Annotated[Literal[2, 3, 4], BeforeValidator(_number)] = Field(
+        2, description="How many times wider and higher the result is.", examples=[2]
+    )
+
+    @property
+    def scale_factor(self) -> int:
+        return self.scale
+
+
+async def superres(picture: Picture, options: SuperresOptions, engine: Engine, context: RequestContext) -> TaskResult:
     """Return the picture enlarged: width × scale and height × scale, same channels and depth.
 
-    Alpha is enlarged bicubically. Raises InvalidField for a scale that the model has not, ResultTooLarge before any
-    work, UnknownModel, ModelUnavailable, WrongSize and what the engine raises.
+    Alpha is enlarged bicubically. Raises InvalidField for a scale that the model has not, UnknownModel,
+    ModelUnavailable, WrongSize and what the engine raises.
     """
     watch = Stopwatch(context)
-    manifest, signature = check(picture.width * picture.height, wish, engine)
+    manifest, signature = find_model(options, engine)
     plan = await plan_for(picture, manifest, signature)
     alpha = None
     source = picture
     if picture.alpha is not None:
         reach = _reach(picture, manifest)
-        filled = await asyncio.to_thread(_without_hidden_colours, picture.pixels, picture.alpha, reach)
+        filled = await asyncio.to_thread(_fill_hidden_colors, picture.pixels, picture.alpha, reach)
         source = picture.with_pixels(filled, picture.alpha)
-        alpha = await asyncio.to_thread(_enlarged, picture.alpha, wish.scale)
-    enlarged = await through(source, plan, manifest, signature, engine, context)
-    applied = {"tiles": str(len(plan.tiles)), "precision": manifest.signatures[signature].precision}
-    return Answer(picture.with_pixels(enlarged, alpha), manifest.id, applied, watch.seconds())
+        alpha = await asyncio.to_thread(_enlarge, picture.alpha, options.scale)
+    enlarged = await run_tiled(source, plan, manifest, signature, engine, context)
+    decisions = {"tiles": str(len(plan.tiles)), "precision": manifest.signatures[signature].precision}
+    return TaskResult(picture.with_pixels(enlarged, alpha), manifest.id, decisions, watch.seconds())
 
 
-def check(pixels: int, wish: SuperresWish, engine: Engine) -> tuple[Manifest, str]:
-    """Return the model and the signature for a picture of so many pixels.
-
-    Raises UnknownModel, InvalidField, ResultTooLarge.
-    """
-    manifest = engine.find("superres", wish.model)
-    signature = _signature(manifest, wish.scale)
-    result = pixels * wish.scale**2
-    if result > wish.max_output_pixels:
-        raise ResultTooLarge(
-            f"The picture has {pixels} pixels and {wish.scale}² times as many would be {result}; the limit is "
-            f"{wish.max_output_pixels}. Choose a smaller scale or picture.",
-            field="scale",
-            value=result,
-            limit=wish.max_output_pixels,
-        )
-    return manifest, signature
+def find_model(options: SuperresOptions, engine: Engine) -> tuple[Manifest, str]:
+    """Return the model and its signature for the scale. Raises UnknownModel, ModelUnavailable, InvalidField."""
+    manifest = engine.find("superres", options.model_name)
+    return manifest, _signature(manifest, options.scale)
 
 
 def _signature(manifest: Manifest, scale: int) -> str:
@@ -80,20 +74,20 @@ def _signature(manifest: Manifest, scale: int) -> str:
 
 
 def _reach(picture: Picture, manifest: Manifest) -> int:
-    """Return how far from a visible pixel a colour can still be seen, in pixels."""
+    """Return how far from a visible pixel a color can still be seen, in pixels."""
     if manifest.geometry.kind != "tiled":
         return max(picture.height, picture.width)
     return manifest.geometry.halo + 4  # enlarging alpha makes two more pixels a little visible
 
 
-def _enlarged(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
+def _enlarge(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
     """Return (height, width) enlarged bicubically, same dtype."""
     size = alpha.shape[1] * scale, alpha.shape[0] * scale
     return np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC))
 
 
-def _without_hidden_colours(pixels: NDArray[Any], alpha: NDArray[Any], reach: int) -> NDArray[Any]:
-    """Return `pixels` where each fully transparent one has the colour of the nearest that is not, up to `reach` away.
+def _fill_hidden_colors(pixels: NDArray[Any], alpha: NDArray[Any], reach: int) -> NDArray[Any]:
+    """Return `pixels` where each fully transparent one has the color of the nearest that is not, up to `reach` away.
 
     What lies under alpha 0 is anything, often black, and a network would draw it into the visible edge. Done in
     strips: the distances of a whole large picture would take more memory than the picture.
@@ -116,7 +110,27 @@ def _without_hidden_colours(pixels: NDArray[Any], alpha: NDArray[Any], reach: in
         inner = slice(top - begin, bottom - begin)
         near = np.flatnonzero(around[inner] & (distance[inner] <= reach))
         edge = np.flatnonzero(cv2.dilate(around.view(np.uint8), np.ones((5, 5), np.uint8)).view(bool) & ~around)
-        colours = np.empty((int(labels.max()) + 1, channels), pixels.dtype)
-        colours[labels.ravel()[edge]] = pixels[begin:end].reshape(-1, channels)[edge]
-        filled[top:bottom].reshape(-1, channels)[near] = colours[labels[inner].ravel()[near]]
+        colors = np.empty((int(labels.max()) + 1, channels), pixels.dtype)
+        colors[labels.ravel()[edge]] = pixels[begin:end].reshape(-1, channels)[edge]
+        filled[top:bottom].reshape(-1, channels)[near] = colors[labels[inner].ravel()[near]]
     return filled
+
+
+def _check(options: SuperresOptions, sizes: Sizes, engine: Engine) -> None:  # noqa: ARG001
+    find_model(options, engine)
+
+
+def _probe(manifest: Manifest, picture: Picture) -> tuple[SuperresOptions, dict[str, Picture]]:  # noqa: ARG001
+    scale = min(signature.scale for signature in manifest.signatures.values())
+    return SuperresOptions.model_validate({"model": manifest.versioned_name, "scale": scale}), {}
+
+
+TASK = Task(
+    name="superres",
+    summary="Make a picture 2, 3 or 4 times as wide and high",
+    options=SuperresOptions,
+    run=superres,
+    check=_check,
+    probe=_probe,
+    problems=("result-too-large",),
+)

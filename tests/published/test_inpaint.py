@@ -15,8 +15,8 @@ from app.engine.protocol import RequestContext
 from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
-from app.tasks.answer import Answer
-from app.tasks.inpaint import InpaintWish, inpaint
+from app.tasks.base import Answer
+from app.tasks.inpaint.task import InpaintOptions, inpaint
 from models.manifest import read
 from tests.published.test_repository import FOLDERS, SHELF
 
@@ -31,12 +31,12 @@ def registry() -> Registry:
     return Registry([SHELF], Runtime())
 
 
-def filled(registry: Registry, picture: Picture, missing: np.ndarray, **wish: Any) -> Answer:
+def filled(registry: Registry, picture: Picture, missing: np.ndarray, **options: Any) -> Answer:
     async def asked() -> Answer:
         engine = LocalEngine(registry)
         try:
             mask = Picture((missing * 255).astype(np.uint8)[..., None])
-            return await inpaint(picture, InpaintWish(mask, **wish), engine, RequestContext("test"))
+            return await inpaint(picture, InpaintOptions(mask, **options), engine, RequestContext("test"))
         finally:
             await engine.close(60)
 

@@ -18,8 +18,8 @@ from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
-from app.tasks.answer import Answer
-from app.tasks.stylize import StylizeWish, stylize
+from app.tasks.base import Answer
+from app.tasks.stylize.task import StylizeOptions, stylize
 from models.manifest import read
 from tests.published.test_repository import FOLDERS, SHELF
 
@@ -34,11 +34,11 @@ def registry() -> Registry:
     return Registry([SHELF], Runtime())
 
 
-def painted(registry: Registry, pixels: NDArray[Any], **wish: Any) -> Answer:
+def painted(registry: Registry, pixels: NDArray[Any], **options: Any) -> Answer:
     async def asked() -> Answer:
         engine = LocalEngine(registry)
         try:
-            return await stylize(Picture(pixels), StylizeWish(**wish), engine, RequestContext("test"))
+            return await stylize(Picture(pixels), StylizeOptions(**options), engine, RequestContext("test"))
         finally:
             await engine.close(60)
 

@@ -24,7 +24,7 @@ from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
-from app.tasks.tiled import through
+from app.tasks.tiling import run_tiled
 from models.manifest import Geometry, Manifest, read
 from tests.published.test_repository import FOLDERS, SHELF
 
@@ -72,7 +72,7 @@ class Network:
             engine = LocalEngine(self.registry)
             try:
                 context = RequestContext("test")
-                return await through(
+                return await run_tiled(
                     Picture(pixels), plan, self.manifest, signature, engine, context, constants=constants, output=output
                 )
             finally:

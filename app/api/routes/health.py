@@ -5,21 +5,23 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from app.api import metrics, openapi
-from app.api.desk import Desk
-from app.api.golden import Golden
+from app.api import metrics as exposition
+from app.api import openapi, schemas
+from app.api.lifecycle import Shutdown
+from app.api.metrics import Metrics
+from app.api.readiness import ReadinessProbe
 
 _UNCACHED = {"Cache-Control": "no-store"}
 
 
-def router(desk: Desk, golden: Golden) -> APIRouter:
+def router(readiness: ReadinessProbe, shutdown: Shutdown, metrics: Metrics) -> APIRouter:
     """Return the endpoints."""
     routes = APIRouter(tags=["service"])
 
     @routes.get(
         "/livez",
-        summary="Whether the process answers",
-        response_class=JSONResponse,
+        summary="Check that the process answers",
+        response_model=schemas.Liveness,
         responses=openapi.answers({"description": "It does."}, ("internal-error",)),
     )
     async def livez() -> JSONResponse:
@@ -27,36 +29,37 @@ def router(desk: Desk, golden: Golden) -> APIRouter:
 
     @routes.get(
         "/readyz",
-        summary="Whether every task's default model works",
-        description="Yes when each task's default model is loaded and a small picture just went the whole way through "
-        "it. A verdict holds for a few seconds.",
-        response_class=JSONResponse,
+        summary="Check that every task's default model works",
+        description="Ready when each task's default model is loaded and a small picture has just gone through it. A "
+        "result holds for a few seconds.",
+        response_model=schemas.Readiness,
         responses=openapi.answers(
             {"description": "Every task is ready."},
             ("internal-error",),
-            {503: {"description": "Some task is not, or the service stops.", "content": {"application/json": {}}}},
+            {503: {"description": "Some task is not, or the service stops.", "model": schemas.Readiness}},
         ),
     )
     async def readyz() -> JSONResponse:
-        if desk.closing:
+        if shutdown.closing:
             return JSONResponse({"status": "stopping"}, 503, _UNCACHED)
-        verdicts = await golden.check()
-        ready = bool(verdicts) and all(verdict.ready for verdict in verdicts.values())
-        tasks = {task: "ready" if verdict.ready else verdict.reason for task, verdict in verdicts.items()}
+        results = await readiness.check()
+        ready = bool(results) and all(result.ready for result in results.values())
+        tasks = {task: "ready" if result.ready else result.reason for task, result in results.items()}
         return JSONResponse(
             {"status": "ready" if ready else "not ready", "tasks": tasks}, 200 if ready else 503, _UNCACHED
         )
 
     @routes.get(
         "/metrics",
-        summary="Counters in Prometheus' text format",
+        name="metrics",
+        summary="Show metrics in Prometheus' text format",
         response_class=Response,
         responses=openapi.answers(
-            {"description": "The counters.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+            {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},
             openapi.PAGE_PROBLEMS,
         ),
     )
     async def read_metrics() -> Response:
-        return Response(desk.metrics.text(), 200, _UNCACHED, metrics.CONTENT_TYPE)
+        return Response(metrics.text(), 200, _UNCACHED, exposition.CONTENT_TYPE)
 
     return routes

@@ -72,20 +72,20 @@ def router(document: Callable[[], bytes]) -> APIRouter:
 
     @routes.get(
         "/openapi.json",
-        summary="This document",
+        summary="Show this document",
         response_class=JSONResponse,
         responses=openapi.answers({"description": "OpenAPI 3.1."}, ("internal-error",)),
     )
-    def read_openapi() -> Response:
+    def get_openapi_document() -> Response:
         return Response(document(), media_type="application/json")
 
     @routes.get(
         "/problems/{slug}",
-        summary="What a problem means and what to do",
+        summary="Explain a problem and what to do",
         response_class=HTMLResponse,
         responses=openapi.answers({"description": "The explanation."}, ("not-found", "internal-error")),
     )
-    async def problem(slug: str) -> Response:
+    async def get_problem(slug: str) -> Response:
         if slug not in problems.BY_SLUG:
             raise NotFound(f"There is no problem of that name. There are {', '.join(problems.BY_SLUG)}.")
         return HTMLResponse(problems.page(problems.BY_SLUG[slug]), headers=_SAFE)

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.api import openapi, responses
+from app.api import openapi, responses, schemas
 from app.api.problems import NotFound
 from app.engine.protocol import ModelServer, ModelStatus
 
@@ -24,18 +24,12 @@ def router(engine: ModelServer) -> APIRouter:
 
     @routes.get(
         "/styles",
-        summary="The presets of /stylize",
+        summary="List the presets of /stylize",
         description="Those of the default model. `painting` is a photograph painted in the style.",
-        response_class=JSONResponse,
-        responses=openapi.answers(
-            {
-                "description": "Every preset.",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Styles"}}},
-            },
-            openapi.PAGE_PROBLEMS,
-        ),
+        response_model=schemas.StyleList,
+        responses=openapi.answers({"description": "Every preset."}, openapi.PAGE_PROBLEMS),
     )
-    async def styles(request: Request) -> Response:
+    async def list_styles(request: Request) -> Response:
         entry = default()
         listed: list[dict[str, Any]] = []
         if entry is not None and entry.manifest is not None:
@@ -43,27 +37,30 @@ def router(engine: ModelServer) -> APIRouter:
                 painting = f"/styles/{style.name}.webp" if _painting(style.name) in entry.manifest.files else None
                 listed.append({**style.model_dump(), "painting": painting})
         content = {"model": entry.id if entry else None, "styles": listed}
-        return responses.revalidated(request.headers, JSONResponse(content))
+        return responses.revalidate(request.headers, JSONResponse(content))
 
     @routes.get(
         "/styles/{name}.webp",
-        summary="A photograph painted in a preset",
+        summary="Show a photograph painted in a preset",
         response_class=Response,
         responses=openapi.answers(
-            {"description": "The painting.", "content": {"image/webp": {"schema": {"type": "string"}}}},
+            {
+                "description": "The painting.",
+                "content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}},
+            },
             (*openapi.PAGE_PROBLEMS, "not-found"),
         ),
     )
-    async def painting(request: Request, name: str) -> Response:
+    async def get_style_painting(request: Request, name: str) -> Response:
         entry = default()
         missing = NotFound("There is no such painting. GET /styles lists what there is.")
         if entry is None or entry.manifest is None or _painting(name) not in entry.manifest.files:
             raise missing
         try:  # The manifest's list is what may be read: no name leads anywhere else.
             data = await asyncio.to_thread((entry.folder / _painting(name)).read_bytes)
-        except FileNotFoundError:  # the model is in memory and left the shelf
+        except FileNotFoundError:  # the model is in memory and was removed from disk
             raise missing from None
-        return responses.revalidated(request.headers, Response(data, media_type="image/webp"))
+        return responses.revalidate(request.headers, Response(data, media_type="image/webp"))
 
     return routes
 

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.api.desk import Desk
+from app.pipeline import Desk
 from app.api.server import Server
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays

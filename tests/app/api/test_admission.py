@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.api.admission import GRACE, RESERVE, Admission
+from app.limits.admission import GRACE, RESERVE, Admission
 from app.engine.latency_model import LatencyModel
 from app.engine.protocol import BACKGROUND, INTERACTIVE, RequestContext
 from app.errors import Overloaded

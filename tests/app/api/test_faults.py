@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.api import desk
+from app import pipeline as desk
 from app.errors import Overloaded
 from tests.app.api.service import Service, file, png, serving, wait_until
 from tests.app.api.test_refusals import multipart, part, refused

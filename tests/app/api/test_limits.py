@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from app.api.limits import PixelBudget, RateLimiter, cancel_after, read_body
+from app.limits.body import PixelBudget, RateLimiter, cancel_after, read_body
 from app.api.problems import MalformedRequest, RequestTimeout, TooManyRequests
 from app.errors import UploadTooLarge
 

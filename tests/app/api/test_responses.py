@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect
 
-from app.api.responses import PIECE, Parcel, envelope, picture, result_name, wants_envelope
+from app.api.responses import PIECE, StreamedResponse, envelope, picture, result_name, wants_envelope
 from app.imaging.picture import Picture
-from app.tasks.answer import Answer
+from app.tasks.base import TaskResult
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ async def nothing() -> dict[str, Any]:
 @pytest.mark.parametrize("size", [0, 1, PIECE, 3 * PIECE + 7])
 def test_a_large_answer_goes_in_pieces(size: int) -> None:
     body = np.random.default_rng(1).bytes(size)
-    parcel = picture(body, "image/png", {"X-Model": "a"})
+    response = picture(body, "image/png", {"X-Model": "a"})
     messages: list[Any] = []
 
     async def send(message: Any) -> None:
         messages.append(message)
 
-    asyncio.run(parcel({"type": "http"}, nothing, send))
+    asyncio.run(response({"type": "http"}, nothing, send))
     start, *pieces = messages
     assert start["status"] == 200
     assert (b"content-length", str(size).encode()) in start["headers"]
@@ -78,26 +78,26 @@ def test_a_large_answer_goes_in_pieces(size: int) -> None:
 
 
 def test_who_does_not_take_its_answer_is_cut_off() -> None:
-    parcel = Parcel(bytes(3 * PIECE))
-    parcel.timeout_s = 0.01
+    response = StreamedResponse(bytes(3 * PIECE))
+    response.timeout_s = 0.01
     told: list[str] = []
-    parcel.sent = lambda: told.append("sent")
+    response.sent = lambda: told.append("sent")
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body":
             await asyncio.Event().wait()
 
     with pytest.raises(ClientDisconnect):
-        asyncio.run(parcel({"type": "http"}, nothing, send))
+        asyncio.run(response({"type": "http"}, nothing, send))
     assert told == ["sent"]
 
 
 @pytest.mark.parametrize("size", [1, PIECE - 1, 2 * PIECE, 2 * PIECE + 2])
 def test_base64_made_in_pieces_is_one_text(size: int) -> None:
     body = np.random.default_rng(2).bytes(size)
-    answer = Answer(Picture(np.zeros((2, 3, 3), np.uint8)), "denoise/photo@1", {"strength": "0.10"})
-    parcel = envelope(answer, ["depth=8", "odd"], body, "image/png", {"model": 0.5}, {"Vary": "Accept"})
-    content = json.loads(bytes(parcel.body))
+    answer = TaskResult(Picture(np.zeros((2, 3, 3), np.uint8)), "denoise/photo@1", {"strength": "0.10"})
+    response = envelope(answer, ["depth=8", "odd"], body, "image/png", {"model": 0.5}, {"Vary": "Accept"})
+    content = json.loads(bytes(response.body))
     assert base64.b64decode(content.pop("image")) == body
     assert content == {
         "content_type": "image/png",

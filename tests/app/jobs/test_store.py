@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from app.errors import JobsFull, StorageFull
 from app.jobs import store as module
-from app.jobs.store import ABANDONED_S, ATTEMPTS, LEASE_S, ROW_BYTES, Job, Order, Store, StoreError
+from app.jobs.store import ABANDONED_S, ATTEMPTS, LEASE_S, ROW_BYTES, Job, NewJob, Store, JobStoreError
 from tests.walk import STEPS, walk
 
 TTL = 100.0
@@ -51,8 +51,8 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
     made.close()
 
 
-def order(client: str = "a", **rest: Any) -> Order:
-    return Order(client, "denoise", {"form": {}}, rest.pop("digest", ""), **rest)
+def order(client: str = "a", **rest: Any) -> NewJob:
+    return NewJob(client, "denoise", {"form": {}}, rest.pop("digest", ""), **rest)
 
 
 def queued(store: Store, data: bytes = b"picture", **rest: Any) -> Job:
@@ -233,7 +233,7 @@ def test_a_full_database_is_told(store: Store) -> None:
     (pages,) = store._table.execute("PRAGMA page_count").fetchone()
     store._table.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StorageFull):
-        store.add(Order("a", "denoise", {"form": "x" * 100_000}, ""), 0)
+        store.add(NewJob("a", "denoise", {"form": "x" * 100_000}, ""), 0)
     store._table.execute("PRAGMA max_page_count = 1000000")
     queued(store)
 
@@ -298,10 +298,10 @@ def test_there_is_nothing_to_tidy_where_somebody_else_erased_the_files(store: St
 
 def test_a_folder_that_cannot_be_used_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="cannot be kept"):
+    with pytest.raises(JobStoreError, match="cannot be kept"):
         Store(tmp_path / "file").open()
     (tmp_path / "jobs.sqlite3").write_bytes(b"no database" * 100)
-    with pytest.raises(StoreError, match="cannot be kept"):
+    with pytest.raises(JobStoreError, match="cannot be kept"):
         Store(tmp_path).open()
 
 
@@ -309,7 +309,7 @@ def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     table = sqlite3.connect(tmp_path / "jobs.sqlite3")
     table.execute(f"PRAGMA user_version = {module._VERSION + 1}")
     table.close()
-    with pytest.raises(StoreError, match="newer"):
+    with pytest.raises(JobStoreError, match="newer"):
         Store(tmp_path).open()
 
 

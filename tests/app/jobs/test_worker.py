@@ -15,7 +15,7 @@ import pytest
 from app.engine.protocol import Progress
 from app.errors import BrokenImage, ServiceError
 from app.jobs import worker as module
-from app.jobs.store import LEASE_S, Job, Order, Store
+from app.jobs.store import LEASE_S, Job, NewJob, Store
 from app.jobs.worker import Result, Worker
 
 
@@ -74,7 +74,7 @@ async def working(folder: Path, work: Work, clock: Clock | None = None, **limits
 
 
 async def queued(worker: Worker, data: bytes = b"picture") -> str:
-    order = Order("a", "denoise", {"form": {}}, "")
+    order = NewJob("a", "denoise", {"form": {}}, "")
     worker.store.receive(order.id, {"image": io.BytesIO(data)})
     await worker.ask(worker.store.add, order, len(data))
     worker.wake()

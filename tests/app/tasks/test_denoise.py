@@ -9,8 +9,8 @@ import pytest
 from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import InvalidField, ModelUnavailable, UnknownModel, WrongSize
 from app.imaging.picture import Metadata, Picture
-from app.tasks.answer import Answer
-from app.tasks.denoise import DenoiseWish, denoise
+from app.tasks.base import TaskResult
+from app.tasks.denoise import DenoiseOptions, denoise
 from models.manifest import Geometry, Tensor
 from tests.engines import Function, FunctionEngine, identity
 from tests.model_repository import DIGIT, digit_signatures, manifest, photo_signatures
@@ -41,48 +41,48 @@ def answering(*levels: float) -> Function:
     return answer
 
 
-def run(image: Picture, wish: DenoiseWish, function: Function) -> tuple[Answer, FunctionEngine]:
+def run(image: Picture, options: DenoiseOptions, function: Function) -> tuple[TaskResult, FunctionEngine]:
     engine = FunctionEngine(function, PHOTO, PLAIN, DIGITS, BLIND)
-    return asyncio.run(denoise(image, wish, engine, RequestContext("test"))), engine
+    return asyncio.run(denoise(image, options, engine, RequestContext("test"))), engine
 
 
 def test_strength_is_the_level() -> None:
-    answer, engine = run(picture(), DenoiseWish(strength=0.4), answering())
+    answer, engine = run(picture(), DenoiseOptions(strength=0.4), answering())
     assert (answer.picture.pixels == 102).all()
     assert {request.signature for request in engine.requests} == {"denoise"}
-    assert answer.applied == {"strength": "0.400", "tiles": str(len(engine.requests)), "precision": "float32"}
+    assert answer.decisions == {"strength": "0.400", "tiles": str(len(engine.requests)), "precision": "float32"}
     assert answer.model == "denoise/photo@1"
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_ends_of_the_range_are_levels_too(strength: float) -> None:
-    answer, _ = run(picture(), DenoiseWish(strength=strength), answering())
+    answer, _ = run(picture(), DenoiseOptions(strength=strength), answering())
     assert (answer.picture.pixels == 255 * strength).all()
 
 
 def test_auto_is_the_median_of_eight_tiles() -> None:
     estimates = [0.2, 0.2, 0.2, 0.2, 0.2, 0.9, 0.9, 0.0]  # texture and sky
-    answer, engine = run(picture(100, 100), DenoiseWish(), answering(*estimates))
+    answer, engine = run(picture(100, 100), DenoiseOptions(), answering(*estimates))
     assert (answer.picture.pixels == 51).all()
-    assert answer.applied["strength"] == "0.200"
+    assert answer.decisions["strength"] == "0.200"
     assert sum(request.signature == "estimate" for request in engine.requests) == 8
 
 
 def test_auto_of_one_tile() -> None:
-    answer, engine = run(picture(5, 5), DenoiseWish(), answering(0.6))
-    assert answer.applied["strength"] == "0.600"
+    answer, engine = run(picture(5, 5), DenoiseOptions(), answering(0.6))
+    assert answer.decisions["strength"] == "0.600"
     assert [request.signature for request in engine.requests] == ["estimate", "denoise"]
 
 
 @pytest.mark.parametrize(("estimate", "used"), [(-3.0, "0.000"), (7.0, "1.000")])
 def test_estimate_is_kept_in_the_models_range(estimate: float, used: str) -> None:
-    answer, _ = run(picture(5, 5), DenoiseWish(), answering(estimate))
-    assert answer.applied["strength"] == used
+    answer, _ = run(picture(5, 5), DenoiseOptions(), answering(estimate))
+    assert answer.decisions["strength"] == used
 
 
 def test_an_estimate_that_is_no_number_is_no_level() -> None:
     with pytest.raises(ModelUnavailable, match="no numbers"):
-        run(picture(5, 5), DenoiseWish(), answering(float("nan")))
+        run(picture(5, 5), DenoiseOptions(), answering(float("nan")))
 
 
 def test_range_of_levels_is_the_manifests() -> None:
@@ -91,48 +91,48 @@ def test_range_of_levels_is_the_manifests() -> None:
     told = signatures["denoise"].model_copy(update={"inputs": {**signatures["denoise"].inputs, "level": narrow}})
     model = manifest(name="narrow", signatures={**signatures, "denoise": told}, geometry=TILED)
     engine = FunctionEngine(answering(0.9), model)
-    answer = asyncio.run(denoise(picture(5, 5), DenoiseWish(), engine, RequestContext("test")))
-    assert answer.applied["strength"] == "0.500"
+    answer = asyncio.run(denoise(picture(5, 5), DenoiseOptions(), engine, RequestContext("test")))
+    assert answer.decisions["strength"] == "0.500"
 
 
 def test_model_without_level_takes_auto_and_no_number() -> None:
-    answer, _ = run(picture(), DenoiseWish("plain"), identity)
+    answer, _ = run(picture(), DenoiseOptions("plain"), identity)
     np.testing.assert_array_equal(answer.picture.pixels, picture().pixels)
-    assert answer.applied.keys() == {"tiles", "precision"}
+    assert answer.decisions.keys() == {"tiles", "precision"}
     with pytest.raises(InvalidField, match="denoise/plain@1 knows no strength") as caught:
-        run(picture(), DenoiseWish("plain", strength=0.3), identity)
+        run(picture(), DenoiseOptions("plain", strength=0.3), identity)
     assert caught.value.field == "strength"
 
 
 def test_model_that_cannot_estimate_wants_a_number() -> None:
     with pytest.raises(InvalidField, match="cannot estimate the noise"):
-        run(picture(), DenoiseWish("blind"), identity)
-    answer, _ = run(picture(), DenoiseWish("blind", strength=0.2), answering())
+        run(picture(), DenoiseOptions("blind"), identity)
+    answer, _ = run(picture(), DenoiseOptions("blind", strength=0.2), answering())
     assert (answer.picture.pixels == 51).all()
 
 
 @pytest.mark.parametrize("preserve", [0.0, 0.25, 1.0])
 def test_preserve_blends_the_original_back(preserve: float) -> None:
     image = picture(dtype=np.uint16)
-    answer, _ = run(image, DenoiseWish(strength=0.5, preserve=preserve), answering())
+    answer, _ = run(image, DenoiseOptions(strength=0.5, preserve=preserve), answering())
     expected = 65535 * 0.5 * (1 - preserve) + preserve * image.pixels
     assert np.abs(answer.picture.pixels - expected).max() <= 0.51
 
 
 def test_what_overshoots_is_clipped_before_it_is_blended() -> None:
     image = picture(8, 8)
-    answer, _ = run(image, DenoiseWish("plain", preserve=0.5), lambda t: {"image": t.inputs["image"] + 10})
+    answer, _ = run(image, DenoiseOptions("plain", preserve=0.5), lambda t: {"image": t.inputs["image"] + 10})
     assert np.abs(answer.picture.pixels - (255 + image.pixels.astype(float)) / 2).max() <= 0.51
 
 
 @pytest.mark.parametrize("wish", [
     {"strength": -0.1}, {"strength": 1.1}, {"strength": float("nan")}, {"preserve": 2.0}, {"preserve": float("nan")},
 ])  # fmt: skip
-def test_values_out_of_range_are_refused_before_any_work(wish: dict[str, float]) -> None:
+def test_values_out_of_range_are_refused_before_any_work(options: dict[str, float]) -> None:
     engine = FunctionEngine(identity, PHOTO)
     with pytest.raises(InvalidField) as caught:
-        asyncio.run(denoise(picture(), DenoiseWish(**wish), engine, RequestContext("test")))  # type: ignore[arg-type]
-    assert caught.value.field == next(iter(wish))
+        asyncio.run(denoise(picture(), DenoiseOptions(**options), engine, RequestContext("test")))  # type: ignore[arg-type]
+    assert caught.value.field == next(iter(options))
     assert engine.requests == []
 
 
@@ -140,7 +140,7 @@ def test_everything_else_of_the_picture_is_kept() -> None:
     for dtype in (np.uint8, np.uint16):
         for channels in (1, 3):
             image = picture(channels=channels, dtype=dtype)
-            answer, _ = run(image, DenoiseWish("plain"), identity)
+            answer, _ = run(image, DenoiseOptions("plain"), identity)
             np.testing.assert_array_equal(answer.picture.pixels, image.pixels)
             assert answer.picture.alpha is image.alpha
             assert (answer.picture.metadata, answer.picture.format) == (image.metadata, image.format)
@@ -149,16 +149,16 @@ def test_everything_else_of_the_picture_is_kept() -> None:
 
 def test_digits_take_digits_only() -> None:
     image = picture(28, 28, 1)
-    answer, _ = run(image, DenoiseWish("digits"), identity)
+    answer, _ = run(image, DenoiseOptions("digits"), identity)
     np.testing.assert_array_equal(answer.picture.pixels, image.pixels)
     for wrong in (picture(28, 27, 1), picture(28, 28, 3)):
         with pytest.raises(WrongSize, match="28×28 pixels in grey"):
-            run(wrong, DenoiseWish("digits"), identity)
+            run(wrong, DenoiseOptions("digits"), identity)
 
 
 def test_unknown_model() -> None:
     with pytest.raises(UnknownModel):
-        run(picture(), DenoiseWish("nobody"), identity)
+        run(picture(), DenoiseOptions("nobody"), identity)
 
 
 def test_seconds_are_the_devices_and_the_rest() -> None:
@@ -170,5 +170,5 @@ def test_seconds_are_the_devices_and_the_rest() -> None:
         return identity(request)
 
     engine = FunctionEngine(working, PLAIN)
-    answer = asyncio.run(denoise(picture(5, 5), DenoiseWish(), engine, context))
+    answer = asyncio.run(denoise(picture(5, 5), DenoiseOptions(), engine, context))
     assert answer.seconds == {"queue": 0.0, "model": 0.5}

@@ -17,8 +17,8 @@ from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
 from app.errors import DeadlineExceeded, InvalidField
 from app.imaging.picture import Picture
-from app.tasks.denoise import DenoiseWish, denoise
-from app.tasks.superres import SuperresWish, superres
+from app.tasks.denoise import DenoiseOptions, denoise
+from app.tasks.superres import SuperresOptions, superres
 from tests.model_repository import tiny_repository as tiny_repository
 
 pytestmark = pytest.mark.tf
@@ -52,18 +52,20 @@ def blurred(pixels: NDArray[Any]) -> NDArray[Any]:
 @pytest.mark.parametrize("size", [(2, 2), (17, 31), (64, 64), (67, 130), (5, 301)])
 def test_tiles_show_no_seams(engine: LocalEngine, size: tuple[int, int]) -> None:
     image = picture(*size)
-    answer = asyncio.run(denoise(image, DenoiseWish("blur"), engine, RequestContext("test")))
+    answer = asyncio.run(denoise(image, DenoiseOptions("blur"), engine, RequestContext("test")))
     assert np.abs(answer.picture.pixels - blurred(image.pixels)).max() <= 0.501
 
 
 def test_strength_is_estimated_or_told(engine: LocalEngine) -> None:
     image = picture(100, 120)
     flat = Picture(np.full((100, 120, 3), 128, np.uint8))
-    noisy = asyncio.run(denoise(image, DenoiseWish(), engine, RequestContext("test")))
-    still = asyncio.run(denoise(flat, DenoiseWish(), engine, RequestContext("test")))
-    assert 0.05 < float(noisy.applied["strength"]) < 0.12  # the variance of uniform noise is 1/12, an eighth less here
-    assert float(still.applied["strength"]) < 0.02
-    told = asyncio.run(denoise(image, DenoiseWish(strength=1.0), engine, RequestContext("test")))
+    noisy = asyncio.run(denoise(image, DenoiseOptions(), engine, RequestContext("test")))
+    still = asyncio.run(denoise(flat, DenoiseOptions(), engine, RequestContext("test")))
+    assert (
+        0.05 < float(noisy.decisions["strength"]) < 0.12
+    )  # the variance of uniform noise is 1/12, an eighth less here
+    assert float(still.decisions["strength"]) < 0.02
+    told = asyncio.run(denoise(image, DenoiseOptions(strength=1.0), engine, RequestContext("test")))
     assert np.abs(told.picture.pixels - blurred(image.pixels)).max() <= 0.501
     assert told.seconds["model"] > 0
 
@@ -71,12 +73,12 @@ def test_strength_is_estimated_or_told(engine: LocalEngine) -> None:
 def test_scales(engine: LocalEngine) -> None:
     image = picture(41, 39)
     for scale in (2, 3):
-        wish = SuperresWish(scale=scale, max_output_pixels=10**6)
-        answer = asyncio.run(superres(image, wish, engine, RequestContext("test")))
+        options = SuperresOptions(scale=scale, max_output_pixels=10**6)
+        answer = asyncio.run(superres(image, options, engine, RequestContext("test")))
         expected = image.pixels.repeat(scale, axis=0).repeat(scale, axis=1)
         np.testing.assert_array_equal(answer.picture.pixels, expected)
     with pytest.raises(InvalidField, match="Scales: 2, 3"):
-        asyncio.run(superres(image, SuperresWish(scale=4, max_output_pixels=10**6), engine, RequestContext("test")))
+        asyncio.run(superres(image, SuperresOptions(scale=4, max_output_pixels=10**6), engine, RequestContext("test")))
 
 
 def test_fifty_at_once_each_get_their_own_picture(engine: LocalEngine) -> None:
@@ -84,7 +86,7 @@ def test_fifty_at_once_each_get_their_own_picture(engine: LocalEngine) -> None:
 
     async def work() -> list[Any]:
         calls = [
-            denoise(image, DenoiseWish("identity"), engine, RequestContext(f"request {i}", f"client {i % 7}"))
+            denoise(image, DenoiseOptions("identity"), engine, RequestContext(f"request {i}", f"client {i % 7}"))
             for i, image in enumerate(images)
         ]
         return await asyncio.gather(*calls)
@@ -97,7 +99,7 @@ def test_same_request_gives_the_same_bytes_whatever_the_load(engine: LocalEngine
     image = picture(150, 150)
 
     async def one(number: int) -> bytes:
-        answer = await denoise(image, DenoiseWish(strength=0.37), engine, RequestContext(str(number), str(number)))
+        answer = await denoise(image, DenoiseOptions(strength=0.37), engine, RequestContext(str(number), str(number)))
         return bytes(answer.picture.pixels.tobytes())
 
     async def many() -> set[bytes]:
@@ -108,5 +110,5 @@ def test_same_request_gives_the_same_bytes_whatever_the_load(engine: LocalEngine
 
 def test_deadline_of_the_past(engine: LocalEngine) -> None:
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(denoise(picture(9, 9), DenoiseWish(), engine, RequestContext("test", deadline=1.0)))
-    asyncio.run(denoise(picture(9, 9), DenoiseWish(), engine, RequestContext("test")))
+        asyncio.run(denoise(picture(9, 9), DenoiseOptions(), engine, RequestContext("test", deadline=1.0)))
+    asyncio.run(denoise(picture(9, 9), DenoiseOptions(), engine, RequestContext("test")))

@@ -10,8 +10,8 @@ from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import InvalidField, ResultTooLarge, UnknownModel
 from app.imaging.picture import Metadata, Picture
 from app.tasks import superres as module
-from app.tasks.answer import Answer
-from app.tasks.superres import SuperresWish, superres
+from app.tasks.base import TaskResult
+from app.tasks.superres import SuperresOptions, superres
 from models.manifest import Geometry
 from tests.engines import FunctionEngine, enlarge
 from tests.model_repository import manifest, superres_signatures
@@ -30,9 +30,9 @@ def picture(height: int = 21, width: int = 34, channels: int = 3, dtype: Any = n
     return Picture(pixels, metadata=Metadata(exif=b"II"), format="webp")
 
 
-def run(image: Picture, scale: int = 2, *, limit: int = 10**6, model: str | None = None) -> Answer:
-    wish = SuperresWish(model=model, scale=scale, max_output_pixels=limit)
-    return asyncio.run(superres(image, wish, FunctionEngine(nearest, NEAREST), RequestContext("test")))
+def run(image: Picture, scale: int = 2, *, limit: int = 10**6, model: str | None = None) -> TaskResult:
+    options = SuperresOptions(model=model, scale=scale, max_output_pixels=limit)
+    return asyncio.run(superres(image, options, FunctionEngine(nearest, NEAREST), RequestContext("test")))
 
 
 def repeated(array: Any, scale: int) -> Any:
@@ -50,7 +50,7 @@ def test_every_depth_and_channel_count(scale: int, channels: int, dtype: Any) ->
     assert answer.picture.alpha is None
     assert (answer.picture.metadata, answer.picture.format) == (image.metadata, image.format)
     assert answer.model == "superres/nearest@1"
-    assert answer.applied.keys() == {"tiles", "precision"}
+    assert answer.decisions.keys() == {"tiles", "precision"}
 
 
 def test_scale_that_is_not_there_names_those_that_are() -> None:
@@ -65,7 +65,7 @@ def test_result_too_large_is_refused_before_any_work() -> None:
     assert run(image, limit=400).picture.pixels.shape == (20, 20, 3)
     engine = FunctionEngine(nearest, NEAREST)
     with pytest.raises(ResultTooLarge) as caught:
-        asyncio.run(superres(image, SuperresWish(max_output_pixels=399), engine, RequestContext("test")))
+        asyncio.run(superres(image, SuperresOptions(max_output_pixels=399), engine, RequestContext("test")))
     assert (caught.value.limit, caught.value.value) == (399, 400)
     assert "100 pixels and 2² times as many would be 400" in caught.value.detail
     assert engine.requests == []
@@ -105,8 +105,8 @@ def test_colour_under_alpha_zero_does_not_bleed() -> None:
         return nearest(request)
 
     engine = FunctionEngine(record, NEAREST)
-    wish = SuperresWish(max_output_pixels=10**6)
-    answer = asyncio.run(superres(Picture(pixels, alpha), wish, engine, RequestContext("test")))
+    options = SuperresOptions(max_output_pixels=10**6)
+    answer = asyncio.run(superres(Picture(pixels, alpha), options, engine, RequestContext("test")))
     for window in seen:  # the network sees no edge
         assert set(np.unique(window[..., 0])) <= {np.float32(250 / 255), np.float32(0)}
     visible = answer.picture.alpha
@@ -122,7 +122,7 @@ def test_strips_make_no_difference(strip: int, monkeypatch: pytest.MonkeyPatch) 
     colours = dice.integers(0, 256, (90, 40, 3), np.uint8)
     alpha = np.where(dice.random((90, 40)) < 0.02, 255, 0).astype(np.uint8)
     monkeypatch.setattr(module, "_STRIP", strip)
-    filled = module._without_hidden_colours(colours, alpha, 6)
+    filled = module._fill_hidden_colors(colours, alpha, 6)
     ys, xs = np.nonzero(alpha)
     far = 0
     for y in range(90):

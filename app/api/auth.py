@@ -1,0 +1,88 @@
+"""Who sends a request: API keys, the client's address behind proxies, and the name under which a client is counted."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from app.api.problems import Unauthorized
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Authenticator:
+    """Tells clients apart, and refuses those without a valid key."""
+
+    def __init__(self, keys: Sequence[str], proxies: Sequence[Network]) -> None:
+        self._digests = [_digest(key) for key in keys]
+        self._proxies = tuple(proxies)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether clients have to send a key."""
+        return bool(self._digests)
+
+    def client(self, scope: Scope) -> str:
+        """Return the name under which the client is counted: a digest of its key, else its address.
+
+        An IPv6 client is its /64 network, all of which is commonly one customer's. Raises Unauthorized.
+        """
+        if not self.needs_key:
+            return self.address(scope)
+        given = _given_key(Headers(scope=scope))
+        if given is None:
+            raise Unauthorized("No API key was sent.")
+        digest = _digest(given)
+        # Every key is compared, in constant time, so that the time taken tells nothing of them.
+        if sum(hmac.compare_digest(digest, known) for known in self._digests) == 0:
+            raise Unauthorized("The API key is not one of this service's.")
+        return f"key:{digest.hex()[:16]}"
+
+    def address(self, scope: Scope) -> str:
+        """Return the client's address: the last of `X-Forwarded-For` that is no proxy of ours, if a proxy sent it."""
+        hops = [scope["client"][0]] if scope.get("client") else []
+        if not hops:
+            return "address:unknown"
+        forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+        hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()][-32:] + hops
+        client_address = hops[-1]
+        for hop in reversed(hops):
+            parsed = _parse(hop)
+            if parsed is None:
+                break
+            client_address = str(parsed)
+            if not any(parsed in network for network in self._proxies):
+                break
+        parsed = _parse(client_address)
+        if isinstance(parsed, ipaddress.IPv6Address):
+            client_address = str(ipaddress.ip_network((parsed, 64), strict=False))
+        return f"address:{client_address[:64]}"
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _given_key(headers: Headers) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return headers.get("x-api-key") or None
+
+
+def _parse(text: str) -> Address | None:
+    """Return the address, with or without the port that some proxies add; None where it is none."""
+    with_port = re.fullmatch(r"([\d.]+):\d+|\[(.+)\](?::\d+)?", text)
+    try:
+        parsed = ipaddress.ip_address(with_port[1] or with_port[2] if with_port else text)
+    except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed

@@ -1,0 +1,166 @@
+"""Makes a job of a request that asks for one, and answers it: at once, or with the result if it is done in time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import time
+
+from starlette.requests import ClientDisconnect, Request
+
+from app.api.jobs import POLL_S, UNCACHED, JobService
+from app.api.lifecycle import Shutdown, wait_for_disconnect
+from app.api.negotiation import Preference, parse_idempotency_key, parse_prefer
+from app.api.responses import StreamedResponse
+from app.errors import DeadlineExceeded, IdempotencyMismatch, JobConflict, ShuttingDown
+from app.jobs.store import Job, NewJob, Store
+from app.jobs.worker import Worker
+from app.pipeline import ImagePipeline, ImageRequest, Upload
+
+
+class JobDispatcher:
+    """Queues requests as jobs. Nobody waits longer than `longest` seconds for one."""
+
+    def __init__(
+        self,
+        jobs: JobService,
+        pipeline: ImagePipeline,
+        store: Store,
+        worker: Worker,
+        shutdown: Shutdown,
+        *,
+        longest: float,
+    ) -> None:
+        self._jobs = jobs
+        self._pipeline = pipeline
+        self._store = store
+        self._worker = worker
+        self._shutdown = shutdown
+        self._longest = longest
+        self._arriving = 0
+
+    async def dispatch(self, request: Request, image_request: ImageRequest, patience: float) -> StreamedResponse | None:
+        """Answer `request` as a job; None where it asks for none. `patience` is what `Cancel-After` allows, in seconds.
+
+        Raises what is wrong with the request as far as it is known before the work, JobsFull, StorageFull, JobConflict,
+        IdempotencyMismatch, DeadlineExceeded, and ClientDisconnect; a job goes on without its sender.
+        """
+        longest = self._longest
+        prefer = parse_prefer(request.headers, longest)
+        key = parse_idempotency_key(request.headers)
+        if not prefer.given and key is None:
+            return None
+        digest = await asyncio.to_thread(_digest, image_request) if key is not None else ""
+        client = request.state.client
+        job = await self._worker.ask(self._store.find, client, key) if key is not None else None
+        fresh = job is None
+        if job is None:
+            job, fresh = await self._enqueue(image_request, client, key, digest, patience)
+        if job.digest != digest:
+            text = "This Idempotency-Key was used with another path or Accept, other options or another picture."
+            raise IdempotencyMismatch(text, field="Idempotency-Key", value=key)
+        if not fresh and not prefer.given and not job.over:
+            text = "A request with this Idempotency-Key is under way. Repeat it with Prefer: wait=20 to wait for it."
+            raise JobConflict(text, field="Idempotency-Key", value=key)
+        seconds = prefer.wait if prefer.wait is not None else 0.0 if prefer.respond_async else longest
+        return await self._wait_and_answer(request, job, prefer, seconds)
+
+    async def _enqueue(
+        self, image_request: ImageRequest, client: str, key: str | None, digest: str, patience: float
+    ) -> tuple[Job, bool]:
+        """Return the new job, or that of the same key that came just before, and whether it is new."""
+        await self._pipeline.measure(image_request)
+        size = sum(upload.size for upload in image_request.uploads.values())
+        # Before megabytes are written, those that others are writing counted in.
+        await self._worker.ask(self._store.check_room, self._arriving + size)
+        new = NewJob(
+            client=client,
+            task=image_request.task.name,
+            request={
+                "form": image_request.options.model_dump(mode="json", exclude_unset=True),
+                "names": {name: upload.filename for name, upload in image_request.uploads.items()},
+                "accept": image_request.accept,
+            },
+            digest=digest,
+            key=key,
+            deadline=None if math.isinf(patience) else self._store.clock() + patience,
+        )
+        files = {name: upload.file for name, upload in image_request.uploads.items()}
+        self._arriving += size
+        try:
+            await asyncio.to_thread(self._store.receive, new.id, files)
+            job, fresh = await self._worker.ask(self._store.add, new, size)
+        except Exception:  # whoever is cancelled does not know how it went: what is nobody's is erased later
+            await asyncio.to_thread(self._store.clear, new.id)
+            raise
+        finally:
+            self._arriving -= size
+        if not fresh:
+            await asyncio.to_thread(self._store.clear, new.id)
+        self._worker.wake()
+        return job, fresh
+
+    async def _wait_and_answer(
+        self, request: Request, job: Job, prefer: Preference, seconds: float
+    ) -> StreamedResponse:
+        """Wait for the job, so many seconds at most, and return its result, or the job where it is not done."""
+        now = await self._wait(request, job, seconds)
+        if now is not None and now.over:
+            response = await self._jobs.read_result(request, now)
+            if prefer.wait is not None:
+                response.headers["Preference-Applied"] = prefer.applied
+            return response
+        if now is None:
+            raise JobConflict("The job was erased while its result was waited for.")
+        if prefer.given:
+            return self._accepted(now, prefer)
+        if self._shutdown.closing:
+            text = "The service is stopping. The job goes on with its next start: repeat the request then."
+            raise ShuttingDown(text, retry_after=5)
+        raise DeadlineExceeded(
+            f"The answer was not ready in {seconds:.3g} seconds. Its job goes on: repeat the request with the same "
+            "Idempotency-Key."
+        )
+
+    def _accepted(self, job: Job, prefer: Preference) -> StreamedResponse:
+        headers = {**UNCACHED, "Location": f"/jobs/{job.id}", "Preference-Applied": prefer.applied}
+        return StreamedResponse(json.dumps(self._jobs.describe(job)).encode(), 202, headers, "application/json")
+
+    async def _wait(self, request: Request, job: Job, seconds: float) -> Job | None:
+        """Return the job when it is over, at the latest in so many seconds, when the service stops, or None: erased."""
+        gone = asyncio.create_task(wait_for_disconnect(request))
+        until = time.monotonic() + seconds
+        now: Job | None = job
+        try:
+            with self._worker.watching(job.id) as happened:
+                while now is not None and not now.over and time.monotonic() < until and not self._shutdown.closing:
+                    left = min(POLL_S, until - time.monotonic())
+                    changed = asyncio.create_task(happened.wait())
+                    await asyncio.wait({gone, changed}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    changed.cancel()
+                    if gone.done():
+                        raise ClientDisconnect
+                    happened.clear()
+                    now = await self._worker.ask(self._store.get, job.id)
+        finally:
+            gone.cancel()
+        return now
+
+
+def _digest(request: ImageRequest) -> str:
+    """Return what tells this request from another: path, options, what is accepted and pictures, not files' names."""
+    form = request.options.model_dump(mode="json", exclude_unset=True)
+    whole = hashlib.sha256(json.dumps([request.task.name, form, request.accept or "*/*"], sort_keys=True).encode())
+    for name, upload in sorted(request.uploads.items()):
+        whole.update(f"\n{name} {_hash_file(upload)}".encode())
+    return whole.hexdigest()
+
+
+def _hash_file(upload: Upload) -> str:
+    digest = hashlib.sha256()
+    upload.file.seek(0)
+    while chunk := upload.file.read(2**20):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,81 @@
+"""What the headers of a request ask for: how long it may take, whether it becomes a job, and what is answered."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+
+from app import media_types
+from app.errors import ConflictingFields, MalformedRequest, NotAcceptable
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What the header `Prefer` asks for (RFC 7240), as far as the service supports it."""
+
+    respond_async: bool = False
+    wait: float | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything is asked for."""
+        return self.respond_async or self.wait is not None
+
+    @property
+    def applied(self) -> str:
+        """The value of `Preference-Applied`."""
+        waited = [] if self.wait is None else [f"wait={self.wait:g}"]
+        return ", ".join([*(["respond-async"] if self.respond_async else []), *waited])
+
+
+def parse_prefer(headers: Headers, longest: float) -> Preference:
+    """Return what `Prefer` asks for. Of a preference that comes twice the first counts; what cannot be read does not.
+
+    Nobody waits longer than `longest` seconds.
+    """
+    found: dict[str, str] = {}
+    for part in ",".join(headers.getlist("prefer")).split(","):
+        name, _, value = part.partition(";")[0].partition("=")
+        found.setdefault(name.strip().lower(), value.strip().strip('"'))
+    wait = found.get("wait", "")
+    seconds = min(float(wait), longest) if re.fullmatch("[0-9]{1,9}", wait) else None
+    return Preference("respond-async" in found, seconds)
+
+
+def parse_idempotency_key(headers: Headers) -> str | None:
+    """Return the header `Idempotency-Key`. Raises MalformedRequest for one that is not allowed."""
+    key = headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        text = "The header Idempotency-Key must be 1 to 255 visible ASCII characters."
+        raise MalformedRequest(text, field="Idempotency-Key", value=key)
+    return key
+
+
+def parse_cancel_after(value: str | None) -> float:
+    """Return the seconds that the header `Cancel-After` allows (`20s`, `500ms`, `20`), infinity where it is absent.
+
+    Raises MalformedRequest.
+    """
+    if value is None:
+        return math.inf
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|ms)?", value.strip(), re.ASCII)
+    if not match or float(match[1]) == 0:
+        raise MalformedRequest(
+            "The header Cancel-After must be a time such as 20s or 500ms.", field="Cancel-After", value=value
+        )
+    return float(match[1]) / (1000 if match[2] == "ms" else 1)
+
+
+def check_table(accept: str | None, format_name: str) -> None:
+    """Raise ConflictingFields or NotAcceptable where the answer, a table, cannot be what is asked for."""
+    if format_name != "auto":
+        text = f"output=json answers a table, which is no picture in {format_name}: leave format out."
+        raise ConflictingFields(text, field="format", value=format_name)
+    if not media_types.accepts_json(accept):
+        text = f"output=json answers a table; possible here: application/json, {media_types.TABLE}."
+        raise NotAcceptable(text, value=(accept or "")[:200])

@@ -1,0 +1,96 @@
+"""`GET /models` and the card of each model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from app.api import openapi, responses, schemas
+from app.api.problems import NotFound
+from app.engine.protocol import ModelServer, ModelStatus
+from models.manifest import Manifest
+
+
+def router(engine: ModelServer) -> APIRouter:
+    """Return the endpoints."""
+    routes = APIRouter(tags=["models"])
+
+    def summarize(status: ModelStatus, default: bool) -> dict[str, Any]:
+        return _summarize(status, default, engine.device, engine.as_run(status.manifest) if status.manifest else None)
+
+    @routes.get(
+        "/models",
+        summary="List the models",
+        response_model=schemas.ModelList,
+        responses=openapi.answers({"description": "Every version of every model."}, openapi.PAGE_PROBLEMS),
+    )
+    async def list_models(request: Request) -> Response:
+        defaults = {manifest.id for manifest in engine.defaults()}
+        listed = [summarize(status, status.id in defaults) for status in engine.statuses()]
+        return responses.revalidate(request.headers, JSONResponse({"models": listed}))
+
+    @routes.get(
+        "/models/{task}/{name}",
+        summary="Show the card of a model: data, metrics, licence",
+        description="`name` is a model's name, for the version that it means now, or `name@version`.",
+        response_model=schemas.ModelCard,
+        responses=openapi.answers(
+            {"description": "The model's manifest and its state."}, (*openapi.PAGE_PROBLEMS, "not-found")
+        ),
+    )
+    async def get_model_card(request: Request, task: str, name: str) -> Response:
+        asked = f"{task}/{name}"
+        chosen = next(
+            (one for one in engine.statuses() if asked == one.id or (one.latest and asked == _name(one))), None
+        )
+        if chosen is None:
+            raise NotFound("There is no such model. GET /models lists what there is.")
+        versions = [_version(status) for status in engine.statuses() if _name(status) == _name(chosen)]
+        defaults = {manifest.id for manifest in engine.defaults()}
+        content = summarize(chosen, chosen.id in defaults)
+        if chosen.manifest:
+            content |= {"manifest": chosen.manifest.model_dump(mode="json")}
+        return responses.revalidate(request.headers, JSONResponse(content | {"versions": versions}))
+
+    return routes
+
+
+def _summarize(status: ModelStatus, default: bool, device: str, manifest: Manifest | None) -> dict[str, Any]:
+    """Return a model as `GET /models` lists it; `manifest` is as the model is run here."""
+    summary: dict[str, Any] = {
+        "id": status.id,
+        "task": status.id.partition("/")[0],
+        "name": _name(status).partition("/")[2],
+        "version": _version(status),
+        "default": default,
+        "latest": status.latest,
+        "state": status.state,
+        "card": f"/models/{_name(status)}",
+    }
+    if manifest is not None:
+        summary |= {
+            "title": manifest.title,
+            "description": manifest.description,
+            "architecture": manifest.architecture,
+            "parameters": manifest.parameters,
+            "flops_per_pixel": manifest.flops_per_pixel,
+            "licence": manifest.licence,
+            "created": manifest.created.isoformat(),
+            "precision": sorted({signature.precision for signature in manifest.signatures.values()}),
+            "precisions": sorted({function.precision for function in manifest.functions.values()}),
+            "scales": sorted({signature.scale for signature in manifest.signatures.values()}),
+            "device": device if status.state == "loaded" else None,
+            "mebibytes_per_megapixel": manifest.serving.mebibytes_per_megapixel,
+            "quality": [table.model_dump(mode="json") for table in manifest.quality],
+        }
+    return summary
+
+
+def _name(status: ModelStatus) -> str:
+    return status.id.partition("@")[0]
+
+
+def _version(status: ModelStatus) -> int:
+    return int(status.id.partition("@")[2])

@@ -1,0 +1,1 @@
+"""What keeps one client, or all of them together, from taking more than there is."""

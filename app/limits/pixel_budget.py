@@ -1,0 +1,102 @@
+"""Memory for decoded pictures, in megapixels: who has room, and who is next."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    client: str
+    megapixels: float
+    turn: asyncio.Future[None] = field(repr=False)
+
+    @property
+    def admitted(self) -> bool:
+        return self.turn.done() and not self.turn.cancelled()
+
+
+class PixelBudget:
+    """Pictures held decoded at once, in megapixels. One over the whole budget goes alone.
+
+    Of the clients that wait, the one that holds the fewest pictures goes next, of equal ones the one that came first,
+    so that a client with many requests waits behind its own.
+    """
+
+    def __init__(self, megapixels: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._whole = megapixels
+        self._waiters: deque[_Waiter] = deque()
+        self._holds: Counter[str] = Counter()
+        self._clock = clock
+        self._released = clock()
+        self._pace = 1.0
+        self.used = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Requests whose turn has not come."""
+        return len(self._waiters)
+
+    def seconds_ahead(self) -> float:
+        """Return about how long it takes until those who wait now have had their turn."""
+        return max(1.0, self._pace * len(self._waiters))
+
+    @asynccontextmanager
+    async def hold(self, megapixels: float, client: str = "anonymous") -> AsyncIterator[None]:
+        """Wait for room for `megapixels` and keep it inside the block."""
+        wanted = min(megapixels, self._whole)
+        await self._acquire(client, wanted)
+        try:
+            yield
+        finally:
+            self._release(client, wanted)
+
+    async def _acquire(self, client: str, wanted: float) -> None:
+        if not self._waiters:
+            self._released = self._clock()  # nobody waited until now: what passed before is no pace
+        waiter = _Waiter(client, wanted, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        self._admit()
+        try:
+            await waiter.turn
+        except asyncio.CancelledError:
+            if waiter.admitted:
+                self._give_back(client, wanted)
+            else:
+                self._waiters.remove(waiter)
+            self._admit()
+            raise
+
+    def _release(self, client: str, megapixels: float) -> None:
+        now = self._clock()
+        if self._waiters:  # the rate at which a full service finishes requests
+            self._pace = 0.9 * self._pace + 0.1 * (now - self._released)
+        self._released = now
+        self._give_back(client, megapixels)
+        self._admit()
+
+    def _give_back(self, client: str, megapixels: float) -> None:
+        self.used -= megapixels
+        self._holds[client] -= 1
+        if not self._holds[client]:
+            del self._holds[client]
+
+    def _fits(self, wanted: float) -> bool:
+        return self.used + wanted <= self._whole * (1 + 1e-9)
+
+    def _admit(self) -> None:
+        while True:
+            # One that is cancelled is about to be taken off by its own task.
+            there = (waiter for waiter in self._waiters if not waiter.turn.cancelled())
+            first = min(there, key=lambda waiter: self._holds[waiter.client], default=None)
+            if first is None or not self._fits(first.megapixels):
+                return
+            self._waiters.remove(first)
+            self.used += first.megapixels
+            self._holds[first.client] += 1
+            first.turn.set_result(None)

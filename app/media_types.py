@@ -1,0 +1,61 @@
+"""The `Accept` header (RFC 9110, section 12.5.1): what a client takes, parsed in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RESULT = "application/vnd.restore.result+json"
+"""The picture in base64 inside a JSON object."""
+TABLE = "application/vnd.restore.table+json"
+"""The table of `/segment`."""
+_MAX_LENGTH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRange:
+    """One part of `Accept`: `image/png`, `image/*` or `*/*` with its weight, 0 (refused) to 1."""
+
+    name: str
+    weight: float
+
+
+def parse_accept(header: str | None) -> list[MediaRange]:
+    """Return the media ranges of an `Accept` header in its order; what cannot be read is left out."""
+    ranges = []
+    for part in (header or "")[:_MAX_LENGTH].lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            if key.strip() == "q":
+                weight = _parse_weight(value)
+        if name.count("/") == 1 and 0 <= weight <= 1:
+            ranges.append(MediaRange(name, weight))
+    return ranges
+
+
+def is_json(media_type: str) -> bool:
+    """Return whether a media type or range is JSON: `application/json`, `application/…+json`, `application/*`."""
+    return media_type == "application/*" or (media_type.startswith("application/") and media_type.endswith("json"))
+
+
+def prefers_json(header: str | None) -> bool:
+    """Return whether `Accept` prefers JSON to every kind of picture. A tie is a picture."""
+    ranges = parse_accept(header)
+    json = max((one.weight for one in ranges if is_json(one.name)), default=0.0)
+    picture = max((one.weight for one in ranges if one.name == "*/*" or one.name.startswith("image/")), default=0.0)
+    return json > picture
+
+
+def accepts_json(header: str | None) -> bool:
+    """Return whether `Accept` allows JSON: it names it, or everything, or there is no header."""
+    return not header or any(
+        (is_json(one.name) or one.name == "*/*") and one.weight > 0 for one in parse_accept(header)
+    )
+
+
+def _parse_weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0

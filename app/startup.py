@@ -1,0 +1,143 @@
+"""The start of the service: the engine, and the models that are loaded before the first request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+
+from app.api.readiness import ReadinessProbe
+from app.engine.latency_model import LatencyModel
+from app.engine.local import LocalEngine
+from app.engine.protocol import ModelServer
+from app.engine.ray import Cluster, RayEngine
+from app.engine.registry import Registry
+from app.errors import ServiceError
+from app.settings import Settings
+from models.manifest import Manifest
+
+LATENCY_SAVE_S = 300.0
+
+log = structlog.get_logger("restore.startup")
+
+
+def start_engine(settings: Settings) -> ModelServer:
+    """Return the engine that the settings name. Takes seconds. Raises ClusterError."""
+    return _join_cluster(settings) if settings.engine == "ray" else _start_tensorflow(settings)
+
+
+def _start_tensorflow(settings: Settings) -> LocalEngine:
+    """Return the engine of this machine. TensorFlow is imported here."""
+    with _timed_step("starting TensorFlow"):
+        from app.engine.tensorflow_runtime import Runtime
+
+        runtime = Runtime()
+    folders = ", ".join(str(folder) for folder in settings.models_dir)
+    with _timed_step(f"checking the models in {folders}"):
+        registry = Registry(settings.models_dir, runtime, budget=settings.models_mb * 2**20)
+    return LocalEngine(
+        registry,
+        max_batch=settings.max_batch,
+        max_megapixels=settings.queue_megapixels,
+        max_concurrent_batches=runtime.max_concurrent_batches,
+        accelerated=runtime.device != "CPU",
+        device=runtime.device,
+        latency=LatencyModel(f"{runtime.device}, {platform.machine()}, {os.cpu_count()} cores"),
+    )
+
+
+def _join_cluster(settings: Settings) -> RayEngine:
+    """Return the engine of a Ray cluster. Takes up to a minute where no replica works yet. Raises ClusterError."""
+    cluster = Cluster(settings.ray_address, settings.ray_replicas, settings.ray_cpus, settings.ray_gpus)
+    with _timed_step("starting replicas on Ray"):
+        return RayEngine(
+            settings.models_dir,
+            cluster,
+            preload=settings.preload,
+            max_batch=settings.max_batch,
+            max_megapixels=settings.queue_megapixels,
+            budget=settings.models_mb * 2**20,
+        )
+
+
+async def keep_models_current(engine: ModelServer, settings: Settings, readiness: ReadinessProbe) -> None:
+    """Load and warm up the models to preload, then follow the model repository until cancelled."""
+    try:
+        await _preload(engine, settings.preload, readiness)
+    except Exception:  # a bug: what is served goes on, and so does the rest of this task
+        log.exception("preloading failed")
+        readiness.warming = False
+    while settings.reload_s:
+        await asyncio.sleep(settings.reload_s)
+        try:
+            await engine.refresh()
+        except Exception:  # a disk that is away for a while, or a bug: what is served goes on
+            log.exception("model repository not readable")
+
+
+async def save_latencies(latency: LatencyModel, path: Path) -> None:
+    """Save what was measured now and then until cancelled, for a start after a crash."""
+    while True:
+        await asyncio.sleep(LATENCY_SAVE_S)
+        await asyncio.to_thread(latency.save, path)
+
+
+async def _preload(engine: ModelServer, wanted: tuple[str, ...], readiness: ReadinessProbe) -> None:
+    """Load and warm up the models in `wanted`, with a line on standard output for each. A failure ends no other."""
+    started = time.perf_counter()
+    for manifest in _find_models(engine, wanted):
+        begun = time.perf_counter()
+        try:
+            await engine.warm(manifest, keep=True)
+        except ServiceError as error:
+            print_line(f"loading {manifest.id} … failed: {error.detail}")
+        except Exception:
+            log.exception("warm-up failed", model=manifest.id)
+            print_line(f"loading {manifest.id} … failed")
+        else:
+            print_line(f"loading {manifest.id} … {time.perf_counter() - begun:.1f} s")
+    readiness.warming = False
+    results = await readiness.check()
+    for task, result in results.items():
+        print_line(f"{task}: {'ready' if result.ready else result.reason}")
+    if not results:
+        print_line("there are no models; train one, or set RESTORE_MODELS_DIR")
+    print_line(f"warm after {time.perf_counter() - started:.1f} s")
+
+
+def _find_models(engine: ModelServer, wanted: tuple[str, ...]) -> list[Manifest]:
+    chosen: dict[str, Manifest] = {}
+    for entry in wanted:
+        if entry == "defaults":
+            chosen |= {manifest.id: manifest for manifest in engine.defaults()}
+            continue
+        task, _, name = entry.partition("/")
+        try:
+            manifest = engine.find(task, name or None)
+            chosen[manifest.id] = manifest
+        except ServiceError as error:
+            print_line(f"cannot preload {entry}: {error.detail}")
+    return list(chosen.values())
+
+
+def print_line(text: str, end: str = "\n") -> None:
+    """Print to standard output, whatever became of it: a full disk, a closed pipe, none at all."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+
+
+@contextmanager
+def _timed_step(name: str) -> Iterator[None]:
+    """Print the name of a step that takes a while, and then how long it took."""
+    print_line(f"{name} … ", end="")
+    begun = time.perf_counter()
+    yield
+    print_line(f"{time.perf_counter() - begun:.1f} s")

@@ -1,0 +1,66 @@
+"""A picture as a whole through a model: reduced, in one ticket."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.protocol import Arrays, Engine, InferenceRequest, RequestContext
+from app.errors import ModelUnavailable
+from app.imaging.picture import Floats
+from app.tasks.tiling import require_signature
+from models.manifest import Manifest
+
+SHORTEST_SIDE, LONGEST_SIDE = 64, 2048
+"""Sides of a reduced picture: shorter ones are enlarged, longer ones squeezed, whatever its proportion."""
+
+
+def reduce_picture(pixels: NDArray[Any], side: int, multiple: int) -> Floats:
+    """Return a picture with at most about as many pixels as a square of `side`, float32 [1, h, w, 3] in [0, 1].
+
+    `pixels` is (height, width, 1 or 3), uint8 or uint16; h and w are multiples of `multiple`.
+    """
+    height, width = pixels.shape[:2]
+    factor = min(1.0, side / math.sqrt(height * width))
+    tall, wide = (
+        max(SHORTEST_SIDE, min(LONGEST_SIDE, round(length * factor / multiple) * multiple))
+        for length in (height, width)
+    )
+    # OpenCV's area averaging works on whole sides only where both shrink; enlarging, it would repeat pixels.
+    how = cv2.INTER_AREA if tall <= height and wide <= width else cv2.INTER_LINEAR
+    resized = np.atleast_3d(cv2.resize(pixels, (wide, tall), interpolation=how)).astype(np.float32)
+    resized /= np.float32(np.iinfo(pixels.dtype).max)
+    return (np.repeat(resized, 3, axis=-1) if resized.shape[-1] == 1 else resized)[None]
+
+
+async def infer(
+    manifest: Manifest,
+    signature: str,
+    inputs: Arrays,
+    engine: Engine,
+    context: RequestContext,
+    *,
+    pixels: int | None = None,
+) -> Arrays:
+    """Return what the model answers, by name. `pixels` is what the ticket weighs, by default its largest input.
+
+    Raises ModelUnavailable for a signature that is not there or values that are no numbers, and what the engine raises.
+    """
+    require_signature(manifest, signature)
+    own = max(array.shape[1] * array.shape[2] if array.ndim == 4 else 1 for array in inputs.values())
+    answer = await engine.run(InferenceRequest(manifest.id, signature, inputs, context, pixels or own))
+    if not all(np.isfinite(array).all() for array in answer.values()):
+        raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
+    return answer
+
+
+def manifest_default(manifest: Manifest, key: str) -> float:
+    """Return a number of the manifest's defaults that a task cannot do without. Raises ModelUnavailable."""
+    value = manifest.defaults.get(key)
+    if isinstance(value, str | bool) or value is None:
+        raise ModelUnavailable(f"The manifest of {manifest.id} lacks {key}.", field="model", value=manifest.id)
+    return value

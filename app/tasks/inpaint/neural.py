@@ -1,0 +1,164 @@
+"""Holes of any size through a network of few sizes: each hole in a window of its own, large ones coarse to fine.
+
+And holes that a model searches for, call by call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import cv2
+import numpy as np
+
+from app.engine.protocol import Arrays, Engine, InferenceRequest, RequestContext
+from app.errors import ModelUnavailable
+from app.imaging import holes
+from app.imaging.holes import Mask
+from app.imaging.picture import Floats
+from app.imaging.tiles import Box
+from app.tasks.concurrency import ordered_gather
+from app.tasks.tiling import require_signature
+from models.manifest import Manifest
+
+CONTEXT = 48
+"""Pixels around a hole that the network sees at least, where the picture has them."""
+RIM = holes.THIN // 2
+"""How far into a large hole its details are made up at full size; deeper in there is nothing to tell them by."""
+
+
+async def fill(
+    image: Floats, missing: Mask, manifest: Manifest, engine: Engine, context: RequestContext, wanted: Box | None = None
+) -> Floats:
+    """Return `image` (height, width, 1 or 3), float32 in [0, 1], with what is `missing` (height, width) made up.
+
+    A hole that is thick, or that no canonical size of the model takes with its surroundings, is filled at half the size
+    first, as often as it must be; then its rim anew at full size. A model without canonical sizes takes the picture
+    as it is. Where only what is missing in a box is `wanted`, holes that do not reach into it stay. Raises
+    ModelUnavailable and what the engine raises.
+    """
+    if manifest.geometry.kind in ("whole", "fixed"):
+        return (await _infer(image, missing, manifest, engine, context))[0]
+    largest = max((min(size) for size in manifest.geometry.canonical_sizes), default=0) - 2 * CONTEXT
+    if largest <= holes.THIN:
+        text = f"The model {manifest.id} has no canonical size that this task can use."
+        raise ModelUnavailable(text, field="model", value=manifest.id)
+    regions = await asyncio.to_thread(holes.regions, missing, CONTEXT, largest)
+    regions = [region for region in regions if wanted is None or region.core.overlaps(wanted)]
+    result = await asyncio.to_thread(image.copy)
+
+    async def one(region: holes.Region) -> Floats:
+        side = max(region.core.height, region.core.width)
+        if side > largest or not holes.thin(missing[region.core.slices], holes.THIN):
+            around = holes.widened(region.core, reach(region.core), missing.shape)
+            part = around.slices
+            filled = await _coarse_to_fine(image[part], missing[part], manifest, engine, context)
+            return filled[region.core.within(around).slices]
+        return await _window(image, missing, region.core, manifest, engine, context)
+
+    async def keep(region: holes.Region, filled: Floats) -> None:
+        await asyncio.to_thread(_keep, result[region.core.slices], filled, missing[region.core.slices])
+
+    await ordered_gather(regions, one, keep)
+    return result
+
+
+def reach(core: Box) -> int:
+    """Return how many pixels around a hole its filling may depend on."""
+    side = max(core.height, core.width)
+    # Twice its side, so that a window still shows as much where a hole is reduced; of large holes less, to save memory.
+    return max(CONTEXT, min(2 * side, max(8 * CONTEXT, side // 2)))
+
+
+async def search(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, context: RequestContext) -> Floats:
+    """Return `image` with all that is missing made up, by a model that comes nearer with each call.
+
+    What its signature takes beside picture and mask is its state: zeros at first, then what the call before gave under
+    the same name. `calls` of the manifest's defaults says how many are enough. Each call is a ticket: others go in
+    between. Raises ModelUnavailable and what the engine raises.
+    """
+    inputs = require_signature(manifest, "search").inputs
+    state = {name: np.zeros([max(1, size) for size in tensor.shape], np.float32) for name, tensor in inputs.items()}
+    del state["image"], state["mask"]
+    result = image
+    calls = int(manifest.defaults.get("calls", 1))
+    context.progress.expect(calls)
+    for _ in range(calls):
+        result, answer = await _infer(image, missing, manifest, engine, context, "search", state)
+        state = {name: answer[name] for name in state}
+        context.progress.step()
+    return result
+
+
+async def _coarse_to_fine(
+    image: Floats, missing: Mask, manifest: Manifest, engine: Engine, context: RequestContext
+) -> Floats:
+    small, hole = await asyncio.to_thread(holes.halved, image, missing)
+    small = await fill(small, hole, manifest, engine, context)
+
+    def refined() -> tuple[Floats, Mask]:
+        rim = holes.rim(missing, RIM)
+        return np.where((missing & ~rim)[..., None], _doubled(small, image.shape), image), rim
+
+    coarse, rim = await asyncio.to_thread(refined)
+    return await fill(coarse, rim, manifest, engine, context)
+
+
+async def _window(
+    image: Floats, missing: Mask, core: Box, manifest: Manifest, engine: Engine, context: RequestContext
+) -> Floats:
+    """Return what the model makes of `core`, seen in the smallest window that shows enough around it."""
+    wanted = max(core.height, core.width) + 2 * CONTEXT
+    sizes = sorted(manifest.geometry.canonical_sizes)
+    tall, wide = next((size for size in sizes if min(size) >= wanted), sizes[-1])
+    height, width = missing.shape
+    top = _begin(core.top, core.bottom, tall, height)
+    left = _begin(core.left, core.right, wide, width)
+
+    def cut() -> tuple[Floats, Mask]:
+        seen, hole = image[top : top + tall, left : left + wide], missing[top : top + tall, left : left + wide]
+        # What lies outside the picture is missing, too.
+        outside = [(0, tall - seen.shape[0]), (0, wide - seen.shape[1])]
+        return np.pad(seen, [*outside, (0, 0)]), np.pad(hole, outside, constant_values=True)
+
+    window, hole = await asyncio.to_thread(cut)
+    found, _ = await _infer(window, hole, manifest, engine, context)
+    return found[core.top - top : core.bottom - top, core.left - left : core.right - left]
+
+
+async def _infer(
+    image: Floats,
+    missing: Mask,
+    manifest: Manifest,
+    engine: Engine,
+    context: RequestContext,
+    signature: str = "inpaint",
+    state: Arrays | None = None,
+) -> tuple[Floats, Arrays]:
+    """Return what the model makes of `image` (height, width, 1 or 3), [0, 1], its channels, and its whole answer."""
+    inputs = require_signature(manifest, signature).inputs
+    own, channels = image.shape[-1], inputs["image"].shape[-1]
+    mask = missing[None, ..., None].astype(np.float32)
+    given = {"image": np.repeat(image, channels // own, axis=-1)[None] * (1 - mask), **(state or {})}
+    if "mask" in inputs:
+        given["mask"] = mask
+    answer = await engine.run(InferenceRequest(manifest.id, signature, given, context, missing.size))
+    found = answer["image"][0]
+    if not np.isfinite(found).all():
+        raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
+    if own != channels:
+        found = found.mean(axis=-1, keepdims=True)
+    return np.asarray(np.clip(found, 0, 1), np.float32), answer
+
+
+def _keep(target: Floats, filled: Floats, hole: Mask) -> None:
+    target[hole] = filled[hole]
+
+
+def _begin(low: int, high: int, size: int, limit: int) -> int:
+    """Return where a window of `size` begins that has `low` to `high` in its middle and lies within 0 to `limit`."""
+    return max(0, min((low + high - size) // 2, limit - size))
+
+
+def _doubled(small: Floats, shape: tuple[int, ...]) -> Floats:
+    large = cv2.resize(small, (2 * small.shape[1], 2 * small.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(large, np.float32).reshape(2 * small.shape[0], 2 * small.shape[1], -1)[: shape[0], : shape[1]]

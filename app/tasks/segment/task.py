@@ -1,0 +1,219 @@
+"""Segment a picture: a mask, a cut-out, an overlay or a table of its classes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from app.engine.protocol import Engine, InferenceRequest, RequestContext
+from app.errors import ConflictingFields, InvalidField, ModelUnavailable, UnknownClass, nearest
+from app.imaging import mask
+from app.imaging.mask import Floats
+from app.imaging.picture import Picture
+from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
+from app.tasks.segment.outputs import Color, Rows, Segmentation, cut_out, draw_mask, draw_overlay, make_table
+from app.tasks.tiling import Stopwatch, plan_for, require_signature, run_tiled
+from models.manifest import Class, Manifest
+
+COLOR = "^#[0-9a-fA-F]{6}$"
+
+
+class SegmentOptions(TaskOptions):
+    output: Literal["mask", "cutout", "overlay", "json"] = Field(
+        "mask",
+        description="`mask`: a PNG of class ids with names and colors in its palette, 0 and 255 where the model knows "
+        "one class only; `cutout`: the picture, transparent where none of the classes is; `overlay`: the classes' "
+        "colors over the picture; `json`: pixels, fraction and bounding box (left, top, right, bottom) of each class.",
+        examples=["mask"],
+    )
+    threshold: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How probable the foreground must be. Only for models of one class.",
+        examples=[""],
+    )
+    classes: str = Field(
+        "",
+        max_length=1000,
+        description="Names or ids, separated by commas, of the only classes that count. Empty: all.",
+        examples=[""],
+    )
+    background: Literal["transparent"] | Annotated[str, Field(pattern=COLOR, description="a color as #rrggbb")] = Field(
+        "transparent",
+        description="What is behind a cut-out: `transparent`, or a color as `#rrggbb`.",
+        examples=["transparent"],
+    )
+    opacity: float = Field(
+        0.5, ge=0, le=1, allow_inf_nan=False, description="How much of the overlay's colors is seen.", examples=[0.5]
+    )
+
+    @property
+    def returns_table(self) -> bool:
+        return self.output == "json"
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names or ids of the classes that count, none for all."""
+        return [name.strip() for name in self.classes.split(",") if name.strip()]
+
+    @property
+    def background_color(self) -> Color | None:
+        """The background as (red, green, blue), None where it is transparent."""
+        text = self.background
+        return None if text == "transparent" else (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
+
+
+async def segment(
+    picture: Picture,
+    options: SegmentOptions,
+    engine: Engine,
+    context: RequestContext,
+    *,
+    background_image: Picture | None = None,
+) -> TaskResult:
+    """Return the picture's mask, cut-out, overlay or table, at its own size.
+
+    `background_image` goes behind a cut-out instead of `options.background`. Raises UnknownModel, UnknownClass,
+    InvalidField, ConflictingFields, ModelUnavailable and what the engine raises.
+    """
+    watch = Stopwatch(context)
+    manifest, chosen = find_model(options, engine, has_background_image=background_image is not None)
+    signature = require_signature(manifest, "segment")
+    binary = _is_binary(manifest)
+    rows, decisions = await _probabilities(picture, manifest, engine, context)
+    found = Segmentation(picture, rows, manifest.classes, chosen, options.threshold, binary)
+    decisions |= {"precision": signature.precision}
+    if binary:
+        decisions["threshold"] = f"{options.threshold:g}"
+    if options.output == "json":
+        table = await asyncio.to_thread(make_table, found)
+        return TaskResult(picture, manifest.id, decisions, watch.seconds(), table=table)
+    if options.output == "mask":
+        result = await asyncio.to_thread(draw_mask, found)
+    elif options.output == "overlay":
+        result = await asyncio.to_thread(draw_overlay, found, options.opacity)
+    else:
+        result = await asyncio.to_thread(cut_out, found, background_image or options.background_color)
+    if options.output != "mask" and picture.metadata.icc and not result.metadata.icc:
+        decisions["icc"] = "dropped"
+    return TaskResult(result, manifest.id, decisions, watch.seconds())
+
+
+def find_model(options: SegmentOptions, engine: Engine, *, has_background_image: bool) -> tuple[Manifest, list[Class]]:
+    """Return the model and the classes that were named.
+
+    Raises UnknownModel, UnknownClass, InvalidField, ConflictingFields, ModelUnavailable.
+    """
+    has_color = options.background != "transparent"
+    if has_color and has_background_image:
+        text = "background and background_image exclude each other: send one of them."
+        raise ConflictingFields(text, field="background", value=options.background)
+    if (has_color or has_background_image) and options.output != "cutout":
+        text = f"A background goes behind a cut-out; output={options.output} has none."
+        raise ConflictingFields(text, field="background", value=options.output)
+    manifest = engine.find("segment", options.model_name)
+    if "threshold" in options.model_fields_set and not _is_binary(manifest):
+        text = (
+            f"The model {manifest.id} is multi-class ({len(manifest.classes)} classes); threshold applies to binary "
+            "models only."
+        )
+        raise InvalidField(text, field="threshold", value=options.threshold)
+    return manifest, _choose_classes(manifest, options.class_names)
+
+
+def _is_binary(manifest: Manifest) -> bool:
+    return require_signature(manifest, "segment").outputs["probabilities"].shape[-1] == 1
+
+
+def _choose_classes(manifest: Manifest, wanted: Sequence[str]) -> list[Class]:
+    """Return the classes asked for, all of them for none. Raises UnknownClass."""
+    known = {one.name: one for one in manifest.classes} | {str(one.id): one for one in manifest.classes}
+    for name in wanted:
+        if name not in known:
+            names = [one.name for one in manifest.classes]
+            raise UnknownClass(
+                f"The model {manifest.id} has no class {name[:60]!r}.{nearest(name[:60], names)} "
+                f"Classes: {', '.join(names)}.",
+                field="classes",
+                value=name[:60],
+                limit=names,
+            )
+    return list({known[name].id: known[name] for name in wanted}.values()) or list(manifest.classes)
+
+
+async def _probabilities(
+    picture: Picture, manifest: Manifest, engine: Engine, context: RequestContext
+) -> tuple[Rows, dict[str, str]]:
+    """Return where probabilities come from, and what was decided. The manifest says which way."""
+    if manifest.geometry.kind == "tiled":
+        plan = await plan_for(picture, manifest, "segment")
+        whole = await run_tiled(
+            picture, plan, manifest, "segment", engine, context, output="probabilities", dtype=np.uint16
+        )
+        return lambda rows: whole[rows].astype(np.float32) / np.float32(65535), {"tiles": str(len(plan.tiles))}
+    if manifest.geometry.kind != "canonical":
+        text = f"The model {manifest.id} takes pictures in a way that this task cannot use."
+        raise ModelUnavailable(text, field="model", value=manifest.id)
+    size = manifest.geometry.nearest_size(picture.height, picture.width)
+    small = await asyncio.to_thread(_reduced, picture.pixels, size)
+    request = InferenceRequest(manifest.id, "segment", {"image": small[None]}, context, size[0] * size[1])
+    context.progress.expect(1)
+    answer = (await engine.run(request))["probabilities"][0]
+    context.progress.step()
+    if not np.isfinite(answer).all():
+        raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
+    guided = await asyncio.to_thread(mask.fit, answer, small)
+    full = picture.height, picture.width
+    return lambda rows: mask.apply(guided, picture.pixels[rows], rows, full), {"size": f"{size[1]}x{size[0]}"}
+
+
+def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> Floats:
+    """Return `pixels` as float32 (*size, 3) in [0, 1]."""
+    smaller = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
+    # OpenCV's area averaging works on whole sides only where both shrink; enlarging, it would repeat pixels.
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    white = np.float32(np.iinfo(pixels.dtype).max)
+    resized = np.atleast_3d(cv2.resize(pixels, size[::-1], interpolation=how)).astype(np.float32) / white
+    return np.repeat(resized, 3, axis=-1) if resized.shape[-1] == 1 else resized
+
+
+def _check(options: SegmentOptions, sizes: Sizes, engine: Engine) -> None:
+    find_model(options, engine, has_background_image="background_image" in sizes)
+
+
+def _outline(options: SegmentOptions, pictures: Mapping[str, Picture]) -> Picture:
+    """Return a picture of the kind that is answered: with alpha only where a cut-out is transparent."""
+    picture = pictures["image"]
+    if options.output == "overlay":
+        return picture
+    behind = pictures.get("background_image")
+    opaque = options.background != "transparent" if behind is None else behind.alpha is None
+    return replace(picture, alpha=None if opaque or options.output != "cutout" else picture.pixels[..., 0])
+
+
+def _probe(manifest: Manifest, picture: Picture) -> tuple[SegmentOptions, dict[str, Picture]]:  # noqa: ARG001
+    return SegmentOptions(model=manifest.versioned_name), {}
+
+
+TASK = Task(
+    name="segment",
+    summary="Find what a photograph shows: a mask, a cut-out, an overlay or a table",
+    options=SegmentOptions,
+    run=segment,
+    check=_check,
+    outline=_outline,
+    probe=_probe,
+    pictures={
+        "background_image": "What to put behind a cut-out instead of `background`. Its middle covers; its alpha stays."
+    },
+    problems=("unknown-class", "conflicting-fields"),
+)

@@ -1,0 +1,111 @@
+"""Style by optimization (Gatys et al. 2016, arXiv 1508.06576): a model that changes the picture a few steps a call.
+
+Coarse to fine, each size from what the one before reached. What becomes of the reduced picture is carried to the whole
+one as a difference, so that this keeps its own details.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.protocol import Engine, RequestContext
+from app.errors import WorkTooLarge
+from app.imaging.color import LUMINANCE
+from app.imaging.mask import enlarged, strips
+from app.imaging.picture import Floats, Picture
+from app.tasks.inference import infer, manifest_default, reduce_picture
+from models.manifest import Manifest
+
+COARSEST = 96
+"""Sizes are halved down to this side, in pixels."""
+MAX_DIRECT_WORK = 6_000_000
+"""Pixels × steps that a direct answer may take, about half a minute of two cores; more is a job's."""
+
+
+async def optimize_style(
+    picture: Picture,
+    style: Picture,
+    steps: int,
+    manifest: Manifest,
+    engine: Engine,
+    context: RequestContext,
+) -> Floats:
+    """Return how `steps` of optimization towards `style` change the reduced picture, float32 (h, w, 3).
+
+    Each call of the model does few steps, so that other requests run in between and a cancelled one ends soon. Raises
+    WorkTooLarge where a client waits for the answer, ModelUnavailable and what the engine raises.
+    """
+    sizes = _sizes(picture, int(manifest_default(manifest, "side_on_gpu" if engine.accelerated else "side")))
+    shares = [steps * (place + 1) // len(sizes) - steps * place // len(sizes) for place in range(len(sizes))]
+    work = sum(side**2 * share for side, share in zip(sizes, shares, strict=True))
+    if not context.background and work > MAX_DIRECT_WORK:
+        raise WorkTooLarge(
+            f"{steps} steps at up to {sizes[-1]}×{sizes[-1]} pixels are too much for a direct answer. Send the header "
+            "Prefer: respond-async to have them done as a job, or ask for fewer steps.",
+            field="steps",
+            value=steps,
+            limit=max(1, steps * MAX_DIRECT_WORK // work),
+        )
+    context.progress.expect(steps)
+    multiple = manifest.geometry.multiple
+    content = image = await asyncio.to_thread(reduce_picture, picture.pixels, sizes[0], multiple)
+    for side, share in zip(sizes, shares, strict=True):
+        content = await asyncio.to_thread(reduce_picture, picture.pixels, side, multiple)
+        example = await asyncio.to_thread(reduce_picture, style.pixels, side, multiple)
+        image = await _run_steps(content, image, example, share, manifest, engine, context)
+    return np.asarray((image - content)[0])
+
+
+def _sizes(picture: Picture, most: int) -> list[int]:
+    """Return the sides of the squares that have as many pixels as what is worked on, coarse to fine."""
+    sides = [min(most, round(math.sqrt(picture.height * picture.width)))]
+    while sides[0] // 2 >= COARSEST:
+        sides.insert(0, sides[0] // 2)
+    return sides
+
+
+async def _run_steps(
+    content: Floats,
+    start: Floats,
+    style: Floats,
+    steps: int,
+    manifest: Manifest,
+    engine: Engine,
+    context: RequestContext,
+) -> Floats:
+    """Return what becomes of `content` [1,h,w,3] in `steps` that go on from `start`, which may be smaller."""
+    pixels = content.shape[1] * content.shape[2]
+    features = await infer(manifest, "content", {"image": content}, engine, context)
+    grams = await infer(manifest, "look", {"style": style}, engine, context)
+    image = cv2.resize(start[0], content.shape[2:0:-1], interpolation=cv2.INTER_LINEAR)[None]
+    zeros = np.zeros_like(content)
+    state = {"image": image, "mean": zeros, "square": zeros}
+    steps_per_call = max(1, int(manifest_default(manifest, "pixels_a_call")) // pixels)
+    weight = manifest_default(manifest, "style_weight")
+    for done in range(0, steps, steps_per_call):
+        count = min(steps_per_call, steps - done)
+        turn = np.array([[count, done, steps, weight]], np.float32)
+        inputs = {**state, "content": features["content"], "grams": grams["grams"], "turn": turn}
+        answer = await infer(manifest, "optimize", inputs, engine, context, pixels=pixels * count)
+        state = {name: answer[name] for name in state}
+        for _ in range(count):
+            context.progress.step()
+    return np.asarray(state["image"])
+
+
+def apply_difference(picture: Picture, difference: Floats, *, luminance_only: bool) -> NDArray[Any]:
+    """Return the picture's pixels with `difference` (h, w, 3), enlarged, added to them."""
+    size, white = (picture.height, picture.width), np.float32(picture.maximum)
+    if luminance_only or picture.channels == 1:
+        difference = np.ascontiguousarray((difference @ LUMINANCE)[..., None])
+    result = np.empty_like(picture.pixels)
+    for rows in strips(*size):
+        added = np.stack([enlarged(difference[..., i], rows, size) for i in range(difference.shape[-1])], axis=-1)
+        result[rows] = np.rint(np.clip(picture.pixels[rows] + added * white, 0, white))
+    return result

@@ -1,0 +1,226 @@
+"""Paint a picture in the style of another: in one pass of a network, or step by step by optimization."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from app.engine.protocol import Engine, RequestContext
+from app.errors import (
+    ConflictingFields,
+    MissingField,
+    UnknownModel,
+    UnknownStyle,
+    WeightsMissing,
+    nearest,
+)
+from app.imaging.color import LUMINANCE
+from app.imaging.picture import Floats, Picture
+from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
+from app.tasks.inference import infer, manifest_default, reduce_picture
+from app.tasks.stylize.optimization import apply_difference, optimize_style
+from app.tasks.tiling import Stopwatch, plan_for, run_tiled
+from models.manifest import Manifest
+
+
+class StylizeOptions(TaskOptions):
+    style: str = Field(
+        "",
+        max_length=64,
+        description="The name of a preset, as `GET /styles` lists them. It or `style_image` is required.",
+        examples=["starry-night"],
+    )
+    method: Literal["fast", "optimize"] = Field(
+        "fast",
+        description="`fast`: one pass of the model. `optimize`: the picture itself is changed, step by step, until "
+        "VGG19 sees in it the style of `style_image`: minutes, as a job. It works on a reduced picture, and carries to "
+        "the whole one what changed.",
+        examples=["fast"],
+    )
+    strength: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much of the style: 0 is nearly the picture's own, 1 all of it.",
+        examples=[1.0],
+    )
+    preserve_color: bool = Field(
+        False, description="Keep the picture's colors and take only luminance from the painting.", examples=[False]
+    )
+    steps: int = Field(300, ge=10, le=2000, description="Steps of `optimize`.", examples=[300])
+
+    @property
+    def needs_model(self) -> bool:
+        return self.method == "fast"
+
+    @property
+    def preset(self) -> str | None:
+        """The preset that was named, None where there is none."""
+        return self.style.strip() or None
+
+
+async def stylize(
+    picture: Picture,
+    options: StylizeOptions,
+    engine: Engine,
+    context: RequestContext,
+    *,
+    style_image: Picture | None = None,
+) -> TaskResult:
+    """Return the picture in the style of a preset or of `style_image`: same size, channels, depth and alpha.
+
+    Raises MissingField, ConflictingFields, UnknownStyle, UnknownModel, WeightsMissing, WorkTooLarge, ModelUnavailable
+    and what the engine raises.
+    """
+    manifest = find_model(options, engine, has_style_image=style_image is not None)
+    if options.method == "optimize":
+        assert style_image is not None
+        return await _stylize_by_optimization(picture, style_image, options, manifest, engine, context)
+    return await _stylize_in_one_pass(picture, style_image, options, manifest, engine, context)
+
+
+def find_model(options: StylizeOptions, engine: Engine, *, has_style_image: bool) -> Manifest:
+    """Return the model for the options. Raises MissingField, ConflictingFields, UnknownStyle, UnknownModel,
+    WeightsMissing, ModelUnavailable."""
+    preset = options.preset
+    if preset is None and not has_style_image:
+        raise MissingField("Name a style (GET /styles lists them), or send a style_image.", field="style")
+    if preset is not None and has_style_image:
+        raise ConflictingFields("style and style_image exclude each other: send one of them.", field="style")
+    if preset is not None and options.method == "optimize":
+        text = "method=optimize needs a picture: send a style_image instead of a preset."
+        raise ConflictingFields(text, field="method", value=options.method)
+    manifest = _find(options, engine)
+    if preset is not None:
+        _preset_index(preset, manifest)
+    return manifest
+
+
+def _find(options: StylizeOptions, engine: Engine) -> Manifest:
+    needed, name = (
+        ("optimize", options.model_name or "vgg19") if options.method == "optimize" else ("paint", options.model_name)
+    )
+    try:
+        manifest = engine.find("stylize", name)
+    except UnknownModel:
+        if options.method != "optimize" or options.model_name is not None:
+            raise
+        text = (
+            "method=optimize needs VGG19, which is not installed here. Whoever runs the service installs it with "
+            "`python -m training publish vgg19`."
+        )
+        raise WeightsMissing(text, field="method", value=options.method) from None
+    if needed not in manifest.signatures:
+        text = f"The model {manifest.id} is not for method={options.method}."
+        raise ConflictingFields(text, field="model", value=manifest.id)
+    return manifest
+
+
+def _preset_index(wanted: str, manifest: Manifest) -> int:
+    """Return the number of a preset. Raises UnknownStyle, which names the nearest and all."""
+    names = [style.name for style in manifest.styles]
+    if wanted not in names:
+        known = f" Styles: {', '.join(names)}." if names else " This model knows none: send a style_image."
+        text = f"There is no style {wanted[:60]!r}.{nearest(wanted, names)}{known}"
+        raise UnknownStyle(text, field="style", value=wanted)
+    return names.index(wanted)
+
+
+async def _stylize_in_one_pass(
+    picture: Picture,
+    style_image: Picture | None,
+    options: StylizeOptions,
+    manifest: Manifest,
+    engine: Engine,
+    context: RequestContext,
+) -> TaskResult:
+    """In one pass: what instance normalisation needs of the whole picture is measured once, on a reduced one."""
+    watch = Stopwatch(context)
+    plan = await plan_for(picture, manifest, "paint")
+    vector = await _style_vector(style_image, options, manifest, engine, context)
+    if options.strength < 1:
+        own = await _encode(picture, manifest, engine, context)
+        vector = np.float32(options.strength) * vector + np.float32(1 - options.strength) * own
+    side = int(manifest_default(manifest, "statistics_side"))
+    small = await asyncio.to_thread(reduce_picture, picture.pixels, side, manifest.geometry.multiple)
+    measured = await infer(manifest, "statistics", {"image": small, "vector": vector}, engine, context)
+    constants = {"vector": vector, "moments": measured["moments"]}
+    finish = keep_colors if options.preserve_color else None
+    pixels = await run_tiled(picture, plan, manifest, "paint", engine, context, constants=constants, finish=finish)
+    decisions = {
+        "method": "fast",
+        "style": options.preset or "style_image",
+        "tiles": str(len(plan.tiles)),
+        "precision": manifest.signatures["paint"].precision,
+    }
+    return TaskResult(picture.with_pixels(pixels, picture.alpha), manifest.id, decisions, watch.seconds())
+
+
+def keep_colors(window: Floats, result: Floats) -> Floats:
+    """Return `window` with the luminance of `result`; both [1,h,w,channels], in [0, 1]."""
+    if result.shape[-1] == 1:
+        return result
+    return np.asarray(window + ((np.clip(result, 0, 1) - window) @ LUMINANCE)[..., None], np.float32)
+
+
+async def _style_vector(
+    style_image: Picture | None, options: StylizeOptions, manifest: Manifest, engine: Engine, context: RequestContext
+) -> Floats:
+    if style_image is not None:
+        return await _encode(style_image, manifest, engine, context)
+    index = np.full((1, 1), _preset_index(str(options.preset), manifest), np.float32)
+    return (await infer(manifest, "preset", {"index": index}, engine, context))["vector"]
+
+
+async def _encode(picture: Picture, manifest: Manifest, engine: Engine, context: RequestContext) -> Floats:
+    side = int(manifest_default(manifest, "style_side"))
+    small = await asyncio.to_thread(reduce_picture, picture.pixels, side, manifest.geometry.multiple)
+    return (await infer(manifest, "encode", {"style": small}, engine, context))["vector"]
+
+
+async def _stylize_by_optimization(
+    picture: Picture,
+    style_image: Picture,
+    options: StylizeOptions,
+    manifest: Manifest,
+    engine: Engine,
+    context: RequestContext,
+) -> TaskResult:
+    watch = Stopwatch(context)
+    difference = await optimize_style(picture, style_image, options.steps, manifest, engine, context)
+    difference *= np.float32(options.strength)
+    pixels = await asyncio.to_thread(apply_difference, picture, difference, luminance_only=options.preserve_color)
+    decisions = {
+        "method": "optimize",
+        "style": "style_image",
+        "steps": str(options.steps),
+        "size": f"{difference.shape[1]}x{difference.shape[0]}",
+        "precision": manifest.signatures["optimize"].precision,
+    }
+    return TaskResult(picture.with_pixels(pixels, picture.alpha), manifest.id, decisions, watch.seconds())
+
+
+def _check(options: StylizeOptions, sizes: Sizes, engine: Engine) -> None:
+    if options.method == "fast" and options.steps != StylizeOptions.model_fields["steps"].default:
+        raise ConflictingFields("method=fast has no steps.", field="steps", value=options.steps)
+    find_model(options, engine, has_style_image="style_image" in sizes)
+
+
+def _probe(manifest: Manifest, picture: Picture) -> tuple[StylizeOptions, dict[str, Picture]]:
+    return StylizeOptions(model=manifest.versioned_name), {"style_image": picture}
+
+
+TASK = Task(
+    name="stylize",
+    summary="Paint a picture in the style of another",
+    options=StylizeOptions,
+    run=stylize,
+    check=_check,
+    probe=_probe,
+    pictures={"style_image": "The picture whose style to paint in, instead of `style`."},
+    problems=("conflicting-fields", "unknown-style", "work-too-large", "weights-missing"),
+)

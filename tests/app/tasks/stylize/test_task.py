@@ -1,0 +1,134 @@
+"""Style in one pass: one tone over all tiles, presets and pictures, and colours kept where that is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.engine.protocol import RequestContext
+from app.errors import ConflictingFields, InvalidField, MissingField, UnknownModel, UnknownStyle, WeightsMissing
+from app.imaging.color import LUMINANCE
+from app.imaging.picture import Picture
+from app.tasks.base import TaskResult
+from app.tasks.stylize.task import StylizeOptions, stylize
+from tests.app.imaging.samples import smooth
+from tests.engines import FunctionEngine, Painter
+from tests.model_repository import OPTIMIZER, PAINTER, STYLES, WHOLE, manifest, optimize_signatures, stylize_signatures
+
+COLOR = manifest("stylize", "colour", signatures=stylize_signatures(), styles=STYLES, defaults=dict(PAINTER))
+VGG = manifest("stylize", "vgg19", signatures=optimize_signatures(), geometry=WHOLE, defaults=dict(OPTIMIZER))
+
+
+def engine(*models: Any) -> FunctionEngine:
+    painter = Painter()
+    return FunctionEngine(lambda request: painter.run(request.signature, request.inputs), *(models or (COLOR, VGG)))
+
+
+def painted(picture: Picture, device: FunctionEngine | None = None, **options: Any) -> TaskResult:
+    return asyncio.run(stylize(picture, StylizeOptions(**options), device or engine(), RequestContext("test")))
+
+
+def grey(value: int, height: int = 150, width: int = 200, dtype: Any = np.uint8) -> Picture:
+    return Picture(np.full((height, width, 3), value, dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_preset_gives_every_tile_one_tone(dtype: Any, alpha: bool) -> None:
+    pixels = smooth(150, 200, 4, dtype)
+    picture = Picture(np.ascontiguousarray(pixels[..., :3]), pixels[..., 3].copy() if alpha else None)
+    answer = painted(picture, style="green-field")
+    white = picture.maximum
+    # The mean was measured once, over the picture reduced: what is added is the same everywhere.
+    added = np.array([0, white, 0]) - picture.pixels.mean(axis=(0, 1))
+    expected = np.clip(picture.pixels + added, 0, white)
+    assert np.abs(answer.picture.pixels - expected).max() <= 0.02 * white
+    inside = (expected > 0.05 * white) & (expected < 0.95 * white)
+    difference = (answer.picture.pixels.astype(float) - picture.pixels)[inside.all(axis=-1)]
+    assert difference.std(axis=0).max(initial=0) < 1
+    assert answer.picture.pixels.dtype == dtype
+    assert answer.decisions["style"] == "green-field"
+    assert int(answer.decisions["tiles"]) > 1
+    assert answer.model == "stylize/colour@1"
+    if alpha:
+        assert answer.picture.alpha is picture.alpha
+
+
+def test_a_picture_is_as_good_as_a_preset() -> None:
+    blue = np.zeros((30, 700, 3), np.uint8)
+    blue[..., 2] = 255
+    answer = painted(grey(100), style_image=Picture(blue))
+    assert (answer.picture.pixels == [0, 0, 255]).all()
+    assert answer.decisions["style"] == "style_image"
+
+
+def test_a_grey_style_and_a_grey_picture() -> None:
+    picture = Picture(np.full((40, 60, 1), 100, np.uint8))
+    answer = painted(picture, style_image=Picture(np.full((30, 30, 1), 200, np.uint8)))
+    assert answer.picture.pixels.shape == (40, 60, 1)
+    assert (answer.picture.pixels == 200).all()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.25, 1.0])
+def test_strength_goes_from_the_pictures_own_style_to_the_other(strength: float) -> None:
+    answer = painted(grey(100), style="starry-night", strength=strength)
+    expected = strength * np.array([255, 0, 0]) + (1 - strength) * 100
+    assert np.abs(answer.picture.pixels - expected).max() <= 1
+
+
+def test_colours_are_kept_and_luminance_is_the_paintings() -> None:
+    pixels = np.random.default_rng(0).integers(90, 120, (60, 80, 3), np.uint8)
+    answer = painted(Picture(pixels), style="starry-night", preserve_color=True)
+    change = answer.picture.pixels.astype(float) - pixels
+    assert np.abs(change - change.mean(axis=-1, keepdims=True)).max() <= 1
+    wanted = painted(Picture(pixels), style="starry-night").picture.pixels @ LUMINANCE
+    np.testing.assert_allclose(answer.picture.pixels @ LUMINANCE, wanted, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("wish", "error", "told"),
+    [
+        ({}, MissingField, "GET /styles"),
+        ({"style": "starry-night", "style_image": grey(1)}, ConflictingFields, "exclude each other"),
+        ({"style": "starry-knight"}, UnknownStyle, "Did you mean 'starry-night'.*green-field"),
+        ({"style": "starry-night", "strength": 1.5}, InvalidField, "between 0 and 1"),
+        ({"style": "starry-night", "strength": float("nan")}, InvalidField, "between 0 and 1"),
+        ({"style": "starry-night", "model": "color"}, UnknownModel, "color"),
+        ({"style": "starry-night", "model": "vgg19"}, ConflictingFields, "not for method=fast"),
+        ({"style": "starry-night", "method": "optimize"}, ConflictingFields, "a preset is none"),
+        ({"style_image": grey(1), "method": "optimize", "model": "colour"}, ConflictingFields, "method=optimize"),
+        ({"style_image": grey(1), "method": "optimize", "model": "other"}, UnknownModel, "other"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_the_work(options: Any, error: Any, told: str) -> None:
+    device = engine()
+    with pytest.raises(error, match=told):
+        painted(grey(100), device, **options)
+    assert not device.requests
+
+
+def test_a_model_without_presets_says_so() -> None:
+    bare = COLOR.model_copy(update={"styles": []})
+    with pytest.raises(UnknownStyle, match="knows none: send a style_image"):
+        painted(grey(100), engine(bare), style="starry-night")
+
+
+def test_without_vgg19_the_command_that_installs_it_is_named() -> None:
+    with pytest.raises(WeightsMissing, match="python -m training publish vgg19"):
+        painted(grey(100), engine(COLOR), style_image=grey(1), method="optimize")
+
+
+def test_by_optimisation_the_change_is_carried_to_the_whole_picture() -> None:
+    """At 1000 × 800, four times as large as what is worked on: the details stay, the colour comes."""
+    random = np.random.default_rng(1)
+    pixels = (100 + random.integers(-20, 20, (800, 1000, 3))).astype(np.uint8)
+    answer = painted(Picture(pixels), style_image=grey(200), method="optimize", steps=40)
+    change = answer.picture.pixels.astype(float) - pixels
+    assert change.mean() > 20
+    assert change.std() < 0.1 * change.mean()
+    assert answer.decisions["method"] == "optimize"
+    assert answer.decisions["steps"] == "40"
+    assert answer.model == "stylize/vgg19@1"
