@@ -24,7 +24,6 @@ MANIFEST_NAME = "manifest.json"
 
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
 
-Task = Literal["denoise", "superres", "segment", "inpaint", "stylize"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=64)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -277,7 +276,7 @@ class Manifest(_Part):
     renamed = {"variants": "quantized"}
 
     schema_version: Literal[1] = 1
-    task: Task
+    task: Name
     name: Name
     version: Positive
     title: str = Field(min_length=1)

@@ -66,7 +66,7 @@ def test_precisions_are_functions_of_another_precision() -> None:
 
 def test_all_breaches_are_reported_at_once() -> None:
     data = example("tiled")
-    data["task"] = "sharpen"
+    data["task"] = "Sharpen!"
     data["name"] = "Photo 3"
     data["parameters"] = 0
     data["signatures"]["denoise"]["inputs"]["image"]["shape"] = [1, -1, -1, 3]

@@ -15,7 +15,7 @@ from app.engine.protocol import RequestContext
 from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
-from app.tasks.base import Answer
+from app.tasks.base import TaskResult
 from app.tasks.inpaint.task import InpaintOptions, inpaint
 from models.manifest import read
 from tests.published.test_repository import FOLDERS, SHELF
@@ -31,19 +31,19 @@ def registry() -> Registry:
     return Registry([SHELF], Runtime())
 
 
-def filled(registry: Registry, picture: Picture, missing: np.ndarray, **options: Any) -> Answer:
-    async def asked() -> Answer:
+def filled(registry: Registry, picture: Picture, missing: np.ndarray, **options: Any) -> TaskResult:
+    async def asked() -> TaskResult:
         engine = LocalEngine(registry)
         try:
             mask = Picture((missing * 255).astype(np.uint8)[..., None])
-            return await inpaint(picture, InpaintOptions(mask, **options), engine, RequestContext("test"))
+            return await inpaint(picture, InpaintOptions(**options), engine, RequestContext("test"), mask=mask)
         finally:
             await engine.close(60)
 
     return asyncio.run(asked())
 
 
-def error(answer: Answer, true: Picture, missing: np.ndarray) -> float:
+def error(answer: TaskResult, true: Picture, missing: np.ndarray) -> float:
     """Return the root mean square error where `missing`, of the range."""
     difference = answer.picture.pixels[missing].astype(float) - true.pixels[missing]
     return float(np.sqrt(np.mean((difference / true.maximum) ** 2)))

@@ -18,7 +18,7 @@ from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
-from app.tasks.base import Answer
+from app.tasks.base import TaskResult
 from app.tasks.stylize.task import StylizeOptions, stylize
 from models.manifest import read
 from tests.published.test_repository import FOLDERS, SHELF
@@ -34,11 +34,13 @@ def registry() -> Registry:
     return Registry([SHELF], Runtime())
 
 
-def painted(registry: Registry, pixels: NDArray[Any], **options: Any) -> Answer:
-    async def asked() -> Answer:
+def painted(registry: Registry, pixels: NDArray[Any], **options: Any) -> TaskResult:
+    async def asked() -> TaskResult:
         engine = LocalEngine(registry)
         try:
-            return await stylize(Picture(pixels), StylizeOptions(**options), engine, RequestContext("test"))
+            images = {"style_image": options.pop("style_image")} if "style_image" in options else {}
+            chosen = StylizeOptions(**options)
+            return await stylize(Picture(pixels), chosen, engine, RequestContext("test"), **images)
         finally:
             await engine.close(60)
 

@@ -19,13 +19,17 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.pipeline import Desk
+from app.api.lifecycle import Shutdown
 from app.api.server import Server
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays
 from app.engine.registry import Model, Registry
+from app.limits.concurrency import ConcurrencyLimit
 from app.main import create_app
+from app.pipeline import ImagePipeline
 from app.settings import Settings
+from app.tasks import TASKS
+from app.tasks.base import Task
 from models import repository
 from models.manifest import Geometry, Manifest
 from tests.engines import Loader, Painter
@@ -100,9 +104,24 @@ class Service:
     server: Server
 
     @property
-    def desk(self) -> Desk:
-        desk: Desk = self.app.state.desk
-        return desk
+    def pipeline(self) -> ImagePipeline:
+        pipeline: ImagePipeline = self.app.state.pipeline
+        return pipeline
+
+    @property
+    def concurrency(self) -> ConcurrencyLimit:
+        concurrency: ConcurrencyLimit = self.app.state.concurrency
+        return concurrency
+
+    @property
+    def shutdown(self) -> Shutdown:
+        shutdown: Shutdown = self.app.state.shutdown
+        return shutdown
+
+    @property
+    def settings(self) -> Settings:
+        settings: Settings = self.app.state.settings
+        return settings
 
     def denoise(self, data: bytes | None = None, *, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
         """Send a picture to `/denoise`."""
@@ -131,6 +150,7 @@ def serving(
     fakes: Mapping[str, Model] | None = None,
     models: Sequence[Manifest] = MODELS,
     *,
+    tasks: Sequence[Task[Any]] = TASKS,
     clock: Callable[[], float] = time.time,
     settled: bool = True,
     **settings: Any,
@@ -151,7 +171,7 @@ def serving(
         chosen = Settings(**{"models_dir": (root,), "data_dir": Path(folder) / "data", "stop_timeout_s": 5, **settings})
         registry = Registry(chosen.models_dir, Loader(honest | dict(fakes or {})))
         engine = LocalEngine(registry, max_batch=chosen.max_batch, max_megapixels=chosen.queue_megapixels)
-        app = create_app(chosen, engine=engine, clock=clock)
+        app = create_app(chosen, engine=engine, tasks=tasks, clock=clock)
         with (
             running(app) as (server, port),
             httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
@@ -166,8 +186,7 @@ def running(app: FastAPI) -> Iterator[tuple[Server, int]]:
     """Serve `app` from a thread and give its server and port."""
     config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
     up = threading.Event()
-    desk: Desk = app.state.desk
-    server = Server(config, desk, desk.settings.stop_timeout_s, up.set)
+    server = Server(config, app.state.shutdown, app.state.settings, up.set)
     thread = threading.Thread(target=server.run)
     thread.start()
     assert up.wait(30)

@@ -32,5 +32,5 @@ def test_a_hundred_concurrent_pictures_each_come_back_as_themselves() -> None:
         for index, (scale, content) in enumerate(asyncio.run(all_at_once(running))):
             expected = pictures[index].repeat(scale, axis=0).repeat(scale, axis=1)
             np.testing.assert_array_equal(opened(content), expected)
-        assert running.desk.budget.used < 1e-9
-        assert running.desk.budget.waiting == 0
+        assert running.pipeline.budget.used < 1e-9
+        assert running.pipeline.budget.waiting == 0

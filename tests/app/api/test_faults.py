@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app import pipeline as desk
+from app import pipeline
 from app.errors import Overloaded
 from tests.app.api.service import Service, file, png, serving, wait_until
 from tests.app.api.test_refusals import multipart, part, refused
@@ -42,7 +42,7 @@ def nothing_is_held(service: Service) -> None:
     """Wait until all is given back, and see that the next request works."""
     wait_until(lambda: gauges(service) == pytest.approx(HELD, abs=1e-9))
     assert service.denoise().status_code == 200
-    wait_until(lambda: service.desk.here == 0)
+    wait_until(lambda: service.concurrency.count == 0)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_who_goes_away_in_the_middle_of_his_upload_leaves_nothing() -> None:
     with serving() as service:
         whole = sent("identity", png(300, 300))
         with connected(service, whole[: len(whole) // 2]):
-            wait_until(lambda: service.desk.here == 1)
+            wait_until(lambda: service.concurrency.count == 1)
         nothing_is_held(service)
 
 
@@ -92,7 +92,7 @@ def test_who_goes_away_before_his_picture_is_decoded_leaves_nothing() -> None:
 
 
 def test_who_goes_away_while_his_picture_is_decoded_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, entered, gate = desk._decoded, threading.Event(), threading.Event()
+    decode, entered, gate = pipeline._decode, threading.Event(), threading.Event()
 
     def held_up(*args: Any) -> Any:
         entered.set()
@@ -100,7 +100,7 @@ def test_who_goes_away_while_his_picture_is_decoded_leaves_nothing(monkeypatch: 
         return decode(*args)
 
     with serving() as service, monkeypatch.context() as patch:
-        patch.setattr(desk, "_decoded", held_up)
+        patch.setattr(pipeline, "_decode", held_up)
         with connected(service, sent("identity", png(160, 160))):
             assert entered.wait(20)
         wait_until(lambda: gauges(service)["restore_requests_active"] == 1)

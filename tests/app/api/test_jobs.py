@@ -22,7 +22,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from starlette.datastructures import Headers
 
 from app.api import problems
-from app.api.jobs import Preference, preference
+from app.api.negotiation import parse_prefer
 from app.engine.protocol import BACKGROUND, INTERACTIVE, Arrays
 from tests.app.api.service import Service, file, hole, opened, png, serving
 from tests.engines import Slow
@@ -202,11 +202,11 @@ def test_a_stream_ends_when_its_reader_goes_its_job_is_erased_or_the_service_sto
         with service.client.stream("GET", f"{other}/events") as stream:
             lines = stream.iter_lines()
             next(lines)
-            service.desk.closing = True
+            service.shutdown.closing = True
             assert "event: done" not in list(lines)
         refused(service.client.get(f"{other}/events"), "shutting-down")
         refused(service.denoise(headers={"Idempotency-Key": "k"}), "shutting-down")
-        service.desk.closing = False
+        service.shutdown.closing = False
         limit = time.monotonic() + 10
         while jobs._streams:
             assert time.monotonic() < limit
@@ -214,7 +214,7 @@ def test_a_stream_ends_when_its_reader_goes_its_job_is_erased_or_the_service_sto
 
 
 def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.api.jobs.MOST_STREAMS", 1)
+    monkeypatch.setattr("app.api.jobs.MAX_STREAMS", 1)
     with occupied() as (service, _, address), service.client.stream("GET", f"{address}/events") as stream:
         lines = stream.iter_lines()  # dropped, it would close the connection
         next(lines)
@@ -240,32 +240,9 @@ def test_a_large_result_comes_whole_and_is_not_sent_again_to_who_has_it(service:
 # --- what is preferred ---
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ((), Preference()),
-        (("respond-async",), Preference(True)),
-        (("Respond-Async; x=1",), Preference(True)),
-        (("wait=5",), Preference(False, 5)),
-        (('respond-async, WAIT = "7"',), Preference(True, 7)),
-        (("wait=5", "wait=9, respond-async"), Preference(True, 5)),
-        (("wait=999999999",), Preference(False, 60)),
-        (("wait=-1",), Preference()),
-        (("wait=1.5",), Preference()),
-        (("wait=",), Preference()),
-        (("wait",), Preference()),
-        (("wait=1e3, handling=lenient, =, ;;, \x00",), Preference()),
-        (("return=minimal",), Preference()),
-    ],
-)
-def test_preferences(given: tuple[str, ...], expected: Preference) -> None:
-    headers = Headers(raw=[(b"prefer", value.encode("latin-1")) for value in given])
-    assert preference(headers, 60) == expected
-
-
 @given(st.text(st.characters(max_codepoint=255)))
 def test_whatever_is_preferred_nobody_waits_for_ever(text: str) -> None:
-    found = preference(Headers(raw=[(b"prefer", text.encode("latin-1"))]), 60)
+    found = parse_prefer(Headers(raw=[(b"prefer", text.encode("latin-1"))]), 60)
     assert found.wait is None or 0 <= found.wait <= 60
 
 
@@ -375,7 +352,7 @@ def test_cancelling_ends_one_job_and_no_other() -> None:
         second = accepted(service.denoise(png(200, 200), model="slow", headers=ASYNC))
         until(service, second, "running")
         third = accepted(service.denoise(model="slow", headers=ASYNC))
-        scheduler = service.desk.engine.schedulers["CPU:0"]
+        scheduler = service.pipeline.engine.schedulers["CPU:0"]
         answer = service.client.delete(second)
         assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
         limit = time.monotonic() + 20
@@ -464,7 +441,7 @@ def test_time_that_was_up_elsewhere_is_no_deadline_of_the_job(monkeypatch: pytes
         raise TimeoutError("a disk far away")
 
     with serving() as service:
-        monkeypatch.setattr(service.desk, "make", timed_out)
+        monkeypatch.setattr(service.pipeline, "run", timed_out)
         address = accepted(service.denoise(headers=ASYNC))
         assert until(service, address, "failed")["problem"]["type"] == "/problems/internal-error"
 

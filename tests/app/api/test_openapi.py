@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
 
+from app import media_types
 from app.api import problems
-from app.api.forms import DenoiseForm, InpaintForm, SegmentForm, StylizeForm, SuperresForm
+from app.api.forms import form_class
+from app.tasks import TASKS
+from app.tasks.base import Task
 from tests.app.api.service import Service, hole, png, serving
 
 
@@ -50,22 +54,13 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("path", "form"),
-    [
-        ("/denoise", DenoiseForm),
-        ("/superres", SuperresForm),
-        ("/segment", SegmentForm),
-        ("/inpaint", InpaintForm),
-        ("/stylize", StylizeForm),
-    ],
-)
-def test_every_field_says_what_it_is(document: dict[str, Any], path: str, form: Any) -> None:
-    listed = fields(document, path)
-    assert list(listed) == ["image", *form.files, *form.model_fields]
+@pytest.mark.parametrize("task", TASKS, ids=[task.name for task in TASKS])
+def test_every_field_says_what_it_is(document: dict[str, Any], task: Task[Any]) -> None:
+    listed = fields(document, f"/{task.name}")
+    assert list(listed) == ["image", *task.pictures, *form_class(task).model_fields]
     for name, field in listed.items():
         assert field["description"].endswith((".", "all.")), name
-        if name == "image" or name in form.files:
+        if name == "image" or name in task.pictures:
             assert (field["type"], field["format"]) == ("string", "binary")
             continue
         assert "default" in field, name
@@ -86,6 +81,30 @@ def test_examples_and_defaults_are_accepted(service: Service, document: dict[str
             if path == "/stylize" and not values["style"]:
                 files = {"style_image": png()}
             assert service.send(path, **files, **values).status_code == 200
+
+
+def test_operations_are_named_as_their_functions_and_no_schema_has_a_const(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(set(names)) == len(names)
+    assert {"denoise", "segment", "list_models", "get_job", "livez"} <= set(names)
+    assert '"const"' not in json.dumps(document)
+
+
+def test_every_json_answer_has_a_schema_of_its_own(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            for status, answer in operation["responses"].items():
+                for media_type, content in answer.get("content", {}).items():
+                    if media_type == "application/json" and path != "/openapi.json":
+                        assert content["schema"]["$ref"].startswith("#/components/schemas/"), (path, status)
+    assert all("/" not in name and "__" not in name for name in document["components"]["schemas"])
+
+
+def test_the_200_of_a_picture_endpoint_is_a_picture_and_json_is_listed_apart(document: dict[str, Any]) -> None:
+    for task in TASKS:
+        answer = document["paths"][f"/{task.name}"]["post"]["responses"]["200"]
+        assert list(answer["content"]) == ["image/png"]
+        assert set(answer["x-content"]) == {media_types.RESULT, media_types.TABLE}
 
 
 def test_every_operation_is_told_and_its_problems_are_in_our_form(document: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from app import media_types
 from app.engine.protocol import Arrays
 from app.imaging import classical
 from tests.app.api.service import Honest, Service, file, gradient, hole, opened, png, serving, wait_until
@@ -62,7 +63,7 @@ def test_segment_answers_each_output(service: Service) -> None:
     assert (overlay[:, 2] == 0).all()
     assert (overlay[:, -3] == [255, 255, 0]).all()
     table = service.send("/segment", file(light()), output="json", headers={"Accept": "application/json"})
-    assert table.headers["content-type"] == "application/json"
+    assert table.headers["content-type"] == media_types.TABLE
     assert table.json()["model"] == table.headers["x-model"] == "segment/light@1"
     assert sum(row["pixels"] for row in table.json()["classes"]) == 48 * 64
 
@@ -109,12 +110,12 @@ def test_inpaint_without_a_model_is_no_work_of_the_device(monkeypatch: pytest.Mo
     monkeypatch.setattr(classical, "fill", slow)
     with serving() as service, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(service.send, "/inpaint", mask=hole(), method="telea")
-        wait_until(lambda: service.desk.budget.used > 0)
-        counted = service.desk.admission.seconds
+        wait_until(lambda: service.pipeline.budget.used > 0)
+        counted = service.pipeline.admission.seconds
         gate.set()
         assert (counted, answer.result(30).status_code) == (0, 200)
         service.send("/inpaint", mask=hole(), method="auto")
-        kinds = {model for model, signature, *_ in service.desk.engine.latency.rows() if signature == "request"}
+        kinds = {model for model, signature, *_ in service.pipeline.engine.latency.rows() if signature == "request"}
         assert kinds == {"inpaint ×1"}
 
 
@@ -205,7 +206,7 @@ def test_a_named_model_is_used(service: Service) -> None:
 
 def test_json_envelope(service: Service) -> None:
     answer = service.denoise(headers={"Accept": "application/json"}, format="webp", lossless="yes")
-    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-type"] == media_types.RESULT
     content = answer.json()
     assert set(content) == {"image", "content_type", "width", "height", "model", "applied", "timing"}
     assert content["content_type"] == "image/webp"

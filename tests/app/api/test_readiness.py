@@ -103,7 +103,7 @@ def test_a_device_that_hangs_is_not_ready_though_its_queue_is_full(monkeypatch: 
     slow = Slow()
     with serving({"slow": slow}, queue_megapixels=0.001) as service, ThreadPoolExecutor() as pool:
         assert service.client.get("/readyz").status_code == 200
-        monkeypatch.setattr(readiness, "PATIENCE_S", 0.2)
+        monkeypatch.setattr(readiness, "TIMEOUT_S", 0.2)
         caught = pool.submit(service.denoise, png(300, 300), model="slow")
         assert slow.entered.wait(20)
         refused = service.denoise(model="slow")
@@ -113,7 +113,7 @@ def test_a_device_that_hangs_is_not_ready_though_its_queue_is_full(monkeypatch: 
         assert answer.json()["tasks"] == dict.fromkeys(TASKS, "no answer in time")
         slow.gate.set()
         assert caught.result().status_code == 200
-        monkeypatch.setattr(readiness, "PATIENCE_S", 15.0)
+        monkeypatch.setattr(readiness, "TIMEOUT_S", 15.0)
         assert service.client.get("/readyz").status_code == 200
 
 

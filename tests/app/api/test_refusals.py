@@ -100,7 +100,7 @@ def test_unknown_field_names_the_nearest(service: Service, given: str, meant: st
         ("/superres", "scale", "4", "Scales: 2, 3"),
         ("/superres", "scale", "٣", "2, 3 or 4"),
         ("/segment", "output", "masks", "mask, cutout, overlay or json"),
-        ("/segment", "background", "red", "transparent or a colour as #rrggbb"),
+        ("/segment", "background", "red", "transparent or a color as #rrggbb"),
         ("/segment", "opacity", "2", "a number from 0 to 1"),
         ("/segment", "threshold", "half", "a number from 0 to 1"),
         ("/inpaint", "method", "magic", "auto, neural, dcgan, telea, ns or biharmonic"),
@@ -392,7 +392,7 @@ def test_deadline_exceeded_by_cancel_after_and_by_the_setting() -> None:
         answer = service.denoise(model="slow", headers={"Cancel-After": "100ms"})
         refused(answer, "deadline-exceeded")
         refused(service.denoise(model="slow"), "deadline-exceeded")
-        assert service.desk.engine.schedulers["CPU:0"].depth == 0
+        assert service.pipeline.engine.schedulers["CPU:0"].depth == 0
         slow.gate.set()
         assert service.denoise().status_code == 200
 
@@ -453,10 +453,10 @@ def test_one_caller_leaves_room_for_others() -> None:
         greedy, polite = ({"X-API-Key": key} for key in ("greedy", "polite"))
         asked = [pool.submit(service.denoise, model="slow", headers=greedy) for _ in range(12)]
         wait_until(lambda: sum(one.done() for one in asked) == 6)
-        assert service.desk.here == 6
+        assert service.concurrency.count == 6
         refused(service.denoise(model="slow", headers=greedy), "overloaded", limit=8)
         other = pool.submit(service.denoise, model="slow", headers=polite)
-        wait_until(lambda: service.desk.here == 7)
+        wait_until(lambda: service.concurrency.count == 7)
         slow.gate.set()
         assert other.result().status_code == 200
         assert sorted(one.result().status_code for one in asked) == [200] * 6 + [503] * 6
@@ -496,10 +496,10 @@ def test_model_unavailable(service: Service) -> None:
 
 def test_shutting_down(service: Service) -> None:
     with serving() as other:
-        other.desk.closing = True
+        other.shutdown.closing = True
         refused(other.denoise(), "shutting-down")
         assert other.client.get("/readyz").status_code == 503
-        other.desk.closing = False
+        other.shutdown.closing = False
         assert other.denoise().status_code == 200
 
 
@@ -509,7 +509,7 @@ def test_internal_error_tells_nothing_but_the_request_id(service: Service, monke
 
     with capture_logs() as logs:
         with monkeypatch.context() as patch:
-            patch.setattr(service.desk.engine, "find", explode)
+            patch.setattr(service.pipeline.engine, "find", explode)
             answer = service.denoise()
         refused(answer, "internal-error")
     assert "secret" not in answer.text
@@ -520,7 +520,7 @@ def test_internal_error_tells_nothing_but_the_request_id(service: Service, monke
 def test_a_caller_that_goes_away_has_its_work_taken_off_the_queue() -> None:
     slow = Slow()
     with serving({"slow": slow}) as service:
-        scheduler = service.desk.engine.schedulers["CPU:0"]
+        scheduler = service.pipeline.engine.schedulers["CPU:0"]
         picture = png(200, 200)  # more tiles than go to the device at once
         body = multipart(part("model", b"slow"), part("image", picture, "a.png"))
         raw = socket.create_connection(("127.0.0.1", service.port), 20)
@@ -534,7 +534,7 @@ def test_a_caller_that_goes_away_has_its_work_taken_off_the_queue() -> None:
         assert scheduler.depth == 0
         slow.gate.set()
         assert service.denoise().status_code == 200
-        assert service.desk.budget.used == 0
+        assert service.pipeline.budget.used == 0
 
 
 def test_every_documented_problem_is_provoked_here(service: Service) -> None:

@@ -20,7 +20,7 @@ from tests.model_repository import manifest, photo_signatures
 
 def publish(service: Service, version: int, name: str = "photo", *, default: bool = True) -> Path:
     """Put another version of denoise/photo on the service's shelf."""
-    root = service.desk.settings.models_dir[0]
+    root = service.settings.models_dir[0]
     empty = root.parent / "empty"
     described = manifest(name=name, version=version, signatures=photo_signatures())
     return repository.publish(described, empty, root, default=default)
@@ -28,7 +28,7 @@ def publish(service: Service, version: int, name: str = "photo", *, default: boo
 
 def publish_broken(service: Service, version: int) -> Path:
     """Put a version on the shelf, in one step, whose manifest cannot be read."""
-    root = service.desk.settings.models_dir[0]
+    root = service.settings.models_dir[0]
     described = manifest(name="photo", version=version, signatures=photo_signatures())
     folder = repository.publish(described, root.parent / "empty", root.parent / "elsewhere")
     (folder / MANIFEST_NAME).write_text("{", encoding="utf-8")
@@ -72,7 +72,7 @@ def test_a_shelf_is_replaced_under_load_and_every_request_is_answered() -> None:
             assert service.client.get("/readyz").status_code == 200
             return service.denoise().headers["x-model"] == f"denoise/photo@{version}"
 
-        first = service.desk.settings.models_dir[0] / "denoise" / "photo" / "1"
+        first = service.settings.models_dir[0] / "denoise" / "photo" / "1"
         publish(service, 2)
         until(lambda: serves(2))
         shutil.rmtree(first)

@@ -9,30 +9,11 @@ import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect
 
-from app.api.responses import PIECE, StreamedResponse, envelope, picture, result_name, wants_envelope
-from app.imaging.picture import Picture
-from app.tasks.base import TaskResult
-
-
-@pytest.mark.parametrize(
-    ("accept", "expected"),
-    [
-        (None, False),
-        ("", False),
-        ("*/*", False),
-        ("application/json", True),
-        ("application/*", True),
-        ("application/json, */*", False),  # what many clients send unasked
-        ("application/json, image/*;q=0.5", True),
-        ("application/json;q=0.1, image/png", False),
-        ("Application/JSON; q=0.3, */*;q=0.1", True),
-        ("application/json;q=0", False),
-        ("application/json;q=high", True),
-        ("text/html", False),
-    ],
-)
-def test_wants_envelope(accept: str | None, expected: bool) -> None:
-    assert wants_envelope(accept) is expected
+from app import media_types
+from app.api.responses import PIECE, StreamedResponse, build, result_name
+from app.imaging.codec import Output
+from app.pipeline import Encoded, ImageRequest
+from app.tasks import TASKS
 
 
 @pytest.mark.parametrize(
@@ -62,7 +43,7 @@ async def nothing() -> dict[str, Any]:
 @pytest.mark.parametrize("size", [0, 1, PIECE, 3 * PIECE + 7])
 def test_a_large_answer_goes_in_pieces(size: int) -> None:
     body = np.random.default_rng(1).bytes(size)
-    response = picture(body, "image/png", {"X-Model": "a"})
+    response = StreamedResponse(body, 200, {"X-Model": "a"}, "image/png")
     messages: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -81,7 +62,7 @@ def test_who_does_not_take_its_answer_is_cut_off() -> None:
     response = StreamedResponse(bytes(3 * PIECE))
     response.timeout_s = 0.01
     told: list[str] = []
-    response.sent = lambda: told.append("sent")
+    response.on_sent = lambda: told.append("sent")
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body":
@@ -95,8 +76,20 @@ def test_who_does_not_take_its_answer_is_cut_off() -> None:
 @pytest.mark.parametrize("size", [1, PIECE - 1, 2 * PIECE, 2 * PIECE + 2])
 def test_base64_made_in_pieces_is_one_text(size: int) -> None:
     body = np.random.default_rng(2).bytes(size)
-    answer = TaskResult(Picture(np.zeros((2, 3, 3), np.uint8)), "denoise/photo@1", {"strength": "0.10"})
-    response = envelope(answer, ["depth=8", "odd"], body, "image/png", {"model": 0.5}, {"Vary": "Accept"})
+    encoded = Encoded(
+        body=body,
+        media_type="image/png",
+        filename="a.png",
+        width=3,
+        height=2,
+        model="denoise/photo@1",
+        decisions={"strength": "0.10"},
+        warnings=("depth=8", "odd"),
+        seconds={"model": 0.5},
+    )
+    request = ImageRequest(TASKS[0], TASKS[0].options(), Output("auto"), {}, "application/json")
+    response = asyncio.run(build(encoded, request))
+    assert response.headers["content-type"] == media_types.RESULT
     content = json.loads(bytes(response.body))
     assert base64.b64decode(content.pop("image")) == body
     assert content == {

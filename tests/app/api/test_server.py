@@ -61,12 +61,12 @@ def test_who_sends_a_byte_at_a_time_is_told_so() -> None:
                     answer = raw.recv(4096)
                     break
             assert answer.startswith(b"HTTP/1.1 408 ")
-        assert service.desk.here == 0
+        assert service.concurrency.count == 0
 
 
 def test_who_never_reads_is_cut_off_and_nothing_of_his_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "QUIET_S", 0.5)
-    monkeypatch.setattr(responses, "SLOWEST_BODY", 2**30)  # what the system's own buffers take counts as taken
+    monkeypatch.setattr(responses, "MIN_BYTES_PER_S", 2**30)  # what the system's own buffers take counts as taken
     noise = file(np.random.default_rng(1).integers(0, 256, (1600, 1600, 3), np.uint8))  # more than a socket holds
     with serving(body_timeout_s=1.0) as service, socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -74,8 +74,8 @@ def test_who_never_reads_is_cut_off_and_nothing_of_his_is_kept(monkeypatch: pyte
         raw.connect(("127.0.0.1", service.port))
         raw.sendall(request(multipart(part("model", b"identity"), part("image", noise, "a.png"))))
         state = service.server.server_state
-        wait_until(lambda: service.desk.here == 1)
-        wait_until(lambda: service.desk.here == 0)
+        wait_until(lambda: service.concurrency.count == 1)
+        wait_until(lambda: service.concurrency.count == 0)
         wait_until(lambda: not state.connections)
         assert not state.tasks
         assert service.denoise().status_code == 200
@@ -118,13 +118,13 @@ def test_what_is_not_done_when_the_end_comes_is_answered() -> None:
         whole = request(multipart(part("image", png(), "a.png")))
         with connected(service, whole[: len(whole) // 2]) as uploading:
             waiting = [pool.submit(service.denoise, model="slow") for _ in range(callers)]
-            wait_until(lambda: service.desk.here == callers + 1)
+            wait_until(lambda: service.concurrency.count == callers + 1)
             assert slow.entered.wait(20)
             service.server.should_exit = True
             for one in waiting:
                 refused(one.result(20), "shutting-down", retry_after=5)
             assert uploading.recv(4096).startswith(b"HTTP/1.1 503 ")
-            assert service.desk.here == 0
+            assert service.concurrency.count == 0
             with pytest.raises(httpx.ConnectError):
                 client.get("/readyz")
             slow.gate.set()
@@ -133,6 +133,6 @@ def test_what_is_not_done_when_the_end_comes_is_answered() -> None:
 def test_nothing_but_http_is_spoken_whatever_is_installed(service: Service) -> None:
     # Ray brings a library for WebSockets: a connection of its kind, in the server's list, ended the loop that looks.
     config = uvicorn.Config(service.app, ws=asyncio.Protocol, log_config=None)
-    server.Server(config, service.desk, 1.0, lambda: None)
+    server.Server(config, service.shutdown, service.settings, lambda: None)
     config.load()
     assert config.ws_protocol_class is None

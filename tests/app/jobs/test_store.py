@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from app.errors import JobsFull, StorageFull
 from app.jobs import store as module
-from app.jobs.store import ABANDONED_S, ATTEMPTS, LEASE_S, ROW_BYTES, Job, NewJob, Store, JobStoreError
+from app.jobs.store import ABANDONED_S, ATTEMPTS, LEASE_S, ROW_BYTES, Job, JobStoreError, NewJob, Store
 from tests.walk import STEPS, walk
 
 TTL = 100.0

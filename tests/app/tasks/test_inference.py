@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.engine.protocol import RequestContext
 from app.errors import ModelUnavailable
-from app.tasks.inference import LONGEST_SIDE, SHORTEST_SIDE, infer, default, reduce_picture
+from app.tasks.inference import LONGEST_SIDE, SHORTEST_SIDE, infer, manifest_default, reduce_picture
 from tests.engines import FunctionEngine
 from tests.model_repository import manifest, stylize_signatures
 
@@ -47,11 +47,11 @@ def test_what_fits_is_as_it_was() -> None:
 
 def test_answers_that_are_no_numbers_are_refused() -> None:
     engine = FunctionEngine(lambda request: {"vector": np.full((1, 3), np.nan, np.float32)}, MODEL)
-    with pytest.raises(ModelUnavailable, match="no numbers"):
+    with pytest.raises(ModelUnavailable, match="NaN or infinity"):
         asyncio.run(infer(MODEL, "preset", {"index": np.zeros((1, 1), np.float32)}, engine, RequestContext("test")))
 
 
 def test_a_manifest_that_lacks_a_number_says_which() -> None:
     with pytest.raises(ModelUnavailable, match="lacks style_side"):
-        default(MODEL, "style_side")
-    assert default(MODEL.model_copy(update={"defaults": {"style_side": 32}}), "style_side") == 32
+        manifest_default(MODEL, "style_side")
+    assert manifest_default(MODEL.model_copy(update={"defaults": {"style_side": 32}}), "style_side") == 32

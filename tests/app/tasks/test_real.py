@@ -52,7 +52,7 @@ def blurred(pixels: NDArray[Any]) -> NDArray[Any]:
 @pytest.mark.parametrize("size", [(2, 2), (17, 31), (64, 64), (67, 130), (5, 301)])
 def test_tiles_show_no_seams(engine: LocalEngine, size: tuple[int, int]) -> None:
     image = picture(*size)
-    answer = asyncio.run(denoise(image, DenoiseOptions("blur"), engine, RequestContext("test")))
+    answer = asyncio.run(denoise(image, DenoiseOptions(model="blur"), engine, RequestContext("test")))
     assert np.abs(answer.picture.pixels - blurred(image.pixels)).max() <= 0.501
 
 
@@ -73,12 +73,12 @@ def test_strength_is_estimated_or_told(engine: LocalEngine) -> None:
 def test_scales(engine: LocalEngine) -> None:
     image = picture(41, 39)
     for scale in (2, 3):
-        options = SuperresOptions(scale=scale, max_output_pixels=10**6)
+        options = SuperresOptions(scale=scale)
         answer = asyncio.run(superres(image, options, engine, RequestContext("test")))
         expected = image.pixels.repeat(scale, axis=0).repeat(scale, axis=1)
         np.testing.assert_array_equal(answer.picture.pixels, expected)
     with pytest.raises(InvalidField, match="Scales: 2, 3"):
-        asyncio.run(superres(image, SuperresOptions(scale=4, max_output_pixels=10**6), engine, RequestContext("test")))
+        asyncio.run(superres(image, SuperresOptions(scale=4), engine, RequestContext("test")))
 
 
 def test_fifty_at_once_each_get_their_own_picture(engine: LocalEngine) -> None:
@@ -86,7 +86,7 @@ def test_fifty_at_once_each_get_their_own_picture(engine: LocalEngine) -> None:
 
     async def work() -> list[Any]:
         calls = [
-            denoise(image, DenoiseOptions("identity"), engine, RequestContext(f"request {i}", f"client {i % 7}"))
+            denoise(image, DenoiseOptions(model="identity"), engine, RequestContext(f"request {i}", f"client {i % 7}"))
             for i, image in enumerate(images)
         ]
         return await asyncio.gather(*calls)

@@ -14,7 +14,8 @@ from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable, Overloaded, WrongSize
 from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
-from app.tasks.tiling import IN_FLIGHT, ordered_gather, plan_for, sample, run_tiled
+from app.tasks.concurrency import IN_FLIGHT, ordered_gather
+from app.tasks.tiling import plan_for, run_tiled, sample
 from models.manifest import Geometry, Manifest, SizeRule
 from tests.engines import Function, FunctionEngine, enlarge, identity, shift
 from tests.model_repository import digit_signatures, manifest, superres_signatures
@@ -185,7 +186,7 @@ def test_values_that_are_no_numbers_are_never_drawn(value: float) -> None:
     def broken(request: InferenceRequest) -> Arrays:
         return {"image": np.full_like(request.inputs["image"], value)}
 
-    with pytest.raises(ModelUnavailable, match="no numbers"):
+    with pytest.raises(ModelUnavailable, match="NaN or infinity"):
         run(picture(40, 40), broken, manifest(geometry=TILED))
 
 

@@ -108,7 +108,7 @@ def test_only_what_is_wanted_is_filled() -> None:
 def test_a_model_that_gives_no_numbers_or_has_no_size() -> None:
     missing = np.zeros((100, 100), bool)
     missing[40:50, 40:50] = True
-    with pytest.raises(ModelUnavailable, match="no numbers"):
+    with pytest.raises(ModelUnavailable, match="NaN or infinity"):
         filled(plane(100, 100), missing, lambda request: {"image": request.inputs["image"] + np.nan})
     small = MODEL.model_copy(update={"geometry": CANONICAL})
     with pytest.raises(ModelUnavailable, match="no canonical size"):

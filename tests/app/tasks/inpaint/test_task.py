@@ -9,11 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import (
     ConflictingFields,
-    InvalidField,
     MaskEmpty,
     MaskFull,
     MaskSize,
@@ -54,8 +54,8 @@ def never(request: Any) -> Any:
 NOTHING = FunctionEngine(never)
 
 
-def filled(image: Picture, engine: FunctionEngine = NOTHING, **options: Any) -> TaskResult:
-    return asyncio.run(inpaint(image, InpaintOptions(**options), engine, RequestContext("test")))
+def filled(image: Picture, engine: FunctionEngine = NOTHING, *, mask: Picture | None, **options: Any) -> TaskResult:
+    return asyncio.run(inpaint(image, InpaintOptions(**options), engine, RequestContext("test"), mask=mask))
 
 
 def spoiled(image: Picture, where: np.ndarray) -> Picture:
@@ -166,9 +166,9 @@ def test_masks_that_cannot_be() -> None:
     assert filled(picture(), mask=Picture(nearly), method="ns").decisions["method"] == "ns:1"
 
 
-@pytest.mark.parametrize("wish", [{"radius": 0}, {"radius": 65}, {"dilate": -1}, {"feather": 65}])
+@pytest.mark.parametrize("options", [{"radius": 0}, {"radius": 65}, {"dilate": -1}, {"feather": 65}])
 def test_lengths_out_of_range(options: dict[str, int]) -> None:
-    with pytest.raises(InvalidField):
+    with pytest.raises(ValidationError, match=next(iter(options))):
         filled(picture(), mask=mask(), **options)
 
 
@@ -284,14 +284,14 @@ def test_no_model_is_no_neural_method() -> None:
 
 def test_a_caller_whose_time_is_up_leaves_after_the_hole_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    real, told = task._classical, threading.Event()
+    real, told = task._fill_classically, threading.Event()
 
     def held(*given: Any) -> Any:
         seen.append(given[1])
         assert told.wait(30)
         return real(*given)
 
-    monkeypatch.setattr(task, "_classical", held)
+    monkeypatch.setattr(task, "_fill_classically", held)
     hole = Picture(np.zeros((900, 900, 1), np.uint8))
     hole.pixels[10::200, 10::200] = 255
 
@@ -299,9 +299,10 @@ def test_a_caller_whose_time_is_up_leaves_after_the_hole_at_hand(monkeypatch: py
         going = asyncio.create_task(
             inpaint(
                 Picture(np.zeros((900, 900, 3), np.uint8)),
-                InpaintOptions(hole, method="biharmonic"),
+                InpaintOptions(method="biharmonic"),
                 NOTHING,
                 RequestContext("test"),
+                mask=hole,
             )
         )
         while not seen:

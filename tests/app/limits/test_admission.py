@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.limits.admission import GRACE, RESERVE, Admission
 from app.engine.latency_model import LatencyModel
 from app.engine.protocol import BACKGROUND, INTERACTIVE, RequestContext
 from app.errors import Overloaded
+from app.limits.admission import GRACE, RESERVE, Admission
 
 SECOND, PIXELS = 2**20, 2**20
 """Pixels of a picture that takes a second of the device."""

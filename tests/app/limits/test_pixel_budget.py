@@ -6,12 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
 
-from app.limits.body import PixelBudget, RateLimiter, cancel_after, read_body
-from app.api.problems import MalformedRequest, RequestTimeout, TooManyRequests
-from app.errors import UploadTooLarge
+from app.limits.pixel_budget import PixelBudget
 
 
 class Clock:
@@ -20,104 +16,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def test_a_bucket_empties_and_refills_evenly() -> None:
-    clock = Clock()
-    limiter = RateLimiter(3, 60.0, clock=clock)
-    for _ in range(3):
-        limiter.take("a")
-    with pytest.raises(TooManyRequests) as refused:
-        limiter.take("a")
-    assert refused.value.retry_after == pytest.approx(20)
-    limiter.take("b")
-    clock.now += 20
-    limiter.take("a")
-    with pytest.raises(TooManyRequests):
-        limiter.take("a")
-    clock.now += 1e6
-    for _ in range(3):
-        limiter.take("a")
-    with pytest.raises(TooManyRequests):
-        limiter.take("a")
-
-
-def test_refusals_cost_nothing_and_the_table_is_bounded() -> None:
-    clock = Clock()
-    limiter = RateLimiter(1, 10.0, callers=2, clock=clock)
-    limiter.take("a")
-    for _ in range(100):
-        with pytest.raises(TooManyRequests):
-            limiter.take("a")
-    clock.now += 10
-    limiter.take("a")
-    limiter.take("b")
-    limiter.take("c")  # the one that was here longest is forgotten
-    limiter.take("a")
-    with pytest.raises(TooManyRequests):
-        limiter.take("c")
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("20s", 20), ("20", 20), ("500ms", 0.5), (" 1.5s ", 1.5), (None, float("inf"))]
-)
-def test_cancel_after(text: str | None, seconds: float) -> None:
-    assert cancel_after(text) == seconds
-
-
-@given(st.text(max_size=12))
-def test_cancel_after_takes_times_only(text: str) -> None:
-    try:
-        seconds = cancel_after(text)
-    except MalformedRequest:
-        return
-    assert 0 < seconds < 1e6
-
-
-# The body
-
-
-def chunks(*messages: dict[str, Any]) -> Any:
-    waiting = list(messages)
-
-    async def receive() -> dict[str, Any]:
-        if not waiting:
-            await asyncio.Event().wait()
-        return waiting.pop(0)
-
-    return receive
-
-
-def data(body: bytes, more: bool = True) -> dict[str, Any]:
-    return {"type": "http.request", "body": body, "more_body": more}
-
-
-async def read(receive: Any, headers: dict[str, str] | None = None, patience: float = 30.0) -> bytes:
-    body = read_body(receive, Headers(headers or {}), max_bytes=10, timeout_s=patience)
-    return b"".join([chunk async for chunk in body])
-
-
-def test_a_body_is_read_to_its_end() -> None:
-    assert asyncio.run(read(chunks(data(b"12345"), data(b"67890", False)))) == b"1234567890"
-
-
-def test_a_body_over_the_limit_is_not_read_on() -> None:
-    with pytest.raises(UploadTooLarge):
-        asyncio.run(read(chunks(data(b"12345"), data(b"678901"))))
-    with pytest.raises(UploadTooLarge):
-        asyncio.run(read(chunks(), {"content-length": "11"}))
-    with pytest.raises(UploadTooLarge):
-        asyncio.run(read(chunks(), {"content-length": "9" * 5000}))
-
-
-def test_a_body_that_stops_or_breaks_off() -> None:
-    with pytest.raises(RequestTimeout):
-        asyncio.run(read(chunks(data(b"1")), patience=0.01))
-    with pytest.raises(ClientDisconnect):
-        asyncio.run(read(chunks(data(b"1"), {"type": "http.disconnect"})))
-
-
-# The budget
 
 
 def test_those_who_wait_are_let_in_in_order() -> None:

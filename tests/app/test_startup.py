@@ -1,4 +1,4 @@
-"""What the composition root does beside serving: it warms models, tells of it, and follows the shelves."""
+"""The start: models are loaded, standard output is told, and the model repository is followed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from app import main
+from app import startup
 from app.settings import Settings
 from tests.app.api.service import serving, wait_until
 from tests.app.api.test_reload import publish
@@ -30,7 +30,7 @@ def test_a_standard_output_that_cannot_be_written_keeps_nobody_from_work(
     if kind == "closed":
         output.close()
     monkeypatch.setattr(sys, "stdout", None if kind == "none" else output)
-    with main._step("starting"):
+    with startup._timed_step("starting"):
         pass
     with serving(reload_s=0.05) as service:  # it waits until nothing is loading any more
         publish(service, 2)
@@ -39,16 +39,16 @@ def test_a_standard_output_that_cannot_be_written_keeps_nobody_from_work(
 
 def test_replicas_are_told_what_their_models_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Mock()
-    monkeypatch.setattr(main, "RayEngine", made)
-    main._join_cluster(Settings(engine="ray", models_mb=5))
+    monkeypatch.setattr(startup, "RayEngine", made)
+    startup._join_cluster(Settings(engine="ray", models_mb=5))
     assert made.call_args.kwargs["budget"] == 5 * 2**20
 
 
-def test_a_warm_up_that_breaks_off_leaves_the_shelves_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_up_that_breaks_off_leaves_the_repository_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(main, "_warm", broken)
+    monkeypatch.setattr(startup, "_preload", broken)
     with serving(reload_s=0.05) as service:
         publish(service, 2)
         wait_until(lambda: service.denoise().headers["x-model"] == "denoise/photo@2")
