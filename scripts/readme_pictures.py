@@ -48,7 +48,7 @@ class Asked:
 ASKED = {
     "astronaut": Asked("/denoise", {}, "Astronaut, noisy and denoised", "`/denoise`, noise of σ = 35"),
     "chelsea": Asked("/denoise", {}, "Cat, noisy and denoised", "`/denoise`, noise of σ = 20"),
-    "coffee": Asked("/superres", {"scale": "4"}, "Coffee, enlarged", "`/superres` ×4, beside bicubic enlargement"),
+    "coffee": Asked("/superres", {"scale": "4"}, "Coffee, enlarged", "`/superres` ×4, next to bicubic enlargement"),
     "scratched": Asked("/inpaint", {}, "Rocket, scratched and repaired", "`/inpaint`, scratches and a word", mask=True),
 }
 
@@ -120,7 +120,7 @@ def cut_out(url: str) -> str:
         FOLDER / "cutout.jpg", quality=88, optimize=True
     )
     caption = "`/segment`, cut out; on another background; a part of it after `/superres` ×3"
-    return f"| ![Astronaut, cut out and set before a rocket](docs/images/cutout.jpg) | {caption} |"
+    return f"| ![Astronaut, cut out and in front of a rocket](docs/images/cutout.jpg) | {caption} |"
 
 
 def methods(url: str) -> None:
@@ -149,7 +149,7 @@ def methods(url: str) -> None:
 
 
 def style_sheet(url: str) -> str:
-    """Draw photographs in the manner of some presets, and all presets for docs/comparison.md; say so."""
+    """Draw photographs in the style of some presets, and all presets for docs/comparison.md; say so."""
     photographs = [
         skimage.data.coffee()[:400, 100:500],
         skimage.data.chelsea()[:, 90:390],

@@ -124,6 +124,19 @@ def test_decisions_are_numbered_without_gaps_and_say_why() -> None:
             assert heading in text, f"{path.name} lacks {heading}"
 
 
+@pytest.mark.parametrize("page", ["glossary.md", "upgrading.md"])
+def test_files_of_current_names_exist(page: str) -> None:
+    tables = [line for line in (ROOT / "docs" / page).read_text("utf-8").splitlines() if line.startswith("| ")]
+    paths = {
+        path
+        for line in tables
+        for path in re.findall(r"`((?:app|models|training)/[\w/]+(?:\.py|/))`", line.split(" | ")[-1])
+    }
+    assert paths
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
 def test_nothing_tracked_names_a_machine_or_a_registry() -> None:
     # Written in parts, so that this file does not find itself.
     forbidden = [
