@@ -256,18 +256,18 @@ def write_results(url: str) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("what", choices=["inputs", "results"])
-    arguments.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
-    wish = arguments.parse_args()
-    if wish.what == "inputs":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["inputs", "results"])
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
+    arguments = parser.parse_args()
+    if arguments.what == "inputs":
         write_inputs()
         return
     try:
-        write_results(wish.url)
+        write_results(arguments.url)
     except httpx.HTTPError as error:
         raise SystemExit(
-            f"{wish.url} does not answer as the service does, which `make serve` starts: {error}"
+            f"{arguments.url} does not answer as the service does (`make serve` starts it): {error}"
         ) from None
 
 
