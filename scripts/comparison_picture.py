@@ -25,11 +25,11 @@ WIDTH = 384
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--out", type=Path, default=Path("runs"))
-    wish = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    arguments = parser.parse_args()
     try:
-        draw(wish.out)
+        draw(arguments.out)
     except (MissingPack, NotTrained) as error:
         raise SystemExit(str(error)) from None
 

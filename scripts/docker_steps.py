@@ -343,14 +343,14 @@ def wait_until_healthy(process: subprocess.Popen[bytes], test: list[str], stage:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--reuse", type=Path, help="virtual environment whose packages are taken")
-    arguments.add_argument("--python", type=Path, default=Path(sys.base_prefix) / "bin/python3")
-    wish = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reuse", type=Path, help="virtual environment whose packages are taken")
+    parser.add_argument("--python", type=Path, default=Path(sys.base_prefix) / "bin/python3")
+    arguments = parser.parse_args()
     area = Path(tempfile.mkdtemp(prefix="docker-steps-"))
     try:
         engine_config(ROOT)
-        stage = build(ROOT, area, wish.python, wish.reuse.absolute() if wish.reuse else None)
+        stage = build(ROOT, area, arguments.python, arguments.reuse.absolute() if arguments.reuse else None)
         serve(stage, compose_services(ROOT)["restore"])
     except (StepError, DockerfileError) as error:
         say(f"FAILED: {error}")

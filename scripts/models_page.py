@@ -14,14 +14,14 @@ from models import repository
 from models.manifest import Manifest, QualityTable
 
 ROOT = Path(__file__).resolve().parent.parent
-SHELF = ROOT / "models/published"
+PUBLISHED = ROOT / "models/published"
 PAGE = ROOT / "docs/models.md"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- models: made by `make docs` -->", "<!-- end of models -->"
 
 
 def newest(root: Path) -> list[Manifest]:
-    """Return the manifest of the newest version of each model on `shelf`, by task and name."""
+    """Return the manifest of the newest version of each model below `root`, by task and name."""
     found: dict[tuple[str, str], Manifest] = {}
     for folder in repository.folders([root]):
         manifest = contract.read(folder)
@@ -139,7 +139,7 @@ def readme(text: str, manifests: list[Manifest]) -> str:
 
 
 def main() -> int:
-    manifests = newest(SHELF)
+    manifests = newest(PUBLISHED)
     stale = False
     for path, text in ((PAGE, page(manifests)), (README, readme(README.read_text("utf-8"), manifests))):
         if path.exists() and path.read_text("utf-8") == text:

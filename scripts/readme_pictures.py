@@ -48,7 +48,7 @@ class Asked:
 ASKED = {
     "astronaut": Asked("/denoise", {}, "Astronaut, noisy and denoised", "`/denoise`, noise of σ = 35"),
     "chelsea": Asked("/denoise", {}, "Cat, noisy and denoised", "`/denoise`, noise of σ = 20"),
-    "coffee": Asked("/superres", {"scale": "4"}, "Coffee, enlarged", "`/superres` ×4, beside bicubic enlargement"),
+    "coffee": Asked("/superres", {"scale": "4"}, "Coffee, enlarged", "`/superres` ×4, next to bicubic enlargement"),
     "scratched": Asked("/inpaint", {}, "Rocket, scratched and repaired", "`/inpaint`, scratches and a word", mask=True),
 }
 
@@ -120,7 +120,7 @@ def cut_out(url: str) -> str:
         FOLDER / "cutout.jpg", quality=88, optimize=True
     )
     caption = "`/segment`, cut out; on another background; a part of it after `/superres` ×3"
-    return f"| ![Astronaut, cut out and set before a rocket](docs/images/cutout.jpg) | {caption} |"
+    return f"| ![Astronaut, cut out and in front of a rocket](docs/images/cutout.jpg) | {caption} |"
 
 
 def methods(url: str) -> None:
@@ -149,7 +149,7 @@ def methods(url: str) -> None:
 
 
 def style_sheet(url: str) -> str:
-    """Draw photographs in the manner of some presets, and all presets for docs/comparison.md; say so."""
+    """Draw photographs in the style of some presets, and all presets for docs/comparison.md; say so."""
     photographs = [
         skimage.data.coffee()[:400, 100:500],
         skimage.data.chelsea()[:, 90:390],
@@ -256,18 +256,18 @@ def write_results(url: str) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("what", choices=["inputs", "results"])
-    arguments.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
-    wish = arguments.parse_args()
-    if wish.what == "inputs":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["inputs", "results"])
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
+    arguments = parser.parse_args()
+    if arguments.what == "inputs":
         write_inputs()
         return
     try:
-        write_results(wish.url)
+        write_results(arguments.url)
     except httpx.HTTPError as error:
         raise SystemExit(
-            f"{wish.url} does not answer as the service does, which `make serve` starts: {error}"
+            f"{arguments.url} does not answer as the service does (`make serve` starts it): {error}"
         ) from None
 
 

@@ -104,7 +104,7 @@ def test_every_endpoint_is_documented() -> None:
 
 
 def test_pages_made_from_the_manifests_are_up_to_date() -> None:
-    manifests = models_page.newest(models_page.SHELF)
+    manifests = models_page.newest(models_page.PUBLISHED)
     assert models_page.PAGE.read_text("utf-8") == models_page.page(manifests), "make docs"
     assert models_page.readme(README, manifests) == README, "make docs"
 
@@ -122,6 +122,19 @@ def test_decisions_are_numbered_without_gaps_and_say_why() -> None:
         text = path.read_text("utf-8")
         for heading in ("Status:", "## Context", "## Decision", "## Consequences"):
             assert heading in text, f"{path.name} lacks {heading}"
+
+
+@pytest.mark.parametrize("page", ["glossary.md", "upgrading.md"])
+def test_files_of_current_names_exist(page: str) -> None:
+    tables = [line for line in (ROOT / "docs" / page).read_text("utf-8").splitlines() if line.startswith("| ")]
+    paths = {
+        path
+        for line in tables
+        for path in re.findall(r"`((?:app|models|training)/[\w/]+(?:\.py|/))`", line.split(" | ")[-1])
+    }
+    assert paths
+    for path in paths:
+        assert (ROOT / path).exists(), path
 
 
 def test_nothing_tracked_names_a_machine_or_a_registry() -> None:

@@ -28,7 +28,7 @@ def test_the_newest_version_counts_and_its_name_stays_the_default(tmp_path: Path
     assert "(default of `/denoise`)" in models_page.short_table([found])
 
 
-def test_an_empty_shelf_has_an_empty_table(tmp_path: Path) -> None:
+def test_an_empty_repository_has_an_empty_table(tmp_path: Path) -> None:
     assert models_page.newest(tmp_path / "nothing") == []
     assert models_page.short_table([]).count("\n") == 1
 
