@@ -29,4 +29,4 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['RESTORE_PORT'] + '/livez', timeout=4)"]
-CMD ["python", "-m", "app.main"]
+CMD ["python", "-m", "app"]

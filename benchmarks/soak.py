@@ -352,7 +352,7 @@ def main() -> None:
     def preset(url: str) -> str:
         return str(httpx.get(f"{url}/styles").json()["styles"][0]["name"])
 
-    soak("small", "app.main", wish.requests, lambda url: partial(small, seed=wish.seed, style=preset(url)))
+    soak("small", "app", wish.requests, lambda url: partial(small, seed=wish.seed, style=preset(url)))
     soak("large", "benchmarks.costed", max(10, wish.requests // 50), lambda _: partial(large, seed=wish.seed))
     results.keep("soak", figures, record=not wish.no_record)
     for sentence in wrong[:20]:

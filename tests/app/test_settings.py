@@ -93,7 +93,7 @@ def test_a_value_that_cannot_be_is_told_in_one_line(monkeypatch: pytest.MonkeyPa
 def test_all_breaches_are_told_at_once_and_the_process_ends_with_2() -> None:
     wrong = {"RESTORE_PORT": "x", "RESTORE_LOG_FORMAT": "", "RESTORE_MAX_PIXEL": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "app.main"],
+        [sys.executable, "-m", "app"],
         cwd=ROOT,
         env={**os.environ, **wrong},
         capture_output=True,

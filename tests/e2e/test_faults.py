@@ -99,7 +99,7 @@ def small_disk(root: Path, folder: Path, mebibytes: int, **settings: str) -> Ite
     tried = shutil.which("unshare") and subprocess.run([*away, mounting], capture_output=True, check=False)
     if not tried or tried.returncode:
         pytest.skip("nothing can be mounted here")
-    command = [*away, f'{mounting} && mkdir {folder}/tmp && exec "$@"', "sh", sys.executable, "-m", "app.main"]
+    command = [*away, f'{mounting} && mkdir {folder}/tmp && exec "$@"', "sh", sys.executable, "-m", "app"]
     told = {"TMPDIR": str(folder / "tmp"), "RESTORE_DATA_DIR": str(folder / "data"), **settings}
     with started(root, command=command, **told) as running:
         running.until("warm after")

@@ -22,13 +22,13 @@ import pytest
 from tests.app.api.service import gradient, opened, png
 
 ROOT = Path(__file__).parents[2]
-SERVE = [sys.executable, "-m", "app.main"]
+SERVE = [sys.executable, "-m", "app"]
 
 pytestmark = pytest.mark.tf
 
 
 class Process:
-    """A running `python -m app.main` and what it printed so far."""
+    """A running `python -m app` and what it printed so far."""
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.process = process
