@@ -235,10 +235,10 @@ class Desk:
             clock.lap("task")
             if answer.table is not None:
                 timing = self._timing(answer, task, clock)
-                return responses.table(answer, timing, responses.headers(answer, answer.picture.notes, timing, ""))
+                return responses.table(answer, timing, responses.headers(answer, answer.picture.warnings, timing, ""))
             output = replace(form.encoding, format=codec.choose_format(answer.picture, form.format, accept))
             body, content_type, lost = await _on_thread(_encoded, answer.picture, output)
-            notes = (*answer.picture.notes, *lost)
+            notes = (*answer.picture.warnings, *lost)
             clock.lap("encode")
             timing = self._timing(answer, task, clock)
             name = responses.result_name(uploads["image"].filename, task, content_type)
@@ -338,7 +338,7 @@ def _as_large(picture: Picture, times: int) -> Picture:
 
 
 def _encoded(picture: Picture, output: Output) -> tuple[bytes, str, tuple[str, ...]]:
-    return *codec.encode(picture, output), codec.losses(picture, output)
+    return *codec.encode(picture, output), codec.list_losses(picture, output)
 
 
 async def disconnected(request: Request) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.engine.protocol import Engine, RequestContext
 from app.errors import ConflictingFields, InvalidField, MaskEmpty, MaskFull, MaskSize, UnknownModel, WorkTooLarge
-from app.imaging import classical, holes
+from app.imaging import classical_inpaint, holes
 from app.imaging.holes import Mask, Region
 from app.imaging.picture import Picture
 from app.imaging.tiles import Box
@@ -53,7 +53,7 @@ class InpaintWish:
     feather: int = 0
 
 
-Method = Literal["neural", "dcgan"] | classical.Method
+Method = Literal["neural", "dcgan"] | classical_inpaint.Method
 SIGNATURES: dict[str, str] = {"auto": "inpaint", "neural": "inpaint", "dcgan": "search"}
 """What a method asks of its model."""
 
@@ -124,8 +124,8 @@ def _planned(
     hole = _hole(picture, wish.mask)
     if wish.mask is None:
         picture = picture.with_pixels(picture.pixels, None)  # whatever was seen through is filled
-    inside = holes.grown(hole, wish.dilate)
-    missing = holes.grown(inside, wish.feather)
+    inside = holes.dilate(hole, wish.dilate)
+    missing = holes.dilate(inside, wish.feather)
     if missing.all():
         field = "feather" if wish.feather else "dilate"
         raise MaskFull("Widened, the mask marks the whole picture: there is nothing to fill from.", field=field)
@@ -133,7 +133,7 @@ def _planned(
         whole = Box(0, 0, picture.height, picture.width)
         regions = [Region(whole, whole)]
     else:
-        regions = holes.regions(missing, MARGIN + 2 * wish.radius)
+        regions = holes.find_regions(missing, MARGIN + 2 * wish.radius)
     methods = [_method(region, missing, wish, manifest) for region in regions]
     _check_work(regions, methods, missing, wish.radius)
     if manifest is not None and not SIGNATURES.keys().isdisjoint(methods):
@@ -176,12 +176,12 @@ def _method(region: Region, missing: Mask, wish: InpaintWish, manifest: Manifest
         return wish.method
     if manifest is not None:
         return "neural"
-    scratch = holes.thin(missing[region.core.slices], SCRATCH)
+    scratch = holes.is_thin(missing[region.core.slices], SCRATCH)
     return "biharmonic" if scratch and _count(region, missing) <= MOST_SMOOTH else "ns"
 
 
 def _count(region: Region, missing: Mask) -> int:
-    return int(np.count_nonzero(missing[region.around.slices]))
+    return int(np.count_nonzero(missing[region.window.slices]))
 
 
 def _check_work(regions: list[Region], methods: list[Method], missing: Mask, radius: int) -> None:
@@ -209,7 +209,7 @@ def _check_work(regions: list[Region], methods: list[Method], missing: Mask, rad
 
 
 @functools.cache
-def _pool(method: classical.Method) -> ThreadPoolExecutor:
+def _pool(method: classical_inpaint.Method) -> ThreadPoolExecutor:
     """Return the one thread of a method: it holds up no other, nor what decodes, encodes or feeds the device."""
     return ThreadPoolExecutor(1, thread_name_prefix=method)
 
@@ -237,8 +237,8 @@ class _Work:
 
     def keep(self, filled: NDArray[Any], box: Box, core: Box) -> None:
         """Write what is missing in `core`, which lies in `box`; `filled` are the planes of `box`."""
-        part, within = core.slices, core.within(box).slices
-        shown = holes.weights(np.ascontiguousarray(self.inside[box.slices]), self.wish.feather)[within][..., None]
+        part, within = core.slices, core.relative_to(box).slices
+        shown = holes.feather(np.ascontiguousarray(self.inside[box.slices]), self.wish.feather)[within][..., None]
         hole, colours = self.missing[part], filled[within]
         if self.alpha is not None and self.picture.alpha is not None:
             colours, opaque = _divided(colours, self.picture.maximum)
@@ -250,9 +250,9 @@ _Filled = tuple[NDArray[Any], Box]
 """The planes of a box after what is missing in it was filled, and the box."""
 
 
-def _classical(work: _Work, region: Region, method: classical.Method) -> _Filled:
-    planes, hole = work.planes(region.around)
-    return classical.fill(planes, hole, method, work.wish.radius), region.around
+def _classical(work: _Work, region: Region, method: classical_inpaint.Method) -> _Filled:
+    planes, hole = work.planes(region.window)
+    return classical_inpaint.fill(planes, hole, method, work.wish.radius), region.window
 
 
 async def _by_model(
@@ -263,7 +263,7 @@ async def _by_model(
     engine: Engine,
     context: RequestContext,
 ) -> _Filled:
-    box = holes.widened(region.core, reach(region.core), work.missing.shape)
+    box = holes.expand_box(region.core, reach(region.core), work.missing.shape)
     planes, hole = await asyncio.to_thread(work.planes, box)
     white = np.float32(np.iinfo(planes.dtype).max)
     colours = work.picture.channels
@@ -274,7 +274,7 @@ async def _by_model(
             if method == "dcgan":
                 filled.append(await search(scaled, hole, manifest, engine, context))
             else:
-                filled.append(await fill(scaled, hole, manifest, engine, context, region.core.within(box)))
+                filled.append(await fill(scaled, hole, manifest, engine, context, region.core.relative_to(box)))
 
     def whole() -> NDArray[Any]:
         return np.asarray(np.rint(np.concatenate(filled, axis=-1) * white), planes.dtype)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from app.engine.protocol import Engine, InferenceRequest, RequestContext
 from app.errors import ConflictingFields, InvalidField, ModelUnavailable, UnknownClass, nearest
-from app.imaging import mask
-from app.imaging.mask import Floats
+from app.imaging import guided_filter, matting
+from app.imaging.guided_filter import Floats
 from app.imaging.picture import Picture
 from app.tasks.answer import Answer
 from app.tasks.tiled import Stopwatch, plan_for, signature_of, through
@@ -131,9 +131,9 @@ async def _probabilities(
     context.progress.step()
     if not np.isfinite(answer).all():
         raise ModelUnavailable(f"The model {manifest.id} gave values that are no numbers.", value=manifest.id)
-    guided = await asyncio.to_thread(mask.fit, answer, small)
+    guided = await asyncio.to_thread(guided_filter.fit, answer, small)
     full = picture.height, picture.width
-    return lambda rows: mask.apply(guided, picture.pixels[rows], rows, full), {"size": f"{size[1]}x{size[0]}"}
+    return lambda rows: guided_filter.apply(guided, picture.pixels[rows], rows, full), {"size": f"{size[1]}x{size[0]}"}
 
 
 def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> Floats:
@@ -169,7 +169,7 @@ class _Found:
 
     def strips(self, least: int = 16) -> Iterator[slice]:
         """Yield the picture's rows, a strip of at least `least` at a time."""
-        return mask.strips(self.picture.height, self.picture.width, least)
+        return guided_filter.split_rows(self.picture.height, self.picture.width, least)
 
     def ids(self, rows: slice) -> NDArray[np.uint8]:
         """Return the class of each pixel, (rows, width)."""
@@ -191,10 +191,10 @@ class _Found:
         found = self.rows(rows)
         if self.binary:
             inside = any(one.id == 1 for one in self.subjects)
-            opaque = mask.alpha_of(found[..., 0], self.threshold)
+            opaque = matting.compute_alpha(found[..., 0], self.threshold)
             return opaque if inside else 1 - opaque
         places = [place for place, one in enumerate(self.classes) if one in self.subjects]
-        return mask.alpha_of(found[..., places].sum(axis=-1), 0.5)
+        return matting.compute_alpha(found[..., places].sum(axis=-1), 0.5)
 
 
 def _mask(found: _Found) -> Picture:
@@ -232,14 +232,14 @@ def _cutout(found: _Found, backdrop: Color | Picture | None) -> Picture:
     behind = None if backdrop is None else _backdrop(backdrop, picture)
     for rows in found.strips():
         alpha[rows] = np.rint(found.alpha(rows) * white)
-    alpha = mask.decided(alpha, radius)
+    alpha = matting.harden_alpha(alpha, radius)
     own = alpha.copy()  # what is written to one strip is around the next
     for rows in found.strips(least=radius):
         # With surroundings, so that the colours of an edge do not know where strips end.
         around = slice(max(0, rows.start - radius), min(picture.height, rows.stop + radius))
         inner = slice(rows.start - around.start, rows.stop - around.start)
         opaque = own[around].astype(np.float32) / white
-        colours = mask.without_background(picture.pixels[around].astype(np.float32) / white, opaque, radius)
+        colours = matting.estimate_foreground(picture.pixels[around].astype(np.float32) / white, opaque, radius)
         part = opaque[inner]
         if picture.alpha is not None:
             part = part * (picture.alpha[rows].astype(np.float32) / white)

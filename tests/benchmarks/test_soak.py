@@ -23,7 +23,7 @@ def answer(pixels: Pixels, form: str = "PNG") -> httpx.Response:
 
 
 def good(number: int) -> Ask:
-    """Return the request of this number or the next whose answer has its colours."""
+    """Return the request of this number or the next whose answer has its colors."""
     return next(ask for ask in map(MAKE, range(number, number + 99)) if ask.keeps and ask.path == "/inpaint")
 
 
@@ -45,7 +45,7 @@ def test_the_answer_of_another_is_seen() -> None:
     assert "and not" in compared(ask, answer(ask.pixels[:-1]))
     others = [replace(good(number), size=ask.size).pixels for number in range(100, 1100, 100)]
     sized = [np.resize(other, ask.pixels.shape) for other in others]
-    assert all("colours of another" in compared(ask, answer(other)) for other in sized)
+    assert all("colors of another" in compared(ask, answer(other)) for other in sized)
 
 
 def test_two_answers_that_differ_are_seen() -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.engine.protocol import Arrays
-from app.imaging import classical
+from app.imaging import classical_inpaint
 from tests.app.api.service import Honest, Service, file, gradient, hole, opened, png, serving, wait_until
 from tests.model_repository import manifest, photo_signatures
 
@@ -100,7 +100,7 @@ def test_inpaint_fills_what_the_mask_marks(service: Service) -> None:
 
 
 def test_inpaint_without_a_model_is_no_work_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, fill = threading.Event(), classical.fill
+    gate, fill = threading.Event(), classical_inpaint.fill
 
     def slow(*arguments: Any) -> NDArray[Any]:
         assert gate.wait(30)
