@@ -45,7 +45,7 @@ from app.engine.ray import Cluster, ClusterError, RayEngine
 from app.engine.registry import Registry
 from app.errors import InvalidField, ServiceError
 from app.imaging.picture import Picture
-from app.jobs.store import Store, StoreError
+from app.jobs.store import JobStore, JobStoreError
 from app.jobs.worker import Worker
 from app.settings import Settings, SettingsError
 from app.tasks.answer import Answer
@@ -104,7 +104,7 @@ def create_app(
     access = Access([key.get_secret_value() for key in settings.api_keys], settings.trusted_proxies)
     desk = Desk(settings, engine, metrics)
     store = _store(settings, clock)
-    worker = Worker(store, Runner(desk, clock), explain, at_once=settings.jobs_at_once)
+    worker = Worker(store, Runner(desk, clock), explain, concurrency=settings.jobs_at_once)
     jobs = Jobs(desk, store, worker, closed=access.closed)
     desk.defer = jobs.take
     golden = Golden(engine, _golden_tasks(engine))
@@ -174,11 +174,11 @@ def create_app(
     return app
 
 
-def _store(settings: Settings, clock: Callable[[], float]) -> Store:
-    return Store(
+def _store(settings: Settings, clock: Callable[[], float]) -> JobStore:
+    return JobStore(
         settings.data_dir,
-        most=settings.jobs_max,
-        most_bytes=settings.jobs_disk_mb * 2**20,
+        max_jobs=settings.jobs_max,
+        max_bytes=settings.jobs_disk_mb * 2**20,
         ttl=settings.job_ttl_h * 3600,
         clock=clock,
     )
@@ -393,7 +393,7 @@ def _watch_jobs(metrics: Metrics, worker: Worker) -> None:
         return lambda: worker.counts.get(state, 0)
 
     def ended(state: str) -> Callable[[], float]:
-        return lambda: worker.ended[state]
+        return lambda: worker.finished_counts[state]
 
     for state, meaning in (("queued", "wait"), ("running", "run")):
         metrics.watch(f"restore_jobs_{state}", f"Jobs that {meaning}.", kept(state))
@@ -447,7 +447,7 @@ def main() -> int:
         return 2
     try:
         app.state.store.open()
-    except StoreError as error:
+    except JobStoreError as error:
         sys.stderr.write(f"restore: {configuration.variable('data_dir')}: {error}\n")
         return 2
     config = uvicorn.Config(

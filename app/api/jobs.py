@@ -24,7 +24,8 @@ from app.api.forms import Upload
 from app.api.problems import MalformedRequest, NotFound
 from app.api.responses import FileParcel, Parcel, is_known
 from app.errors import DeadlineExceeded, IdempotencyMismatch, JobConflict, JobExpired, Overloaded, ShuttingDown
-from app.jobs.store import Job, Order, Store
+from app.jobs.job import Job, NewJob
+from app.jobs.store import JobStore
 from app.jobs.worker import Worker
 
 MOST_LISTED = 100
@@ -81,7 +82,7 @@ def idempotency_key(headers: Headers) -> str | None:
 class Jobs:
     """Turns requests into jobs and tells of them. `closed`: callers have keys, and see their own jobs only."""
 
-    def __init__(self, desk: Desk, store: Store, worker: Worker, *, closed: bool) -> None:
+    def __init__(self, desk: Desk, store: JobStore, worker: Worker, *, closed: bool) -> None:
         self._desk = desk
         self._store = store
         self._worker = worker
@@ -104,14 +105,14 @@ class Jobs:
             return None
         digest = await asyncio.to_thread(_digest, errand) if key is not None else ""
         client = request.state.client
-        job = await self._worker.ask(self._store.find, client, key) if key is not None else None
+        job = await self._worker.call(self._store.find_by_key, client, key) if key is not None else None
         fresh = job is None
         if job is None:
             job, fresh = await self._queued(errand, client, key, digest, patience)
         if job.digest != digest:
             text = "This Idempotency-Key was used with another path or Accept, other options or another picture."
             raise IdempotencyMismatch(text, field="Idempotency-Key", value=key)
-        if not fresh and not wanted.given and not job.over:
+        if not fresh and not wanted.given and not job.is_finished:
             text = "A request with this Idempotency-Key is under way. Repeat it with Prefer: wait=20 to wait for it."
             raise JobConflict(text, field="Idempotency-Key", value=key)
         seconds = wanted.wait if wanted.wait is not None else 0.0 if wanted.respond_async else longest
@@ -124,8 +125,8 @@ class Jobs:
         await self._desk.measure(errand)
         size = sum(upload.size for upload in errand.uploads.values())
         # Before megabytes are written, those that others are writing counted in.
-        await self._worker.ask(self._store.check_room, self._arriving + size)
-        order = Order(
+        await self._worker.call(self._store.check_capacity, self._arriving + size)
+        order = NewJob(
             client=client,
             task=errand.endpoint.task,
             request={
@@ -140,22 +141,22 @@ class Jobs:
         files = {name: upload.file for name, upload in errand.uploads.items()}
         self._arriving += size
         try:
-            await asyncio.to_thread(self._store.receive, order.id, files)
-            job, fresh = await self._worker.ask(self._store.add, order, size)
+            await asyncio.to_thread(self._store.files.save_inputs, order.id, files)
+            job, fresh = await self._worker.call(self._store.add, order, size)
         except Exception:  # whoever is cancelled does not know how it went: what is nobody's is erased later
-            await asyncio.to_thread(self._store.clear, order.id)
+            await asyncio.to_thread(self._store.files.delete, order.id)
             raise
         finally:
             self._arriving -= size
         if not fresh:
-            await asyncio.to_thread(self._store.clear, order.id)
+            await asyncio.to_thread(self._store.files.delete, order.id)
         self._worker.wake()
         return job, fresh
 
     async def _answered(self, request: Request, job: Job, wanted: Preference, seconds: float) -> Parcel:
         """Wait for the job, so many seconds at most, and return its result, or the job where it is not done."""
         now = await self._awaited(request, job, seconds)
-        if now is not None and now.over:
+        if now is not None and now.is_finished:
             parcel = await self.result(request, now)
             if wanted.wait is not None:
                 parcel.headers["Preference-Applied"] = wanted.applied
@@ -182,8 +183,8 @@ class Jobs:
         until = time.monotonic() + seconds
         now: Job | None = job
         try:
-            with self._worker.watching(job.id) as happened:
-                while now is not None and not now.over and time.monotonic() < until and not self._desk.closing:
+            with self._worker.watch(job.id) as happened:
+                while now is not None and not now.is_finished and time.monotonic() < until and not self._desk.closing:
                     left = min(PATIENCE_S, until - time.monotonic())
                     changed = asyncio.create_task(happened.wait())
                     await asyncio.wait({gone, changed}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -191,7 +192,7 @@ class Jobs:
                     if gone.done():
                         raise ClientDisconnect
                     happened.clear()
-                    now = await self._worker.ask(self._store.get, job.id)
+                    now = await self._worker.call(self._store.get, job.id)
         finally:
             gone.cancel()
         return now
@@ -206,7 +207,7 @@ class Jobs:
         return job
 
     async def _seen(self, request: Request, name: str) -> Job:
-        job = await self._worker.ask(self._store.get, name)
+        job = await self._worker.call(self._store.get, name)
         if job is None or (self._closed and job.client != request.state.client):
             raise NotFound("There is no such job.")
         return job
@@ -215,7 +216,7 @@ class Jobs:
         """Return the caller's newest jobs. Raises NotFound where callers have no keys to tell them apart by."""
         if not self._closed:
             raise NotFound("Jobs are listed only where API keys are set: without them, whoever has a job's id owns it.")
-        jobs = await self._worker.ask(self._store.newest, request.state.client, MOST_LISTED)
+        jobs = await self._worker.call(self._store.list_newest, request.state.client, MOST_LISTED)
         return [self.told(job) for job in jobs]
 
     def told(self, job: Job) -> dict[str, Any]:
@@ -254,7 +255,7 @@ class Jobs:
         if job.result is None:
             raise JobConflict(f"The job is {job.state}: there is no result.", value=job.state)
         try:
-            file = await asyncio.to_thread(self._store.result(job).open, "rb")
+            file = await asyncio.to_thread(self._store.files.result_path(job).open, "rb")
         except FileNotFoundError:  # erased in this moment
             raise NotFound("There is no such job.") from None
         told = job.result["headers"]
@@ -275,9 +276,9 @@ class Jobs:
         """Cancel a job that waits or runs, and return it; erase one that is over. Raises NotFound."""
         job = await self._seen(request, name)
         if await self._worker.cancel(job.id):
-            now = await self._worker.ask(self._store.get, job.id)
+            now = await self._worker.call(self._store.get, job.id)
             return JSONResponse(self.told(now or job), headers=_UNCACHED)
-        await self._worker.erase(job.id)
+        await self._worker.delete(job.id)
         return Response(status_code=204)
 
     # --- events ---
@@ -297,21 +298,21 @@ class Jobs:
         """
         self._streams += 1
         try:
-            with self._worker.watching(job.id) as happened:
+            with self._worker.watch(job.id) as happened:
                 last: dict[str, Any] = {}
-                now: Job | None = await self._worker.ask(self._store.get, job.id)
+                now: Job | None = await self._worker.call(self._store.get, job.id)
                 while now is not None and not self._desk.closing:
                     told = self.told(now)
                     if {**told, "eta": None} != {**last, "eta": None}:
                         yield told
                         last = told
-                    if now.over or getattr(request.state, "head", False):
+                    if now.is_finished or getattr(request.state, "head", False):
                         return
                     with suppress(TimeoutError):
                         async with asyncio.timeout(PATIENCE_S):
                             await happened.wait()
                     happened.clear()
-                    now = await self._worker.ask(self._store.get, job.id)
+                    now = await self._worker.call(self._store.get, job.id)
         finally:
             self._streams -= 1
 

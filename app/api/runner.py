@@ -15,8 +15,8 @@ from app.api.forms import Upload
 from app.api.limits import PixelBudget
 from app.engine.protocol import BACKGROUND, Progress, RequestContext
 from app.errors import DeadlineExceeded, ServiceError
-from app.jobs.store import Job
-from app.jobs.worker import Result
+from app.jobs.job import Job
+from app.jobs.worker import JobResult
 
 
 class Runner:
@@ -30,7 +30,7 @@ class Runner:
         self._clock = clock
         self._budget = PixelBudget(desk.settings.decoded_megapixels)
 
-    async def __call__(self, job: Job, files: Mapping[str, Path], progress: Progress) -> Result:
+    async def __call__(self, job: Job, files: Mapping[str, Path], progress: Progress) -> JobResult:
         """Return what the job gives. Raises whatever ServiceError is met, and DeadlineExceeded."""
         left = None if job.deadline is None else max(0.0, job.deadline - self._clock())
         deadline = time.monotonic() + left if left is not None else float("inf")
@@ -49,7 +49,7 @@ class Runner:
                     raise  # somebody else's time was up
                 raise DeadlineExceeded("The job was not done in the time that Cancel-After allowed.") from None
         headers = {key: value for key, value in parcel.headers.items() if key != "content-length"}
-        return Result(parcel.body, {"headers": headers})
+        return JobResult(parcel.body, {"headers": headers})
 
 
 def explain(error: Exception) -> dict[str, Any]:

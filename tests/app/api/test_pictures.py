@@ -106,7 +106,7 @@ def test_inpaint_without_a_model_is_no_work_of_the_device(monkeypatch: pytest.Mo
         assert gate.wait(30)
         return fill(*arguments)
 
-    monkeypatch.setattr(classical, "fill", slow)
+    monkeypatch.setattr(classical_inpaint, "fill", slow)
     with serving() as service, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(service.send, "/inpaint", mask=hole(), method="telea")
         wait_until(lambda: service.desk.budget.used > 0)
