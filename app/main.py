@@ -27,7 +27,7 @@ from app.api.readiness import ReadinessProbe
 from app.api.routes import health, images, jobs, model_cards, pages, styles
 from app.api.server import LAST_S
 from app.engine.protocol import ModelServer
-from app.jobs.store import Store
+from app.jobs.store import JobStore
 from app.jobs.worker import Worker
 from app.limits.concurrency import ConcurrencyLimit
 from app.limits.pixel_budget import PixelBudget
@@ -65,16 +65,16 @@ def create_app(
         max_output_pixels=settings.max_output_pixels,
     )
     concurrency = ConcurrencyLimit(settings.max_requests, pipeline.budget.seconds_ahead)
-    store = Store(
+    store = JobStore(
         settings.data_dir,
-        most=settings.jobs_max,
-        most_bytes=settings.jobs_disk_mb * 2**20,
+        max_jobs=settings.jobs_max,
+        max_bytes=settings.jobs_disk_mb * 2**20,
         ttl=settings.job_ttl_h * 3600,
         clock=clock,
     )
     by_name = {task.name: task for task in tasks}
     runner = JobRunner(pipeline, by_name, PixelBudget(settings.decoded_megapixels), clock)
-    worker = Worker(store, runner, explain, at_once=settings.jobs_at_once)
+    worker = Worker(store, runner, explain, concurrency=settings.jobs_at_once)
     job_service = JobService(
         store, worker, shutdown, needs_key=authenticator.needs_key, body_timeout_s=settings.body_timeout_s
     )

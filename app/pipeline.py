@@ -209,7 +209,7 @@ class ImagePipeline:
             height=result.picture.height,
             model=result.model,
             decisions=result.decisions,
-            warnings=(*result.picture.notes, *lost),
+            warnings=(*result.picture.warnings, *lost),
             seconds=self._observe(request.task.name, result, clock),
             table=result.table,
         )
@@ -258,7 +258,7 @@ def _decode(upload: Upload, max_pixels: int, field: str) -> Picture:
 
 
 def _encode(picture: Picture, output: Output) -> tuple[bytes, str, tuple[str, ...]]:
-    return *codec.encode(picture, output), codec.losses(picture, output)
+    return *codec.encode(picture, output), codec.list_losses(picture, output)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ FIXED_S = 0.004
 SECONDS_PER_MEGAPIXEL = 0.1
 
 
-class Costed:
+class SimulatedModel:
     """A model that takes as long as it is told, and gives pictures back."""
 
     def __init__(self, manifest: Manifest, fixed: float, per_megapixel: float) -> None:
@@ -47,7 +47,7 @@ class Costed:
         return {"image": image.repeat(scale, axis=1).repeat(scale, axis=2)}
 
 
-class CostedLoader:
+class SimulatedLoader:
     """Loads a Costed for any manifest of denoising or super-resolution."""
 
     def __init__(self, fixed: float = FIXED_S, per_megapixel: float = SECONDS_PER_MEGAPIXEL) -> None:
@@ -66,7 +66,7 @@ class CostedLoader:
         pass
 
     def load(self, folder: Path, manifest: Manifest, device: str) -> Model:  # noqa: ARG002
-        return Costed(manifest, self._fixed, self._per_megapixel)
+        return SimulatedModel(manifest, self._fixed, self._per_megapixel)
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         for task in ("denoise", "superres"):
             (Path(root) / task).symlink_to(PUBLISHED / task)
-        serve(settings, Registry([Path(root)], CostedLoader(wish.fixed, wish.per_megapixel)))
+        serve(settings, Registry([Path(root)], SimulatedLoader(wish.fixed, wish.per_megapixel)))
 
 
 def serve(settings: Settings, registry: Registry) -> None:

@@ -26,7 +26,7 @@ from app.engine.ray import Cluster, RayEngine
 from app.engine.registry import Model, Registry
 from app.engine.replica import Replica
 from benchmarks import results
-from benchmarks.costed import CostedLoader
+from benchmarks.costed import SimulatedLoader
 from models.manifest import Manifest
 
 SHELF = Path("models/published")
@@ -44,7 +44,7 @@ class _Echo:
         return {**inputs, "process": np.array([os.getpid()], np.float32)}
 
 
-class _Echoes(CostedLoader):
+class _Echoes(SimulatedLoader):
     """Loads an echo for every model."""
 
     def load(self, folder: Path, manifest: Manifest, device: str) -> Model:  # noqa: ARG002

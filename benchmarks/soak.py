@@ -5,8 +5,8 @@ callers at once; some callers die while they send, wait or read. The models are 
 thousand take well under an hour of two cores. Then a fiftieth as many pictures of 1 to 6 megapixels go to the service
 over models of known cost (`benchmarks.costed`). All of a request follows from its number, `--seed` included.
 
-* No answer may be lost or another's: each picture has four corner colours of its own, and its answer must have its size
-  and, where the task keeps colours, these; some are sent once more, alone, at the end, and must get the same answer.
+* No answer may be lost or another's: each picture has four corner colors of its own, and its answer must have its size
+  and, where the task keeps colors, these; some are sent once more, alone, at the end, and must get the same answer.
 * No 5xx, and what is wrong with a request is told.
 * Resident memory, median of each tenth of the run: the second (warm) against the last.
 * At the end nothing is held: no pixels, no tickets, no requests.
@@ -56,7 +56,7 @@ GAUGES = {"decoded_megapixels": 0.0, "requests_waiting": 0.0, "queue_tiles": 0.0
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request. `size` (width, height) is its answer's; `keeps` where the answer has the picture's colours."""
+    """One request. `size` (width, height) is its answer's; `keeps` where the answer has the picture's colors."""
 
     number: int
     path: str
@@ -80,7 +80,7 @@ class Ask:
 
 
 def marked(chance: random.Random, width: int, height: int) -> Pixels:
-    """Return a picture that runs between four colours of its own, with a little noise."""
+    """Return a picture that runs between four colors of its own, with a little noise."""
     corners = np.array([[[chance.randrange(256) for _ in range(3)] for _ in range(2)] for _ in range(2)], np.uint8)
     smooth = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.int16)
     noise = np.random.default_rng(chance.randrange(2**32)).integers(-6, 7, (height, width, 1), np.int8)
@@ -105,9 +105,9 @@ def small(number: int, seed: int, style: str) -> Ask:
     pixels = marked(chance, width, height)
     if kind == "digits":
         pixels = np.repeat(pixels.mean(axis=-1, keepdims=True).astype(np.uint8), 3, axis=-1)
-    grey = pixels[..., 0] if kind == "digits" else pixels
-    forms = ["PNG", "JPEG", "TIFF"] if kind == "digits" else ["PNG", "JPEG", "TIFF", "WEBP"]  # WebP knows no grey
-    files = {"image": written(grey, chance.choice(forms))}
+    gray = pixels[..., 0] if kind == "digits" else pixels
+    forms = ["PNG", "JPEG", "TIFF"] if kind == "digits" else ["PNG", "JPEG", "TIFF", "WEBP"]  # WebP knows no gray
+    files = {"image": written(gray, chance.choice(forms))}
     fields = {"format": chance.choice(["png", "jpeg", "webp"])}
     times, keeps = 1, True
     match kind:
@@ -291,7 +291,7 @@ def compared(ask: Ask, answer: httpx.Response) -> str:
         return ""
     expected, got = (cv2.resize(one, (4, 4), interpolation=cv2.INTER_AREA).astype(int) for one in (ask.pixels, found))
     apart = int(np.abs(expected - got).max())
-    return "" if apart <= APART else f"colours of another picture: {apart} of 255 apart"
+    return "" if apart <= APART else f"colors of another picture: {apart} of 255 apart"
 
 
 def alike(one: httpx.Response, other: httpx.Response) -> bool:

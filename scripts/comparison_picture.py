@@ -37,9 +37,9 @@ def main() -> None:
 def draw(out: Path) -> None:
     """Draw what the networks in `out` see. Raises MissingPack, NotTrained."""
     picture = read_rgb(Packs().folder("photos/test/Kodak24") / "kodim08.webp")
-    colours = np.array([colour for _, _, colour in CLASSES], np.uint8)
+    colors = np.array([color for _, _, color in CLASSES], np.uint8)
     networks = trained(load("segment_street_comparison"), out)
-    panels = [picture, *(colours[DOMAIN.labels_of(network, picture)] for network in networks.values())]
+    panels = [picture, *(colors[DOMAIN.labels_of(network, picture)] for network in networks.values())]
     height = round(WIDTH * picture.shape[0] / picture.shape[1])
     small = [cv2.resize(panel, (WIDTH, height), interpolation=cv2.INTER_AREA) for panel in panels]
     gap = np.full((height, 6, 3), 255, np.uint8)

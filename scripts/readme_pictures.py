@@ -100,7 +100,7 @@ def digit() -> tuple[Pixels, NDArray[np.bool_]]:
 def cut_out(url: str) -> str:
     """Draw the astronaut, cut out, and on another background at its own size and three times as large; say so.
 
-    The large one is made of the cut-out itself: `/superres` enlarges colours and transparency alike.
+    The large one is made of the cut-out itself: `/superres` enlarges colors and transparency alike.
     """
     portrait = (FOLDER / "portrait.jpg").read_bytes()
     asked = {"model": "person", "output": "cutout"}

@@ -1,8 +1,8 @@
-"""What survives a trip through the service, for each operation, kind of picture and output format.
+"""Measures what each operation preserves, for each kind of picture and output format.
 
-Every cell is one request to the running service, over models that give the picture back, and its answer is read by
-other code than the service's own wherever there is some. `python -m tests.fidelity` writes `docs/fidelity.md`; a test
-holds the two together.
+Every cell is one request to the running service, with models that return their input, and the answer is read with other
+code than the service's own where possible. `python -m tests.fidelity` writes `docs/fidelity.md`; a test compares it
+with the service.
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.app.api.service import Service, serving
-from tests.app.imaging.samples import ADOBE_RGB, DISPLAY_P3, SRGB, XMP, exif, icc_grey, icc_rgb, png, saved, smooth
+from tests.app.imaging.samples import (
+    ADOBE_RGB,
+    DISPLAY_P3,
+    SRGB,
+    XMP,
+    exif,
+    icc_gray,
+    icc_rgb,
+    png,
+    save_with_pillow,
+    smooth,
+)
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "fidelity.md"
 HEIGHT, WIDTH = 24, 40
@@ -30,36 +41,36 @@ HEIGHT, WIDTH = 24, 40
 
 @dataclass(frozen=True)
 class Operation:
-    """A request that gives the picture back: its endpoint and fields, the size of its answer, and what it adds."""
+    """A request that returns the picture: its endpoint and fields, the scale of its answer, and what it adds."""
 
     path: str
     fields: dict[str, Any]
     scale: int = 1
     opacity: bool = False
-    colour: bool = False
+    color: bool = False
     hole: tuple[int, int] | None = None
-    """Row and column of the one pixel that is made up anew; nobody asks for it to be the same."""
+    """Row and column of the one pixel that is inpainted; it may differ."""
 
     @property
     def mask(self) -> dict[str, bytes]:
-        """The file that says so."""
+        """The file field with the mask of `hole`."""
         if self.hole is None:
             return {}
         missing = np.zeros((HEIGHT, WIDTH, 1), np.uint8)
         missing[self.hole] = 255
-        return {"mask": saved(missing, "PNG")}
+        return {"mask": save_with_pillow(missing, "PNG")}
 
     @property
     def title(self) -> str:
-        said = {key: value for key, value in self.fields.items() if key != "model"}
-        return ", ".join([f"`{self.path}`", *(f"`{key}={value}`" for key, value in said.items())])
+        shown = {key: value for key, value in self.fields.items() if key != "model"}
+        return ", ".join([f"`{self.path}`", *(f"`{key}={value}`" for key, value in shown.items())])
 
 
 OPERATIONS = {
     "denoise": Operation("/denoise", {"model": "identity"}),
     "superres": Operation("/superres", {"scale": 2}, scale=2),
     "cutout": Operation("/segment", {"output": "cutout", "threshold": 0}, opacity=True),
-    "overlay": Operation("/segment", {"output": "overlay", "opacity": 0}, colour=True),
+    "overlay": Operation("/segment", {"output": "overlay", "opacity": 0}, color=True),
     "inpaint": Operation("/inpaint", {}, hole=(9, 14)),
     "stylize": Operation("/stylize", {"style": "starry-night", "strength": 0}),
 }
@@ -67,20 +78,20 @@ FORMATS = ("auto", "png", "jpeg", "webp", "tiff", "avif")
 LOSSLESS = ("png", "tiff")
 LEGEND = {
     "8 bit": "16 bit rounded to 8, because the format has no more; `X-Applied` says `depth=8`.",
-    "RGB": "grey stored as three equal channels, because the format (or its library) has no such grey, or because "
-    "colours are drawn over it.",
-    "sRGB": "colours converted to sRGB and the profile dropped, because no network should see such channels: CMYK, "
+    "RGB": "gray stored as three equal channels, because the format (or its library) has no such gray, or because "
+    "colors are drawn over it.",
+    "sRGB": "colors converted to sRGB and the profile dropped, because networks are not trained on them: CMYK, "
     "linear light; `X-Applied` says `color=srgb`.",
-    "no profile": "a profile for grey, dropped because the answer is not grey; `X-Applied` says `icc=dropped`.",
+    "no profile": "a profile for gray, dropped because the answer is not gray; `X-Applied` says `icc=dropped`.",
     "alpha": "transparency, which was asked for; here all of it is opaque, and WebP and AVIF do not store that.",
-    "refused": "`invalid-field` (422): the format cannot carry transparency, and it is not dropped silently.",
+    "refused": "`invalid-field` (422): the format cannot store transparency, and it is not dropped silently.",
 }
-NOTES = {"8 bit": "depth=8", "sRGB": "color=srgb", "no profile": "icc=dropped"}
+WARNINGS = {"8 bit": "depth=8", "sRGB": "color=srgb", "no profile": "icc=dropped"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A file to send. `shown` is how it looks upright, (height, width, 1 to 4) in [0, 1]; the rest is what it holds."""
+    """A file to send. `shown` is the upright picture, (height, width, 1 to 4) in [0, 1]."""
 
     name: str
     data: bytes
@@ -94,7 +105,7 @@ class Kind:
     exact: bool = True
 
     @property
-    def grey(self) -> bool:
+    def gray(self) -> bool:
         return self.shown.shape[2] < 3
 
     @property
@@ -104,7 +115,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Seen:
-    """What an answer holds."""
+    """The content of an answer."""
 
     samples: NDArray[Any]
     profile: bytes | None
@@ -125,7 +136,7 @@ def _plain(name: str, channels: int, dtype: type) -> Kind:
 
 
 def _depths() -> Iterator[Kind]:
-    for channels, name in ((1, "grey"), (2, "grey + alpha"), (3, "RGB"), (4, "RGBA")):
+    for channels, name in ((1, "gray"), (2, "gray + alpha"), (3, "RGB"), (4, "RGBA")):
         for dtype in (np.uint8, np.uint16):
             kind = _plain(f"{name}, {np.iinfo(dtype).bits} bit, PNG", channels, dtype)
             yield kind
@@ -140,22 +151,22 @@ def _depths() -> Iterator[Kind]:
                     extrasamples=["unassalpha"] if kind.alpha else None,
                 )
                 yield replace(kind, name=f"{name}, 16 bit, TIFF", data=out.getvalue(), form="tiff")
-    colour = Image.fromarray(smooth(HEIGHT, WIDTH, 3)).convert("CMYK")
-    shown = np.asarray(colour.convert("RGB")) / 255
-    data = saved(colour, "JPEG", quality=98, subsampling=0)
+    color = Image.fromarray(smooth(HEIGHT, WIDTH, 3)).convert("CMYK")
+    shown = np.asarray(color.convert("RGB")) / 255
+    data = save_with_pillow(color, "JPEG", quality=98, subsampling=0)
     yield Kind("CMYK, JPEG", data, shown, "jpeg", converted=True, exact=False)
-    yield Kind("CMYK, TIFF", saved(colour, "TIFF"), shown, "tiff", converted=True, exact=False)
+    yield Kind("CMYK, TIFF", save_with_pillow(color, "TIFF"), shown, "tiff", converted=True, exact=False)
 
 
 def _palettes() -> Iterator[Kind]:
     bits = smooth(HEIGHT, WIDTH, 1)[..., 0] > 120
-    yield Kind("1 bit, PNG", saved(Image.fromarray(bits), "PNG"), bits[..., None].astype(float), "png")
+    yield Kind("1 bit, PNG", save_with_pillow(Image.fromarray(bits), "PNG"), bits[..., None].astype(float), "png")
     image = Image.fromarray(smooth(HEIGHT, WIDTH, 3)).quantize(64)
     opaque = np.asarray(image.convert("RGB")) / 255
-    yield Kind("palette, PNG", saved(image, "PNG"), opaque, "png")
+    yield Kind("palette, PNG", save_with_pillow(image, "PNG"), opaque, "png")
     opacity = bytes(range(0, 256, 4))
     transparent = np.frombuffer(opacity, np.uint8)[np.asarray(image)][..., None] / 255
-    data = saved(image, "PNG", transparency=opacity)
+    data = save_with_pillow(image, "PNG", transparency=opacity)
     yield Kind("palette with transparency, PNG", data, np.concatenate([opaque, transparent], axis=2), "png")
 
 
@@ -163,7 +174,7 @@ def _profiles() -> Iterator[Kind]:
     for name, primaries in (("sRGB", SRGB), ("Display-P3", DISPLAY_P3), ("Adobe RGB", ADOBE_RGB)):
         profile = icc_rgb(primaries)
         array = smooth(HEIGHT, WIDTH, 3)
-        data = saved(array, "JPEG", quality=98, subsampling=0, icc_profile=profile)
+        data = save_with_pillow(array, "JPEG", quality=98, subsampling=0, icc_profile=profile)
         yield Kind(f"RGB with {name}, JPEG", data, array / 255, "jpeg", profile=profile, exact=False)
         deep = smooth(HEIGHT, WIDTH, 3, np.uint16)
         out = BytesIO()
@@ -171,11 +182,11 @@ def _profiles() -> Iterator[Kind]:
         yield Kind(f"RGB, 16 bit, with {name}, TIFF", out.getvalue(), deep / 65535, "tiff", bits=16, profile=profile)
     array = smooth(HEIGHT, WIDTH, 4)
     profile = icc_rgb(DISPLAY_P3)
-    data = saved(array, "PNG", icc_profile=profile)
+    data = save_with_pillow(array, "PNG", icc_profile=profile)
     yield Kind("RGBA with Display-P3, PNG", data, array / 255, "png", profile=profile)
-    grey = smooth(HEIGHT, WIDTH, 1)
-    data = saved(grey, "PNG", icc_profile=icc_grey())
-    yield Kind("grey with a grey profile, PNG", data, grey / 255, "png", profile=icc_grey())
+    gray = smooth(HEIGHT, WIDTH, 1)
+    data = save_with_pillow(gray, "PNG", icc_profile=icc_gray())
+    yield Kind("gray with a gray profile, PNG", data, gray / 255, "png", profile=icc_gray())
     light = smooth(HEIGHT, WIDTH, 3, np.uint16)
     linear = light / 65535
     shown = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -187,15 +198,15 @@ def _profiles() -> Iterator[Kind]:
 def _orientations() -> Iterator[Kind]:
     upright = smooth(HEIGHT, WIDTH, 3)
     for orientation in range(1, 9):
-        stored = _laid_down(upright, orientation)
+        stored = _store_with_orientation(upright, orientation)
         block = b"Exif\0\0" + exif(orientation, size=(stored.shape[1], stored.shape[0]), thumbnail=b"thumbnail")
-        data = saved(stored, "JPEG", quality=98, subsampling=0, exif=block)
+        data = save_with_pillow(stored, "JPEG", quality=98, subsampling=0, exif=block)
         yield Kind(f"EXIF orientation {orientation}, JPEG", data, upright / 255, "jpeg", tags=True, exact=False)
 
 
-def _laid_down(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
+def _store_with_orientation(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Return the samples as a camera would store them with this orientation."""
-    turned = {
+    stored = {
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
@@ -205,7 +216,7 @@ def _laid_down(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
         7: upright[::-1, ::-1].swapaxes(0, 1),
         8: np.rot90(upright, -1),
     }
-    return np.ascontiguousarray(turned[orientation])
+    return np.ascontiguousarray(stored[orientation])
 
 
 def _containers() -> Iterator[Kind]:
@@ -213,11 +224,11 @@ def _containers() -> Iterator[Kind]:
     shown, profile, block = array / 255, icc_rgb(DISPLAY_P3), exif(size=(WIDTH, HEIGHT))
     all_of_it: dict[str, Any] = {"exif": b"Exif\0\0" + block, "icc_profile": profile, "xmp": XMP}
     full: dict[str, Any] = {"profile": profile, "tags": True, "xmp": True}
-    data = saved(array, "JPEG", quality=98, subsampling=0, **all_of_it)
+    data = save_with_pillow(array, "JPEG", quality=98, subsampling=0, **all_of_it)
     yield Kind("EXIF + ICC + XMP, JPEG", data, shown, "jpeg", exact=False, **full)
-    data = saved(array, "WEBP", lossless=True, **all_of_it)
+    data = save_with_pillow(array, "WEBP", lossless=True, **all_of_it)
     yield Kind("EXIF + ICC + XMP, WebP", data, shown, "webp", **full)
-    data = saved(array, "AVIF", quality=98, subsampling="4:4:4", **all_of_it)
+    data = save_with_pillow(array, "AVIF", quality=98, subsampling="4:4:4", **all_of_it)
     yield Kind("EXIF + ICC + XMP, AVIF", data, shown, "avif", exact=False, **full)
     packet = b"XML:com.adobe.xmp\0\0\0\0\0" + XMP
     data = png(array, 2, 8, (b"eXIf", block), (b"iTXt", packet))
@@ -225,15 +236,15 @@ def _containers() -> Iterator[Kind]:
     described = Image.Exif()
     described.load(block)
     described[0x02BC] = XMP
-    data = saved(array, "TIFF", exif=described, icc_profile=profile)
+    data = save_with_pillow(array, "TIFF", exif=described, icc_profile=profile)
     yield Kind("EXIF + ICC + XMP, TIFF", data, shown, "tiff", **full)
-    yield Kind("RGB, BMP", saved(array, "BMP"), shown, "bmp")
+    yield Kind("RGB, BMP", save_with_pillow(array, "BMP"), shown, "bmp")
     two = {"save_all": True, "append_images": [Image.fromarray(array[::-1].copy())], "quality": 98, "subsampling": 0}
-    yield Kind("two pictures in one JPEG (MPO)", saved(array, "MPO", **two), shown, "jpeg", exact=False)
+    yield Kind("two pictures in one JPEG (MPO)", save_with_pillow(array, "MPO", **two), shown, "jpeg", exact=False)
 
 
 def expected(name: str, kind: Kind, form: str) -> set[str]:
-    """Return the entries of the legend that this cell must have: all that is not kept, known in advance."""
+    """Return the entries of the legend that this cell must have."""
     operation = OPERATIONS[name]
     alpha = kind.alpha or operation.opacity
     if alpha and form == "jpeg":
@@ -243,16 +254,16 @@ def expected(name: str, kind: Kind, form: str) -> set[str]:
         changes.add("alpha")
     if kind.bits == 16 and form not in LOSSLESS:
         changes.add("8 bit")
-    if kind.grey and (operation.colour or form == "webp" or (form == "avif" and alpha)):
+    if kind.gray and (operation.color or form == "webp" or (form == "avif" and alpha)):
         changes.add("RGB")
-    if kind.grey and kind.profile and "RGB" in changes:
+    if kind.gray and kind.profile and "RGB" in changes:
         changes.add("no profile")
     if kind.converted:
         changes.add("sRGB")
     return changes
 
 
-def chosen(name: str, kind: Kind) -> str:
+def expected_format(name: str, kind: Kind) -> str:
     """Return the format that `auto` must choose."""
     if kind.form == "bmp" or (OPERATIONS[name].opacity and kind.form == "jpeg"):
         return "png"
@@ -270,46 +281,46 @@ class Cell:
 
 
 def cells(service: Service) -> Iterator[Cell]:
-    """Send every kind to every operation in every format and yield what came of it."""
+    """Send every kind to every operation in every format and yield the results."""
     for name, operation in OPERATIONS.items():
         for kind in kinds():
             for asked in FORMATS:
                 fields = {**operation.fields, **operation.mask, "format": asked, "quality": 95}
                 answer = service.send(operation.path, kind.data, **fields)
-                yield _judged(name, kind, asked, answer)
+                yield _judge(name, kind, asked, answer)
 
 
-def _judged(operation: str, kind: Kind, asked: str, answer: httpx.Response) -> Cell:
+def _judge(operation: str, kind: Kind, asked: str, answer: httpx.Response) -> Cell:
     if answer.status_code != 200:
         refused = answer.status_code == 422 and answer.json()["type"].endswith("/invalid-field")
         faults = [] if refused else [f"status {answer.status_code}"]
         return Cell(operation, kind, asked, asked, {"refused"}, faults)
     form = answer.headers["content-type"].removeprefix("image/")
-    seen = look(answer.content, form)
+    seen = read_file(answer.content, form)
     changes, faults = _changes(kind, seen)
     faults += _content_faults(kind, seen, form, OPERATIONS[operation])
-    told = answer.headers["x-applied"].split(";")
-    for change, note in NOTES.items():
-        if (change in changes) != (note in told):
-            faults.append(f"X-Applied is {told} for {sorted(changes)}")
-    if asked == "auto" and form != chosen(operation, kind):
+    applied = answer.headers["x-applied"].split(";")
+    for change, warning in WARNINGS.items():
+        if (change in changes) != (warning in applied):
+            faults.append(f"X-Applied is {applied} for {sorted(changes)}")
+    if asked == "auto" and form != expected_format(operation, kind):
         faults.append(f"auto chose {form}")
     return Cell(operation, kind, asked, form, changes, faults)
 
 
 def _changes(kind: Kind, seen: Seen) -> tuple[set[str], list[str]]:
-    """Return what was changed, in the legend's words, and what was changed without a word for it."""
+    """Return the changes that are in the legend, and faults: changes that are not."""
     changes, faults = set(), []
     bits = seen.samples.dtype.itemsize * 8
     if bits < kind.bits:
         changes.add("8 bit")
     elif bits > kind.bits:
         faults.append(f"{bits} bit")
-    grey, alpha = seen.samples.shape[2] < 3, seen.samples.shape[2] in (2, 4)
-    if kind.grey and not grey:
+    gray, alpha = seen.samples.shape[2] < 3, seen.samples.shape[2] in (2, 4)
+    if kind.gray and not gray:
         changes.add("RGB")
-    elif grey and not kind.grey:
-        faults.append("grey")
+    elif gray and not kind.gray:
+        faults.append("gray")
     if alpha and not kind.alpha:
         changes.add("alpha")
     elif kind.alpha and not alpha:
@@ -317,8 +328,8 @@ def _changes(kind: Kind, seen: Seen) -> tuple[set[str], list[str]]:
     if kind.converted:
         changes.add("sRGB")
         if seen.profile:
-            faults.append("a profile beside converted colours")
-    elif kind.profile and kind.grey and not seen.profile:
+            faults.append("a profile with converted colors")
+    elif kind.profile and kind.gray and not seen.profile:
         changes.add("no profile")
     elif seen.profile != kind.profile:
         faults.append("profile")
@@ -329,7 +340,7 @@ def _content_faults(kind: Kind, seen: Seen, form: str, operation: Operation) -> 
     """Return what is wrong with an answer's pixels, tags and XMP."""
     faults, scale = [], operation.scale
     shown = kind.shown.repeat(scale, axis=0).repeat(scale, axis=1)
-    if kind.grey and seen.samples.shape[2] > 2:
+    if kind.gray and seen.samples.shape[2] > 2:
         shown = shown[..., [0, 0, 0, 1][: shown.shape[2] + 2]]
     if not kind.alpha and seen.samples.shape[2] in (2, 4):
         shown = np.concatenate([shown, np.ones_like(shown[..., :1])], axis=2)
@@ -343,7 +354,9 @@ def _content_faults(kind: Kind, seen: Seen, form: str, operation: Operation) -> 
         if scale > 1 and kind.alpha:  # enlarged smoothly, so it differs from the repeated one at steps
             if difference[..., -1].mean() > 0.03:
                 faults.append("alpha differs")
-            difference = difference[..., :-1] * (shown[..., -1:] > 0)  # colours that nobody sees are not enlarged
+            difference = difference[..., :-1] * (
+                shown[..., -1:] > 0
+            )  # colors of fully transparent pixels are not enlarged
         if difference.max() > (1e-6 if exact else 0.35) or difference.mean() > (1e-6 if exact else 0.03):
             faults.append(f"pixels differ by {difference.mean():.4f}, {difference.max():.4f} at most")
     if kind.tags:
@@ -351,18 +364,18 @@ def _content_faults(kind: Kind, seen: Seen, form: str, operation: Operation) -> 
         if seen.tags != wanted:
             faults.append(f"tags {seen.tags}")
     elif any(value not in (None, 1) for value in seen.tags.values()):
-        faults.append(f"tags from nowhere: {seen.tags}")
+        faults.append(f"unexpected tags: {seen.tags}")
     if kind.xmp != bool(seen.xmp):
         faults.append("XMP")
     elif kind.xmp and seen.xmp and (b"a test" not in seen.xmp or b'tiff:Orientation="1"' not in seen.xmp):
-        faults.append("XMP is not what it was")
+        faults.append("XMP differs")
     return faults
 
 
-def look(data: bytes, form: str) -> Seen:
-    """Return what a file holds, as others than the service read it."""
+def read_file(data: bytes, form: str) -> Seen:
+    """Return the content of a file, read with other code than the service's."""
     if form == "tiff":
-        return _look_tiff(data)
+        return _read_tiff(data)
     image = Image.open(BytesIO(data))
     found = image.getexif()
     inner = found.get_ifd(0x8769)
@@ -376,10 +389,8 @@ def look(data: bytes, form: str) -> Seen:
         tags["Make"] = tags["Make"].rstrip("\0")
     if form == "png":
         samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        colour = struct.unpack_from(">B", data, 25)[0]
-        samples = (
-            samples[..., None] if colour == 0 else samples[..., {2: [2, 1, 0], 4: [0, 3], 6: [2, 1, 0, 3]}[colour]]
-        )
+        color = struct.unpack_from(">B", data, 25)[0]
+        samples = samples[..., None] if color == 0 else samples[..., {2: [2, 1, 0], 4: [0, 3], 6: [2, 1, 0, 3]}[color]]
     else:
         samples = np.asarray(image)
         samples = samples if samples.ndim == 3 else samples[..., None]
@@ -387,7 +398,7 @@ def look(data: bytes, form: str) -> Seen:
     return Seen(samples, image.info.get("icc_profile"), tags, xmp.encode() if isinstance(xmp, str) else xmp)
 
 
-def _look_tiff(data: bytes) -> Seen:
+def _read_tiff(data: bytes) -> Seen:
     with tifffile.TiffFile(BytesIO(data)) as file:
         page = file.pages.first
         samples = page.asarray()
@@ -410,25 +421,25 @@ def document(found: list[Cell]) -> str:
         "# What survives",
         "",
         f"{len(found)} requests: each operation × kind of picture × output format, through the running service over",
-        "models that give the picture back. `python -m tests.fidelity` writes this page; a test holds it to what the",
-        "service does.",
+        "models that return their input. `python -m tests.fidelity` writes this page; a test compares it with the",
+        "service.",
         "",
         "“kept” means all of: width and height (times the scale), upright pixels (exactly in PNG and TIFF), depth,",
-        "grey or colour, transparency, the ICC profile byte for byte, EXIF (orientation reset to 1 once it is applied,",
+        "gray or color, transparency, the ICC profile byte for byte, EXIF (orientation reset to 1 once it is applied,",
         "pixel dimensions those of the answer, thumbnail removed) and XMP (its orientation reset too). `auto` also",
-        "shows the format that it chose. Everything else has a word:",
+        "shows the format that it chose. Everything else is one of:",
         "",
-        "| word | what it means |",
+        "| word | meaning |",
         "|---|---|",
         *(f"| {word} | {meaning} |" for word, meaning in LEGEND.items()),
         "",
         "All of this is for `metadata=keep`; `color` keeps the profile only, `strip` nothing. Palettes and 1 bit come",
-        "back as 8-bit grey or RGB(A). What is never kept: a JPEG's second picture (`X-Applied` says `mpo=first`),",
+        "back as 8-bit gray or RGB(A). What is never kept: a JPEG's second picture (`X-Applied` says `mpo=first`),",
         "extended XMP beyond 64 KiB, IPTC outside XMP, PNG text, `gAMA` and `cICP`, and a TIFF's tags other than the",
         "descriptive ones. EXIF or XMP larger than a JPEG segment (64 KiB) is dropped from JPEG, EXIF that cannot be",
-        "followed from everything, a profile that is not for such pixels too; `X-Applied` says `exif=dropped`,",
-        "`xmp=dropped`, `icc=dropped`. AVIF of more than 8 bit is read as 8 (`depth=8`). Makers' notes stay as",
-        "they are. Animations and files of several pages are refused.",
+        "parsed from every format, and so is a profile for another kind of pixels; `X-Applied` says `exif=dropped`,",
+        "`xmp=dropped`, `icc=dropped`. AVIF of more than 8 bit is read as 8 (`depth=8`). Maker notes are",
+        "unchanged. Animations and files of several pages are refused.",
     ]
     for name, operation in OPERATIONS.items():
         lines += ["", f"## {operation.title}", "", f"| input | {' | '.join(f'`{form}`' for form in FORMATS)} |"]

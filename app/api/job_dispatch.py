@@ -15,7 +15,8 @@ from app.api.lifecycle import Shutdown, wait_for_disconnect
 from app.api.negotiation import Preference, parse_idempotency_key, parse_prefer
 from app.api.responses import StreamedResponse
 from app.errors import DeadlineExceeded, IdempotencyMismatch, JobConflict, ShuttingDown
-from app.jobs.store import Job, NewJob, Store
+from app.jobs.job import Job, NewJob
+from app.jobs.store import JobStore
 from app.jobs.worker import Worker
 from app.pipeline import ImagePipeline, ImageRequest, Upload
 
@@ -27,7 +28,7 @@ class JobDispatcher:
         self,
         jobs: JobService,
         pipeline: ImagePipeline,
-        store: Store,
+        store: JobStore,
         worker: Worker,
         shutdown: Shutdown,
         *,
@@ -54,14 +55,14 @@ class JobDispatcher:
             return None
         digest = await asyncio.to_thread(_digest, image_request) if key is not None else ""
         client = request.state.client
-        job = await self._worker.ask(self._store.find, client, key) if key is not None else None
+        job = await self._worker.call(self._store.find_by_key, client, key) if key is not None else None
         fresh = job is None
         if job is None:
             job, fresh = await self._enqueue(image_request, client, key, digest, patience)
         if job.digest != digest:
             text = "This Idempotency-Key was used with another path or Accept, other options or another picture."
             raise IdempotencyMismatch(text, field="Idempotency-Key", value=key)
-        if not fresh and not prefer.given and not job.over:
+        if not fresh and not prefer.given and not job.is_finished:
             text = "A request with this Idempotency-Key is under way. Repeat it with Prefer: wait=20 to wait for it."
             raise JobConflict(text, field="Idempotency-Key", value=key)
         seconds = prefer.wait if prefer.wait is not None else 0.0 if prefer.respond_async else longest
@@ -74,7 +75,7 @@ class JobDispatcher:
         await self._pipeline.measure(image_request)
         size = sum(upload.size for upload in image_request.uploads.values())
         # Before megabytes are written, those that others are writing counted in.
-        await self._worker.ask(self._store.check_room, self._arriving + size)
+        await self._worker.call(self._store.check_capacity, self._arriving + size)
         new = NewJob(
             client=client,
             task=image_request.task.name,
@@ -90,15 +91,15 @@ class JobDispatcher:
         files = {name: upload.file for name, upload in image_request.uploads.items()}
         self._arriving += size
         try:
-            await asyncio.to_thread(self._store.receive, new.id, files)
-            job, fresh = await self._worker.ask(self._store.add, new, size)
+            await asyncio.to_thread(self._store.files.save_inputs, new.id, files)
+            job, fresh = await self._worker.call(self._store.add, new, size)
         except Exception:  # whoever is cancelled does not know how it went: what is nobody's is erased later
-            await asyncio.to_thread(self._store.clear, new.id)
+            await asyncio.to_thread(self._store.files.delete, new.id)
             raise
         finally:
             self._arriving -= size
         if not fresh:
-            await asyncio.to_thread(self._store.clear, new.id)
+            await asyncio.to_thread(self._store.files.delete, new.id)
         self._worker.wake()
         return job, fresh
 
@@ -107,7 +108,7 @@ class JobDispatcher:
     ) -> StreamedResponse:
         """Wait for the job, so many seconds at most, and return its result, or the job where it is not done."""
         now = await self._wait(request, job, seconds)
-        if now is not None and now.over:
+        if now is not None and now.is_finished:
             response = await self._jobs.read_result(request, now)
             if prefer.wait is not None:
                 response.headers["Preference-Applied"] = prefer.applied
@@ -134,8 +135,10 @@ class JobDispatcher:
         until = time.monotonic() + seconds
         now: Job | None = job
         try:
-            with self._worker.watching(job.id) as happened:
-                while now is not None and not now.over and time.monotonic() < until and not self._shutdown.closing:
+            with self._worker.watch(job.id) as happened:
+                while (
+                    now is not None and not now.is_finished and time.monotonic() < until and not self._shutdown.closing
+                ):
                     left = min(POLL_S, until - time.monotonic())
                     changed = asyncio.create_task(happened.wait())
                     await asyncio.wait({gone, changed}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -143,7 +146,7 @@ class JobDispatcher:
                     if gone.done():
                         raise ClientDisconnect
                     happened.clear()
-                    now = await self._worker.ask(self._store.get, job.id)
+                    now = await self._worker.call(self._store.get, job.id)
         finally:
             gone.cancel()
         return now

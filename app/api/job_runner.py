@@ -13,8 +13,8 @@ from app.api import problems, responses
 from app.api.forms import form_class, make_request
 from app.engine.protocol import BACKGROUND, Progress, RequestContext
 from app.errors import DeadlineExceeded, ServiceError
-from app.jobs.store import Job
-from app.jobs.worker import Result
+from app.jobs.job import Job
+from app.jobs.worker import JobResult
 from app.limits.pixel_budget import PixelBudget
 from app.pipeline import Encoded, ImagePipeline, ImageRequest, Upload
 from app.tasks.base import Task
@@ -38,7 +38,7 @@ class JobRunner:
         self._budget = budget
         self._clock = clock
 
-    async def __call__(self, job: Job, files: Mapping[str, Path], progress: Progress) -> Result:
+    async def __call__(self, job: Job, files: Mapping[str, Path], progress: Progress) -> JobResult:
         """Return what the job gives. Raises whatever ServiceError is met, and DeadlineExceeded."""
         left = None if job.deadline is None else max(0.0, job.deadline - self._clock())
         deadline = time.monotonic() + left if left is not None else float("inf")
@@ -52,7 +52,7 @@ class JobRunner:
             encoded = await self._run(request, context, left)
         response = await responses.build(encoded, request)
         headers = {key: value for key, value in response.headers.items() if key != "content-length"}
-        return Result(response.body, {"headers": headers})
+        return JobResult(response.body, {"headers": headers})
 
     async def _run(self, request: ImageRequest, context: RequestContext, left: float | None) -> Encoded:
         try:

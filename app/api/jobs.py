@@ -17,7 +17,8 @@ from app.api.lifecycle import Shutdown
 from app.api.problems import NotFound
 from app.api.responses import FileResponse, StreamedResponse, is_known
 from app.errors import JobConflict, JobExpired, Overloaded
-from app.jobs.store import Job, Store
+from app.jobs.job import Job
+from app.jobs.store import JobStore
 from app.jobs.worker import Worker
 
 MAX_LISTED = 100
@@ -32,7 +33,7 @@ class JobService:
     """Shows jobs to their clients, and ends them. `needs_key`: clients have keys, and see their own jobs only."""
 
     def __init__(
-        self, store: Store, worker: Worker, shutdown: Shutdown, *, needs_key: bool, body_timeout_s: float
+        self, store: JobStore, worker: Worker, shutdown: Shutdown, *, needs_key: bool, body_timeout_s: float
     ) -> None:
         self._store = store
         self._worker = worker
@@ -49,7 +50,7 @@ class JobService:
         return job
 
     async def _get(self, request: Request, name: str) -> Job:
-        job = await self._worker.ask(self._store.get, name)
+        job = await self._worker.call(self._store.get, name)
         if job is None or (self._needs_key and job.client != request.state.client):
             raise NotFound("There is no such job.")
         return job
@@ -58,7 +59,7 @@ class JobService:
         """Return the client's newest jobs. Raises NotFound where clients have no keys to tell them apart by."""
         if not self._needs_key:
             raise NotFound("Jobs are listed only where API keys are set: without them, whoever has a job's id owns it.")
-        jobs = await self._worker.ask(self._store.newest, request.state.client, MAX_LISTED)
+        jobs = await self._worker.call(self._store.list_newest, request.state.client, MAX_LISTED)
         return {"jobs": [self.describe(job) for job in jobs]}
 
     def describe(self, job: Job) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class JobService:
         if job.result is None:
             raise JobConflict(f"The job is {job.state}: there is no result.", value=job.state)
         try:
-            file = await asyncio.to_thread(self._store.result(job).open, "rb")
+            file = await asyncio.to_thread(self._store.files.result_path(job).open, "rb")
         except FileNotFoundError:  # erased in this moment
             raise NotFound("There is no such job.") from None
         headers = job.result["headers"]
@@ -118,9 +119,9 @@ class JobService:
         """Cancel a job that waits or runs, and return it; erase one that is over. Raises NotFound."""
         job = await self._get(request, name)
         if await self._worker.cancel(job.id):
-            now = await self._worker.ask(self._store.get, job.id)
+            now = await self._worker.call(self._store.get, job.id)
             return JSONResponse(self.describe(now or job), headers=UNCACHED)
-        await self._worker.erase(job.id)
+        await self._worker.delete(job.id)
         return Response(status_code=204)
 
     # --- events ---
@@ -139,21 +140,21 @@ class JobService:
         """
         self._streams += 1
         try:
-            with self._worker.watching(job.id) as happened:
+            with self._worker.watch(job.id) as happened:
                 last: dict[str, Any] = {}
-                now: Job | None = await self._worker.ask(self._store.get, job.id)
+                now: Job | None = await self._worker.call(self._store.get, job.id)
                 while now is not None and not self._shutdown.closing:
                     described = self.describe(now)
                     if {**described, "eta": None} != {**last, "eta": None}:
                         yield described
                         last = described
-                    if now.over or getattr(request.state, "head", False):
+                    if now.is_finished or getattr(request.state, "head", False):
                         return
                     with suppress(TimeoutError):
                         async with asyncio.timeout(POLL_S):
                             await happened.wait()
                     happened.clear()
-                    now = await self._worker.ask(self._store.get, job.id)
+                    now = await self._worker.call(self._store.get, job.id)
         finally:
             self._streams -= 1
 

@@ -128,7 +128,7 @@ class Metrics:
             self.watch(f"restore_jobs_{state}", f"Jobs that {meaning}.", functools.partial(_read_count, worker, state))
         for state in ("succeeded", "failed", "cancelled"):
             meaning = f"Jobs that ended so since the start: {state}."
-            self.watch(f"restore_jobs_{state}", meaning, functools.partial(worker.ended.__getitem__, state))
+            self.watch(f"restore_jobs_{state}", meaning, functools.partial(worker.finished_counts.__getitem__, state))
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""

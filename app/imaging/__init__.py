@@ -1,1 +1,1 @@
-"""Pictures as arrays: decoding, colour, tiles, encoding. Pure functions; knows no model and no thread."""
+"""Pictures as arrays: decoding, color, tiles, encoding. Pure functions, without models or threads."""

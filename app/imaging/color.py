@@ -1,7 +1,7 @@
-"""Colour encodings: which profile stays with which pixels, and what is turned into sRGB.
+"""Color profiles: decides whether a picture keeps its ICC profile, and converts to sRGB where it cannot.
 
-A picture keeps its own encoding and profile; a trip through sRGB would clip wide colours for good. Only what no
-network should see is converted: CMYK and CIELAB (other channels) and linear light (other contrast).
+A picture keeps its own encoding and profile, since conversion to sRGB would clip wide-gamut colors. Only encodings that
+networks are not trained on are converted: CMYK, CIELAB and linear light.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-# XYZ relative to D50, as profiles have it, to linear sRGB (IEC 61966-2-1, Bradford adaptation).
+# XYZ relative to D50, as in profiles, to linear sRGB (IEC 61966-2-1, Bradford adaptation).
 _XYZ_TO_SRGB = np.array(
     [
         [3.1338561, -1.6168667, -0.4906146],
@@ -25,17 +25,18 @@ _XYZ_TO_SRGB = np.array(
 )
 _STRIP_ROWS = 256
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-"""What red, green and blue add to luminance (BT.601)."""
+"""Weights of red, green and blue in luminance (BT.601)."""
 
 
-def space(icc: bytes) -> str | None:
-    """Return the colour space of a profile (`RGB`, `GRAY`, `CMYK`, `Lab`, …), or None where it is no profile."""
+def read_color_space(icc: bytes) -> str | None:
+    """Return the color space of a profile (`RGB`, `GRAY`, `CMYK`, `Lab`, …), or None if it is not a valid profile."""
     if len(icc) < 132 or icc[36:40] != b"acsp" or int.from_bytes(icc[:4], "big") > len(icc):
         return None
     return icc[16:20].decode("latin-1").strip()
 
 
-def _tag(icc: bytes, name: bytes) -> bytes | None:
+def _read_tag(icc: bytes, name: bytes) -> bytes | None:
+    """Return the content of a profile's tag, or None if it has no such tag."""
     (count,) = struct.unpack_from(">I", icc, 128)
     for i in range(min(count, 100)):
         entry = icc[132 + 12 * i : 144 + 12 * i]
@@ -45,7 +46,7 @@ def _tag(icc: bytes, name: bytes) -> bytes | None:
     return None
 
 
-def _is_line(curve: bytes | None) -> bool:
+def _is_identity(curve: bytes | None) -> bool:
     """Tell whether a `curv` or `para` tag is the identity."""
     if curve is None or len(curve) < 12:
         return False
@@ -58,58 +59,62 @@ def _is_line(curve: bytes | None) -> bool:
 
 
 def is_linear(icc: bytes) -> bool:
-    """Tell whether the values under this profile are proportional to light, as in scRGB."""
-    if space(icc) == "GRAY":
-        return _is_line(_tag(icc, b"kTRC"))
-    if _tag(icc, b"A2B0") is not None:
+    """Tell whether the values of this profile are proportional to light, as in scRGB. Raises struct.error."""
+    if read_color_space(icc) == "GRAY":
+        return _is_identity(_read_tag(icc, b"kTRC"))
+    if _read_tag(icc, b"A2B0") is not None:
         return False
-    return all(_is_line(_tag(icc, name)) for name in (b"rTRC", b"gTRC", b"bTRC"))
+    return all(_is_identity(_read_tag(icc, name)) for name in (b"rTRC", b"gTRC", b"bTRC"))
 
 
-def _columns(icc: bytes) -> NDArray[np.float32] | None:
-    """Return the matrix from linear RGB to XYZ of a matrix profile."""
+def _read_rgb_to_xyz(icc: bytes) -> NDArray[np.float32] | None:
+    """Return the (3, 3) matrix from linear RGB to XYZ, or None if the profile has none."""
     columns = []
     for name in (b"rXYZ", b"gXYZ", b"bXYZ"):
-        tag = _tag(icc, name)
+        tag = _read_tag(icc, name)
         if tag is None or len(tag) < 20:
             return None
         columns.append(np.array(struct.unpack_from(">3i", tag, 8), np.float32) / 65536)
     return np.stack(columns, axis=1)
 
 
-def from_linear(pixels: NDArray[Any], icc: bytes) -> NDArray[Any]:
-    """Return linear pixels, (height, width, 1 or 3), in sRGB, same dtype; colours outside sRGB are clipped."""
+def convert_linear_to_srgb(pixels: NDArray[Any], icc: bytes) -> NDArray[Any]:
+    """Convert linear pixels, uint8 or uint16 (height, width, 1 or 3), to sRGB, same dtype; out-of-gamut colors clip."""
     white = np.float32(np.iinfo(pixels.dtype).max)
-    columns = _columns(icc) if pixels.shape[2] == 3 else None
+    matrix = _read_rgb_to_xyz(icc) if pixels.shape[2] == 3 else None
     result = np.empty_like(pixels)
     for top in range(0, pixels.shape[0], _STRIP_ROWS):
         light = pixels[top : top + _STRIP_ROWS].astype(np.float32) / white
-        if columns is not None:
-            light = light @ (_XYZ_TO_SRGB @ columns).T
+        if matrix is not None:
+            light = light @ (_XYZ_TO_SRGB @ matrix).T
         light = np.clip(light, 0.0, 1.0)
-        curved = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** np.float32(1 / 2.4) - 0.055)
-        result[top : top + _STRIP_ROWS] = np.rint(curved * white)
+        encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** np.float32(1 / 2.4) - 0.055)
+        result[top : top + _STRIP_ROWS] = np.rint(encoded * white)
     return result
 
 
-def settle(pixels: NDArray[Any], icc: bytes | None) -> tuple[NDArray[Any], bytes | None, tuple[str, ...]]:
-    """Return grey or RGB pixels, the profile that stays with them, and notes on what was decided."""
+def normalize_profile(pixels: NDArray[Any], icc: bytes | None) -> tuple[NDArray[Any], bytes | None, tuple[str, ...]]:
+    """Return the pixels, the profile that they keep, and warnings as in `Picture.warnings`.
+
+    `pixels` are uint8 or uint16, (height, width, 1 or 3). Linear light is converted to sRGB; a profile that is invalid
+    or for another number of channels is dropped.
+    """
     if icc is None:
         return pixels, None, ()
-    if space(icc) != ("GRAY" if pixels.shape[2] == 1 else "RGB"):
+    if read_color_space(icc) != ("GRAY" if pixels.shape[2] == 1 else "RGB"):
         return pixels, None, ("icc=dropped",)
     try:
         linear = is_linear(icc)
     except struct.error:
         return pixels, None, ("icc=dropped",)
-    return (from_linear(pixels, icc), None, ("color=srgb",)) if linear else (pixels, icc, ())
+    return (convert_linear_to_srgb(pixels, icc), None, ("color=srgb",)) if linear else (pixels, icc, ())
 
 
-def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """Return a CMYK or LAB image as sRGB; CMYK without a profile by the usual complement."""
-    wanted = {"CMYK": "CMYK", "LAB": "Lab"}[image.mode]
+def convert_to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """Return a CMYK or LAB image as sRGB; CMYK without a fitting profile by complement (red = 1 - cyan, …)."""
+    color_space = {"CMYK": "CMYK", "LAB": "Lab"}[image.mode]
     source: ImageCms.ImageCmsProfile | None = None
-    if icc is not None and space(icc) == wanted:
+    if icc is not None and read_color_space(icc) == color_space:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(icc))
         except OSError:

@@ -1,4 +1,4 @@
-"""What each format can carry, how bytes are recognised, and which format an answer is given in."""
+"""Detects the format of a file, knows what each format can store, and chooses the format of a response."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from app.media_types import is_json, parse_accept
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How a picture becomes bytes. `quality` is 1 to 100; `lossless` concerns WebP and AVIF only."""
+    """How to encode a picture. `quality` is 1 to 100; `lossless` applies to WebP and AVIF only.
+
+    `metadata`: `keep` writes EXIF, ICC and XMP, `color` only ICC, `strip` none.
+    """
 
     format: str
     quality: int = 90
@@ -22,32 +25,33 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`side` is the longest side in pixels. `grey` and `deep`: one channel and 16 bit survive a round trip."""
+    """What a format can store: sides up to `max_side` pixels, transparency, one channel (`gray`), 16 bit samples."""
 
     name: str
     content_type: str
-    side: int
+    max_side: int
     alpha: bool
-    grey: bool
-    deep: bool
+    gray: bool
+    supports_16_bit: bool
 
 
-# JPEG: the limit of libjpeg. AVIF: larger ones are refused by libavif's decoders unless told otherwise.
+# JPEG: the limit of libjpeg. AVIF: larger ones are refused by libavif's decoders by default.
 FORMATS = {
     entry.name: entry
     for entry in (
-        Format("png", "image/png", 2**31 - 1, alpha=True, grey=True, deep=True),
-        Format("jpeg", "image/jpeg", 65500, alpha=False, grey=True, deep=False),
-        Format("webp", "image/webp", 16383, alpha=True, grey=False, deep=False),
-        Format("tiff", "image/tiff", 2**31 - 1, alpha=True, grey=True, deep=True),
-        Format("avif", "image/avif", 16384, alpha=True, grey=True, deep=False),
+        Format("png", "image/png", 2**31 - 1, alpha=True, gray=True, supports_16_bit=True),
+        Format("jpeg", "image/jpeg", 65500, alpha=False, gray=True, supports_16_bit=False),
+        Format("webp", "image/webp", 16383, alpha=True, gray=False, supports_16_bit=False),
+        Format("tiff", "image/tiff", 2**31 - 1, alpha=True, gray=True, supports_16_bit=True),
+        Format("avif", "image/avif", 16384, alpha=True, gray=True, supports_16_bit=False),
     )
 }
-TIFF_BYTES = 2**32 - 2**20
-EXACT = ("png", "tiff")
-_SUPPORTED = "JPEG, PNG, WebP, TIFF, BMP and AVIF pictures are taken."
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_STRANGERS: tuple[tuple[int, bytes, str], ...] = (
+MAX_TIFF_BYTES = 2**32 - 2**20
+LOSSLESS = ("png", "tiff")
+_SUPPORTED = "Supported formats are JPEG, PNG, WebP, TIFF, BMP and AVIF."
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Offset, bytes, and what the file is.
+UNSUPPORTED_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "a GIF"),
     (0, b"%PDF", "a PDF document"),
     (0, b"8BPS", "a Photoshop document"),
@@ -67,9 +71,9 @@ _STRANGERS: tuple[tuple[int, bytes, str], ...] = (
 
 
 def sniff(data: bytes) -> str:
-    """Return the format that the first bytes of `data` show: `jpeg png webp tiff bmp avif`.
+    """Return the format of a file by its first bytes: `jpeg`, `png`, `webp`, `tiff`, `bmp` or `avif`.
 
-    Raises UnsupportedImage, which says what the bytes look like instead.
+    Raises UnsupportedImage, which says what the file looks like instead.
     """
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
@@ -77,69 +81,70 @@ def sniff(data: bytes) -> str:
         return "png"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
-    if data.startswith(_TIFF_STARTS):
+    if data.startswith(_TIFF_SIGNATURES):
         return "tiff"
     if data.startswith(b"BM") and len(data) >= 18 and data[14] in (12, 40, 52, 56, 64, 108, 124):
         return "bmp"
-    brands = _brands(data)
+    brands = _read_brands(data)
     if brands & {b"avif", b"avis"}:
         return "avif"
-    raise UnsupportedImage(f"The file looks like {_looks_like(data, brands)}. {_SUPPORTED}", field="image")
+    raise UnsupportedImage(f"The file looks like {_describe_file(data, brands)}. {_SUPPORTED}", field="image")
 
 
-def _brands(data: bytes) -> set[bytes]:
-    """Return the brands that an ISO media file (AVIF, HEIC, MP4) gives itself."""
+def _read_brands(data: bytes) -> set[bytes]:
+    """Return the brands in the header of an ISO media file (AVIF, HEIC, MP4), or an empty set."""
     if data[4:8] != b"ftyp":
         return set()
     end = min(int.from_bytes(data[:4], "big"), len(data), 256)
     return {data[8:12]} | {data[i : i + 4] for i in range(16, end, 4)}
 
 
-def _looks_like(data: bytes, brands: set[bytes]) -> str:
+def _describe_file(data: bytes, brands: set[bytes]) -> str:
+    """Return what an unsupported file seems to be, as in "a GIF"."""
     if not data:
         return "an empty file"
     if brands:
         return "a HEIC picture" if brands & {b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc"} else "a video"
-    for offset, magic, name in _STRANGERS:
+    for offset, magic, name in UNSUPPORTED_SIGNATURES:
         if data.startswith(magic, offset):
             return name
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
     if head[:1] == b"<":
-        return "an SVG drawing" if b"<svg" in data[:4096].lower() else "a text in HTML or XML"
+        return "an SVG drawing" if b"<svg" in data[:4096].lower() else "an HTML or XML document"
     if head[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7"):
         return "a PNM picture"
     if data.strip(b"\0") == b"":
         return "a file of zeros"
     printable = sum(byte >= 32 or byte in b"\t\r\n" for byte in data[:512])
-    return "a text" if printable == len(data[:512]) else "no format that is known here"
+    return "plain text" if printable == len(data[:512]) else "no known format"
 
 
-def obstacle(picture: Picture, name: str) -> str | None:
-    """Return why `picture` cannot go into format `name`, as a clause for the caller, or None.
+def why_unsupported(picture: Picture, name: str) -> str | None:
+    """Return why format `name` cannot store `picture`, as a clause for an error message, or None if it can.
 
-    Depth is no obstacle: 16 bit is rounded to 8 where the format has no more.
+    Bit depth is never a reason: 16 bit is rounded to 8 if the format has no more.
     """
     entry = FORMATS[name]
     if picture.alpha is not None and not entry.alpha:
-        return f"{name} cannot carry the picture's transparency; choose png, webp, tiff or avif"
-    if picture.palette is not None and name not in EXACT:
-        return f"a mask holds ids, which {name} may change; choose png or tiff"
+        return f"{name} cannot store the picture's transparency; choose png, webp, tiff or avif"
+    if picture.palette is not None and name not in LOSSLESS:
+        return f"a mask holds class ids, which {name} may change; choose png or tiff"
     longest = max(picture.width, picture.height)
-    if longest > entry.side:
-        return f"a side of {longest} px is more than the {entry.side} px of {name}; choose png or tiff"
+    if longest > entry.max_side:
+        return f"a side of {longest} px exceeds the {entry.max_side} px of {name}; choose png or tiff"
     if name == "tiff":
         samples = picture.channels + (picture.alpha is not None)
-        if picture.width * picture.height * samples * picture.pixels.dtype.itemsize > TIFF_BYTES:
-            return "the picture is larger than the 4 GiB of tiff; choose png"
+        if picture.width * picture.height * samples * picture.pixels.dtype.itemsize > MAX_TIFF_BYTES:
+            return "the picture exceeds the 4 GiB of tiff; choose png"
     return None
 
 
 def choose_format(picture: Picture, wanted: str, accept: str | None) -> str:
-    """Return the name of the format for `picture`: `wanted`, or for `auto` what `accept` says, or its own.
+    """Return the name of the format to encode `picture` in.
 
-    `accept` is the header's value; `application/json` and the like in it are the API's business and passed over.
-    Raises InvalidField (field `format`) where `wanted` is unknown or cannot carry the picture, NotAcceptable where
-    nothing in `accept` can be given.
+    That is `wanted`, or if it is `auto`, the best match of `accept`, or without one the format of the input. `accept`
+    is the value of the `Accept` header; JSON types in it are ignored here. Raises InvalidField (field `format`) if
+    `wanted` is unknown or cannot store the picture, NotAcceptable if no format in `accept` can.
     """
     if wanted != "auto":
         if wanted not in FORMATS:
@@ -149,48 +154,45 @@ def choose_format(picture: Picture, wanted: str, accept: str | None) -> str:
                 field="format",
                 value=wanted[:40],
             )
-        reason = obstacle(picture, wanted)
+        reason = why_unsupported(picture, wanted)
         if reason:
             raise InvalidField(f"format={wanted} is not possible here: {reason}.", field="format", value=wanted)
         return wanted
-    own = _own(picture)
-    ranges = _ranges(accept)
+    input_format = _input_format(picture)
+    ranges = [(one.name, one.weight) for one in parse_accept(accept) if not is_json(one.name)]
     if not ranges:
-        return own
-    # Best first: the caller's weight, named before covered by a wildcard, the picture's own, the header's order.
+        return input_format
+    # Best first: highest weight, named before matched by a wildcard, the input's format, the header's order.
     ranked = sorted(
-        (-weight, specific < 2, name != own, place, order, name)
+        (-weight, specificity < 2, name != input_format, position, order, name)
         for order, (name, entry) in enumerate(FORMATS.items())
-        for weight, specific, place in [_weight(entry.content_type, ranges)]
-        if weight > 0 and not obstacle(picture, name)
+        for weight, specificity, position in [_match(entry.content_type, ranges)]
+        if weight > 0 and not why_unsupported(picture, name)
     )
     if not ranked:
-        possible = ", ".join(entry.content_type for entry in FORMATS.values() if not obstacle(picture, entry.name))
+        possible = ", ".join(
+            entry.content_type for entry in FORMATS.values() if not why_unsupported(picture, entry.name)
+        )
         raise NotAcceptable(
-            f"Nothing that Accept names can carry this answer; possible here: {possible}.", value=(accept or "")[:200]
+            f"No format in Accept can store this picture; possible here: {possible}.", value=(accept or "")[:200]
         )
     return ranked[0][-1]
 
 
-def _own(picture: Picture) -> str:
-    """Return the format that the picture came in, or png where that cannot carry it as it is now."""
+def _input_format(picture: Picture) -> str:
+    """Return the format that the picture was decoded from, or `png` if that cannot store it as it is now."""
     entry = FORMATS.get(picture.format)
-    deep = picture.pixels.dtype.itemsize == 2
-    if entry is None or (deep and not entry.deep) or obstacle(picture, entry.name):
+    is_16_bit = picture.pixels.dtype.itemsize == 2
+    if entry is None or (is_16_bit and not entry.supports_16_bit) or why_unsupported(picture, entry.name):
         return "png"
     return entry.name
 
 
-def _ranges(accept: str | None) -> list[tuple[str, float]]:
-    """Return (media range, weight) in the header's order, without JSON, which is no picture."""
-    return [(one.name, one.weight) for one in parse_accept(accept) if not is_json(one.name)]
-
-
-def _weight(content_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int, int]:
-    """Return (weight, how specific the range is, its place) of the most specific range that covers the type."""
+def _match(content_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int, int]:
+    """Return (weight, specificity, position) of the most specific range that matches `content_type`."""
     best = (0.0, -1, len(ranges))
-    for place, (media, weight) in enumerate(ranges):
-        specific = {content_type: 2, "image/*": 1, "*/*": 0}.get(media, -1)
-        if specific > best[1]:
-            best = (weight, specific, place)
+    for position, (media, weight) in enumerate(ranges):
+        specificity = {content_type: 2, "image/*": 1, "*/*": 0}.get(media, -1)
+        if specificity > best[1]:
+            best = (weight, specificity, position)
     return best

@@ -1,6 +1,6 @@
-"""Holes in a picture: where they are, how they grow, and which part of the picture is worked on for each.
+"""Holes in a picture: finds them, dilates them, and chooses the part of the picture to process for each.
 
-Work follows the holes, not the picture: a mask of a large scan becomes small regions.
+The work depends on the holes, not on the picture: the mask of a large scan becomes a list of small regions.
 """
 
 from __future__ import annotations
@@ -17,53 +17,54 @@ from app.imaging.tiles import Box
 Mask = NDArray[np.bool_]
 
 CELL = 16
-"""Holes are told apart on a grid of squares of so many pixels."""
+"""Side, in pixels, of the grid cells on which separate holes are found."""
 LARGE = 512
-"""A thin hole with a longer side than this is worked on in parts of this side, unless told otherwise."""
+"""Thin holes with a longer side, in pixels, are by default processed in parts of at most this side."""
 THIN = 32
-"""What is nowhere thicker than so many pixels is thin."""
+"""A hole is thin if it is nowhere thicker than this, in pixels."""
 STRIP = 1024
-"""Rows that are worked on at a time."""
+"""Rows that `dilate` processes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of the picture: what is missing within `core` is filled by what `around` shows."""
+    """A part of the picture: missing pixels within `core` are filled from the pixels of `window`, which contains it."""
 
     core: Box
-    around: Box
+    window: Box
 
 
-def regions(missing: Mask, margin: int, large: int = LARGE) -> list[Region]:
-    """Return regions whose cores hold every pixel of `missing` (height, width), in reading order.
+def find_regions(missing: Mask, margin: int, large: int = LARGE) -> list[Region]:
+    """Return regions whose cores contain every True pixel of `missing`, bool (height, width), top to bottom.
 
-    What is nearer than `margin` is one hole. A core's surroundings reach `margin` pixels further, as far as the
-    picture goes. A thin hole that is long is cut into parts: whatever fills it looks no further than the margin.
+    Pixels nearer to each other than `margin` belong to one hole. A window extends `margin` pixels beyond its core, as
+    far as the picture goes. A thin hole longer than `large` pixels is split into parts, since only the margin matters
+    for it.
     """
-    cells, count, labels = _labelled(missing, margin)
-    cores, strung = [], np.zeros(count, bool)
-    for label, box in _boxes(missing, cells, labels, count):
-        strung[label] = max(box.height, box.width) > large and thin(missing[box.slices], THIN)
-        if not strung[label]:
+    cells, count, labels = _label_cells(missing, margin)
+    cores, is_long = [], np.zeros(count, bool)
+    for label, box in _find_boxes(missing, cells, labels, count):
+        is_long[label] = max(box.height, box.width) > large and is_thin(missing[box.slices], THIN)
+        if not is_long[label]:
             cores.append(box)
-    if strung.any():
-        # All at once: the boxes of long scratches may lie over each other.
-        theirs = strung[labels].repeat(CELL, axis=0).repeat(CELL, axis=1)
-        theirs = theirs[: missing.shape[0], : missing.shape[1]] & missing
-        cores += _parts(theirs, large)
-    found = [Region(core, widened(core, margin, missing.shape)) for core in cores]
-    return sorted(found, key=lambda one: (one.core.top, one.core.left))
+    if is_long.any():
+        # All long holes together: the boxes of long scratches may overlap.
+        long_holes = is_long[labels].repeat(CELL, axis=0).repeat(CELL, axis=1)
+        long_holes = long_holes[: missing.shape[0], : missing.shape[1]] & missing
+        cores += _split(long_holes, large)
+    regions = [Region(core, expand_box(core, margin, missing.shape)) for core in cores]
+    return sorted(regions, key=lambda region: (region.core.top, region.core.left))
 
 
-def thin(missing: Mask, pixels: int) -> bool:
-    """Return whether `missing` is nowhere thicker than so many pixels, across and along: no larger square fits in."""
+def is_thin(missing: Mask, pixels: int) -> bool:
+    """Tell whether no square with a side of more than `pixels` fits into `missing`, bool (height, width)."""
     padded = cv2.copyMakeBorder(missing.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     kernel = np.ones((pixels + 1, pixels + 1), np.uint8)
     return not cv2.erode(padded, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1).any()
 
 
-def widened(box: Box, margin: int, size: tuple[int, ...]) -> Box:
-    """Return `box` with `margin` pixels to each side, as far as a picture of `size` (height, width) goes."""
+def expand_box(box: Box, margin: int, size: tuple[int, ...]) -> Box:
+    """Return `box` with `margin` pixels added on each side, clipped to a picture of `size` (height, width)."""
     return Box(
         max(0, box.top - margin),
         max(0, box.left - margin),
@@ -72,53 +73,53 @@ def widened(box: Box, margin: int, size: tuple[int, ...]) -> Box:
     )
 
 
-def grown(missing: Mask, pixels: int) -> Mask:
-    """Return `missing` with everything within `pixels` of it, as the crow flies."""
+def dilate(missing: Mask, pixels: int) -> Mask:
+    """Return `missing`, bool (height, width), dilated by a disc with a radius of `pixels`."""
     if pixels == 0:
         return missing
     result = missing.copy()
     for top in range(0, len(missing), STRIP):
-        # In strips: the distances of a large picture take four times its mask.
+        # In strips: the distances of a large picture take four times the memory of its mask.
         begin, end = max(0, top - pixels), min(len(missing), top + STRIP + pixels)
-        around = missing[begin:end]
-        if around.any():
-            near = _distance(around) <= pixels
+        strip = missing[begin:end]
+        if strip.any():
+            near = _compute_distance(strip) <= pixels
             result[top : top + STRIP] = near[top - begin : top - begin + STRIP]
     return result
 
 
-def weights(missing: Mask, feather: int) -> NDArray[np.float32]:
-    """Return how much of the filling is seen: 1 in `missing`, falling to 0 beyond `feather` pixels from it."""
-    return np.asarray(np.clip(1 - _distance(missing) / (feather + 1), 0, 1), np.float32)
+def feather(missing: Mask, pixels: int) -> NDArray[np.float32]:
+    """Return the opacity of the filling, (height, width): 1 in `missing`, falling to 0 beyond `pixels` around it."""
+    return np.asarray(np.clip(1 - _compute_distance(missing) / (pixels + 1), 0, 1), np.float32)
 
 
-def halved(image: NDArray[np.float32], missing: Mask) -> tuple[NDArray[np.float32], Mask]:
-    """Return `image` (height, width, channels) and its hole at half the size, sides rounded up.
+def downscale_by_two(image: NDArray[np.float32], missing: Mask) -> tuple[NDArray[np.float32], Mask]:
+    """Return `image` (height, width, channels) and its mask at half the size, sides rounded up.
 
-    A pixel has the mean of what is known of its four, and is missing where nothing is.
+    A pixel is the mean of those of its four that are not missing; it is missing itself if all four are.
     """
     height, width = missing.shape
     odd = ((0, height % 2), (0, width % 2))
     known = np.pad((~missing).astype(np.float32), odd)[..., None]
-    colours = np.pad(image, (*odd, (0, 0))) * known
-    total, count = (np.sum([part[i::2, j::2] for i in range(2) for j in range(2)], axis=0) for part in (colours, known))
+    colors = np.pad(image, (*odd, (0, 0))) * known
+    total, count = (np.sum([part[i::2, j::2] for i in range(2) for j in range(2)], axis=0) for part in (colors, known))
     return np.asarray(total / np.maximum(count, 1), np.float32), np.asarray(count[..., 0] == 0)
 
 
-def rim(missing: Mask, width: int) -> Mask:
-    """Return what of `missing` lies within `width` pixels of something known."""
+def find_border(missing: Mask, width: int) -> Mask:
+    """Return the pixels of `missing`, bool (height, width), within `width` pixels of one that is not missing."""
     depth = cv2.distanceTransform(missing.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(missing & (depth <= width))
 
 
-def _distance(missing: Mask) -> NDArray[np.float32]:
-    """Return the distance of each pixel to the nearest that is missing; there must be one."""
+def _compute_distance(missing: Mask) -> NDArray[np.float32]:
+    """Return the distance in pixels, (height, width), to the nearest missing pixel; there must be one."""
     known = np.ascontiguousarray(~missing).view(np.uint8)
     return np.asarray(cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
 
 
-def _labelled(missing: Mask, margin: int) -> tuple[NDArray[np.bool_], int, NDArray[np.int32]]:
-    """Return which cells have a hole, and the number of holes + 1 and the label, from 1, of each of these cells."""
+def _label_cells(missing: Mask, margin: int) -> tuple[NDArray[np.bool_], int, NDArray[np.int32]]:
+    """Return which cells have missing pixels, the number of holes + 1, and the hole of each cell, from 1 (0: none)."""
     height, width = missing.shape
     counts = np.add.reduceat(missing, np.arange(0, height, CELL), axis=0, dtype=np.int32)
     cells = np.add.reduceat(counts, np.arange(0, width, CELL), axis=1) > 0
@@ -128,30 +129,33 @@ def _labelled(missing: Mask, margin: int) -> tuple[NDArray[np.bool_], int, NDArr
     return cells, count, np.where(cells, labels, 0).astype(np.int32)
 
 
-def _boxes(missing: Mask, cells: NDArray[np.bool_], labels: NDArray[np.int32], count: int) -> Iterator[tuple[int, Box]]:
-    """Yield the label of each hole with a box around it, no larger than it must be."""
+def _find_boxes(
+    missing: Mask, cells: NDArray[np.bool_], labels: NDArray[np.int32], count: int
+) -> Iterator[tuple[int, Box]]:
+    """Yield (label, smallest box around it) for each hole."""
     rows, columns = np.nonzero(cells)
-    least, most = np.full((count, 2), max(missing.shape)), np.zeros((count, 2), np.intp)
-    places = np.stack([rows, columns], axis=1)
-    np.minimum.at(least, labels[rows, columns], places)
-    np.maximum.at(most, labels[rows, columns], places)
+    first, last = np.full((count, 2), max(missing.shape)), np.zeros((count, 2), np.intp)
+    positions = np.stack([rows, columns], axis=1)
+    np.minimum.at(first, labels[rows, columns], positions)
+    np.maximum.at(last, labels[rows, columns], positions)
     for label in range(1, count):
-        top, left = (int(place) * CELL for place in least[label])
-        bottom, right = ((int(place) + 1) * CELL for place in most[label])
-        yield label, _trimmed(missing, Box(top, left, min(bottom, missing.shape[0]), min(right, missing.shape[1])))
+        top, left = (int(index) * CELL for index in first[label])
+        bottom, right = ((int(index) + 1) * CELL for index in last[label])
+        yield label, _trim(missing, Box(top, left, min(bottom, missing.shape[0]), min(right, missing.shape[1])))
 
 
-def _parts(missing: Mask, large: int) -> Iterator[Box]:
-    """Yield boxes of at most `large` a side in which something is missing, together all that is."""
+def _split(missing: Mask, large: int) -> Iterator[Box]:
+    """Yield boxes with sides of at most `large` that together contain all of `missing`."""
     height, width = missing.shape
     for top in range(0, height, large):
         for left in range(0, width, large):
             part = Box(top, left, min(top + large, height), min(left + large, width))
             if missing[part.slices].any():
-                yield _trimmed(missing, part)
+                yield _trim(missing, part)
 
 
-def _trimmed(missing: Mask, box: Box) -> Box:
+def _trim(missing: Mask, box: Box) -> Box:
+    """Return the smallest box with the missing pixels within `box`; there must be one."""
     part = missing[box.slices]
     rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
     return Box(

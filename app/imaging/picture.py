@@ -1,4 +1,4 @@
-"""The value that travels through the service."""
+"""`Picture`: a decoded picture, as it is passed through the service."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a file says beside its pixels, as the bytes that go back into a file. None where there is none.
+    """The metadata blocks of a file, as bytes that can be written into another file; None if absent.
 
-    `exif` is a TIFF block without the `Exif\\0\\0` prefix and with orientation already reset to 1.
+    `exif` is a TIFF block without the `Exif\\0\\0` prefix and with its orientation reset to 1.
     """
 
     exif: bytes | None = None
@@ -28,29 +28,32 @@ class Metadata:
 class Picture:
     """A still picture, upright (EXIF orientation applied).
 
-    `pixels`: uint8 or uint16, (height, width, channels) with channels 1 (grey) or 3 (RGB), in the file's own colour
-    encoding. `alpha`: same dtype, (height, width), not premultiplied, or None. `format` is the lower-case name of
-    the format it came in. `notes` are decisions taken for the caller, as `X-Applied` shows them. Where there is a
-    `palette`, id to (name, colour), pixels are no shades of grey but its ids: one channel of 8 bit, without alpha.
+    `pixels`: uint8 or uint16, (height, width, channels) with channels 1 (gray) or 3 (RGB), in the color encoding of
+    the file. `alpha`: same dtype, (height, width), not premultiplied, or None. `format` is the lower-case name of the
+    format it was decoded from. `warnings` are `key=value` strings for `X-Applied` that say what decoding changed or
+    dropped. If `palette` (id to name and color) is set, pixels are class ids: uint8, one channel, without alpha.
     """
 
     pixels: NDArray[Any]
     alpha: NDArray[Any] | None = None
     metadata: Metadata = field(default_factory=Metadata)
     format: str = "png"
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     palette: Mapping[int, tuple[str, tuple[int, int, int]]] | None = None
 
     @property
     def height(self) -> int:
+        """Rows."""
         return int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
+        """Columns."""
         return int(self.pixels.shape[1])
 
     @property
     def channels(self) -> int:
+        """1 (gray) or 3 (RGB); alpha does not count."""
         return int(self.pixels.shape[2])
 
     @property
@@ -59,5 +62,5 @@ class Picture:
         return int(np.iinfo(self.pixels.dtype).max)
 
     def with_pixels(self, pixels: NDArray[Any], alpha: NDArray[Any] | None) -> Picture:
-        """Return the same picture with other pixels."""
+        """Return the same picture with these pixels and this alpha."""
         return replace(self, pixels=pixels, alpha=alpha)

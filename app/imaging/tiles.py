@@ -1,11 +1,10 @@
-"""Any picture as windows that a network takes, and their results as one picture again.
+"""Splits a picture of any size into tiles for a network and joins the results into one picture.
 
-A picture is extended at its right and lower end, by reflection, to whole multiples of `tile_step`. Every window lies
-in that frame and is flush with it where the picture ends, so that a network meets the picture's borders as it does
-when it runs on the whole. A network whose reach is at most `halo` answers the same for a pixel whichever window it is
-asked in: tiled equals untiled, and untiled is a plan of one tile. Windows begin on multiples of `multiple`, so that a
-network which halves and doubles its picture meets the same grid in each. A plan depends on numbers only, never on
-pixels or load.
+A picture is extended at its right and lower edge, by reflection, to multiples of `tile_step`. All windows lie in this
+extended picture and align with its edges, so a network sees the borders as it would on the whole picture. If the
+network's receptive field reaches at most `halo` pixels, the tiled result equals the untiled one (a plan of one tile).
+Windows begin on multiples of `multiple`, so a network that downsamples uses the same grid in every tile. A plan depends
+only on sizes, never on pixels or load.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Rows `top` to `bottom`, columns `left` to `right`, ends excluded, in pixels; the last may lie outside."""
+    """Rows `top` to `bottom` and columns `left` to `right` in pixels, ends excluded; may extend beyond the picture."""
 
     top: int
     left: int
@@ -28,30 +27,33 @@ class Box:
 
     @property
     def height(self) -> int:
+        """Rows."""
         return self.bottom - self.top
 
     @property
     def width(self) -> int:
+        """Columns."""
         return self.right - self.left
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Its rows and columns, to index a picture with."""
+        """Rows and columns as slices, to index a picture with."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
-    def within(self, outer: Box) -> Box:
-        """Return where it lies in what is cut out for `outer`, which holds it."""
+    def relative_to(self, outer: Box) -> Box:
+        """Return this box in the coordinates of `outer`, which contains it."""
         top, left = self.top - outer.top, self.left - outer.left
         return Box(top, left, top + self.height, left + self.width)
 
     def overlaps(self, other: Box) -> bool:
+        """Tell whether the two boxes share a pixel."""
         rows = self.top < other.bottom and other.top < self.bottom
         return rows and self.left < other.right and other.left < self.right
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """`window` is what the network sees, `inner` the part of the picture that its result is kept for."""
+    """`window` is the network's input, `inner` the part of the picture that is taken from its result."""
 
     index: int
     window: Box
@@ -60,7 +62,10 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The tiles of a picture of `height` × `width`; their inner parts cover it, each pixel once."""
+    """The tiles of a picture of `height` × `width`; their inner parts cover each pixel once.
+
+    Results are `scale` times as large as the picture.
+    """
 
     height: int
     width: int
@@ -71,10 +76,10 @@ class Plan:
 def make_plan(
     height: int, width: int, *, tile_size: int, tile_step: int, halo: int, multiple: int, scale: int = 1
 ) -> Plan:
-    """Return the plan for a picture of `height` × `width` and results `scale` times as large.
+    """Return the plan for a picture of `height` × `width` and results `scale` times as large; all sizes in pixels.
 
-    Each side of a window is a multiple of `tile_step`: `tile_size` while more than that is left, then the least that
-    holds the rest and its surroundings. Raises ValueError where the numbers make no plan.
+    Each side of a window is a multiple of `tile_step`: `tile_size`, and for the last window the smallest that covers
+    the rest with its halo. Raises ValueError if the sizes do not fit together.
     """
     if min(height, width, tile_size, tile_step, multiple, scale) < 1 or halo < 0:
         raise ValueError("sizes, multiple and scale are at least 1, and halo at least 0")
@@ -85,10 +90,13 @@ def make_plan(
     margin = -(-halo // multiple) * multiple
     if tile_size <= 2 * margin:
         raise ValueError(f"tile_size {tile_size} leaves no room inside a margin of {margin} on both sides")
-    rows = _spans(height, tile_size, tile_step, margin)
-    columns = _spans(width, tile_size, tile_step, margin)
+    rows = _split_axis(height, tile_size, tile_step, margin)
+    columns = _split_axis(width, tile_size, tile_step, margin)
     boxes = [
-        (Box(row.first, column.first, row.last, column.last), Box(row.begin, column.begin, row.end, column.end))
+        (
+            Box(row.window_begin, column.window_begin, row.window_end, column.window_end),
+            Box(row.inner_begin, column.inner_begin, row.inner_end, column.inner_end),
+        )
         for row in rows
         for column in columns
     ]
@@ -97,48 +105,50 @@ def make_plan(
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """One axis of a tile: the window is `first` to `last`, its inner part `begin` to `end`, ends excluded."""
+    """One axis of a tile: where its window and its inner part begin and end, ends excluded."""
 
-    first: int
-    last: int
-    begin: int
-    end: int
+    window_begin: int
+    window_end: int
+    inner_begin: int
+    inner_end: int
 
 
-def _spans(length: int, size: int, step: int, margin: int) -> list[_Span]:
+def _split_axis(length: int, size: int, step: int, margin: int) -> list[_Span]:
+    """Return the windows, at most `size` long, and their inner parts along an axis of `length` pixels."""
     frame = -(-length // step) * step
     spans: list[_Span] = []
-    first = begin = 0
-    while begin < length:
-        if frame - first <= size:
-            spans.append(_Span(first // step * step, frame, begin, length))
+    window_begin = inner_begin = 0
+    while inner_begin < length:
+        if frame - window_begin <= size:
+            spans.append(_Span(window_begin // step * step, frame, inner_begin, length))
             break
-        end = min(first + size - margin, length)
-        spans.append(_Span(first, first + size, begin, end))
-        first, begin = end - margin, end
+        inner_end = min(window_begin + size - margin, length)
+        spans.append(_Span(window_begin, window_begin + size, inner_begin, inner_end))
+        window_begin, inner_begin = inner_end - margin, inner_end
     return spans
 
 
-def _reflected(begin: int, end: int, length: int) -> NDArray[np.intp]:
-    """Return the indices into an axis of `length` of positions `begin` to `end` of its endless reflection."""
+def _reflect_indices(begin: int, end: int, length: int) -> NDArray[np.intp]:
+    """Return indices into an axis of `length` for positions `begin` to `end` of its periodic reflection."""
     period = max(2 * (length - 1), 1)
     position = np.arange(begin, end) % period
     return np.minimum(position, period - position) if length > 1 else position
 
 
 def cut(pixels: NDArray[Any], plan: Plan, window: Box) -> NDArray[np.float32]:
-    """Return the pixels in `window`, extended by reflection, as float32 [1, height, width, channels].
+    """Return the pixels in `window`, extended by reflection, as float32 (1, height, width, channels).
 
-    `pixels` is (height, width, channels): uint8 and uint16 become [0, 1], floating point stays as it is.
+    `pixels` is (height, width, channels): uint8 and uint16 are scaled to [0, 1], floating point is unchanged. Raises
+    ValueError if the plan is for another size.
     """
     if pixels.shape[:2] != (plan.height, plan.width):
         raise ValueError(f"the plan is for {plan.height}×{plan.width}, the pixels are {pixels.shape}")
     if window.bottom <= plan.height and window.right <= plan.width:
         part = pixels[window.top : window.bottom, window.left : window.right]
     else:
-        rows = _reflected(window.top, window.bottom, plan.height)
-        columns = _reflected(window.left, window.right, plan.width)
-        # The rows' copy is kept as narrow as the columns need: a strip of a wide picture is many times a window.
+        rows = _reflect_indices(window.top, window.bottom, plan.height)
+        columns = _reflect_indices(window.left, window.right, plan.width)
+        # Copy only the columns that are needed: whole rows of a wide picture are many times the size of a window.
         first, last = int(columns.min()), int(columns.max()) + 1
         part = pixels[:, first:last][rows][:, columns - first]
     result = np.empty((1, *part.shape), np.float32)
@@ -150,18 +160,18 @@ def cut(pixels: NDArray[Any], plan: Plan, window: Box) -> NDArray[np.float32]:
 
 
 class Canvas:
-    """The picture that the results of a plan's tiles make. Different tiles may be added from different threads."""
+    """Joins the results of a plan's tiles into one picture. Different tiles may be added from different threads."""
 
     def __init__(self, plan: Plan, channels: int, dtype: DTypeLike) -> None:
-        """`dtype` is uint8 or uint16 (results in [0, 1] are clipped, scaled and rounded) or float32 (kept)."""
+        """`dtype` is uint8 or uint16 (results are clipped to [0, 1], scaled and rounded) or float32 (unchanged)."""
         self._plan = plan
         self._pixels = np.empty((plan.height * plan.scale, plan.width * plan.scale, channels), dtype)
         self._missing = {tile.index for tile in plan.tiles}
 
     def add(self, tile: Tile, result: NDArray[np.float32]) -> None:
-        """Keep the inner part of `result`, float32 [1, window height × scale, window width × scale, channels].
+        """Copy the inner part of `result`, float32 (1, window height × scale, window width × scale, channels).
 
-        Raises ValueError for another shape or a tile that is not waited for, FloatingPointError for NaN or infinity.
+        Raises ValueError for another shape or a tile that was already added, FloatingPointError for NaN or infinity.
         """
         scale = self._plan.scale
         window, inner = tile.window, tile.inner
@@ -169,7 +179,7 @@ class Canvas:
         if result.shape != shape:
             raise ValueError(f"the result of a tile has shape {result.shape} instead of {shape}")
         if tile.index not in self._missing:
-            raise ValueError(f"tile {tile.index} is not waited for")
+            raise ValueError(f"tile {tile.index} was already added")
         top, left = (inner.top - window.top) * scale, (inner.left - window.left) * scale
         part = result[0, top : top + inner.height * scale, left : left + inner.width * scale]
         if not np.isfinite(part).all():
@@ -188,7 +198,7 @@ class Canvas:
         self._missing.discard(tile.index)
 
     def result(self) -> NDArray[Any]:
-        """Return the picture, (height × scale, width × scale, channels). Raises ValueError while a tile is missing."""
+        """Return the picture, (height × scale, width × scale, channels). Raises ValueError if a tile is missing."""
         if self._missing:
             raise ValueError(f"{len(self._missing)} of {len(self._plan.tiles)} tiles are missing")
         return self._pixels

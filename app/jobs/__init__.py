@@ -1,1 +1,1 @@
-"""Long work: kept on disk, run one after the other, never lost."""
+"""Asynchronous jobs: queued on disk, run in the background, restarted after a crash."""

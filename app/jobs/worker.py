@@ -1,6 +1,6 @@
-"""Runs jobs, a few at once, on the event loop: takes them from the store, holds their leases, and keeps what they give.
+"""Runs jobs on the event loop: claims them from the store, renews their leases and stores their results.
 
-It knows no HTTP: what running a job means, and how an error is told, is given to it.
+Independent of HTTP: how to run a job and how to describe an error are passed in as functions.
 """
 
 from __future__ import annotations
@@ -20,233 +20,239 @@ import structlog
 
 from app.engine.protocol import Progress
 from app.errors import DeadlineExceeded, JobInterrupted, ServiceError
-from app.jobs.store import ABANDONED_S, LEASE_S, Job, Store
+from app.jobs.files import ORPHAN_AGE_S
+from app.jobs.job import Job
+from app.jobs.store import LEASE_S, JobStore
 
 log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LOOK_S = 1.0
-"""Seconds between two looks at the table for what other processes and time have brought."""
-BEAT_S = 0.5
-"""Seconds between two looks at how far a job is."""
+POLL_S = 1.0
+"""Seconds between polls of the table, for timeouts and for changes by other processes."""
+PROGRESS_S = 0.5
+"""Seconds between checks of a job's progress."""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What a job gives: its bytes, and what `GET` has to know about them, as JSON can hold it."""
+class JobResult:
+    """The result of a job: its bytes, and metadata about them (such as response headers) as JSON types."""
 
     body: bytes | memoryview
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
-Run = Callable[[Job, Mapping[str, Path], Progress], Awaitable[Result]]
-"""Does a job with its pictures, by field. Cancelled, it ends; whatever it raises is the job's failure."""
-Explain = Callable[[Exception], dict[str, Any]]
-"""Tells of an error as the job's problem."""
+Run = Callable[[Job, Mapping[str, Path], Progress], Awaitable[JobResult]]
+"""Runs a job with its input pictures, by form field. May be cancelled; an exception fails the job."""
+DescribeError = Callable[[Exception], dict[str, Any]]
+"""Returns the problem (RFC 9457, as JSON types) for an exception."""
 
 
 class Worker:
-    """Runs the jobs of `store`, at most `at_once` at a time. Several processes may work on one store."""
+    """Runs the jobs of `store`, at most `concurrency` at a time. Several processes may share one store."""
 
-    def __init__(self, store: Store, run: Run, explain: Explain, *, at_once: int = 1) -> None:
+    def __init__(self, store: JobStore, run: Run, describe_error: DescribeError, *, concurrency: int = 1) -> None:
         self.store = store
-        self.ended: Counter[str] = Counter()
-        """How many jobs ended here, by state."""
+        self.finished_counts: Counter[str] = Counter()
+        """Number of jobs that this worker finished, by state."""
         self.counts: Mapping[str, int] = {}
-        """How many jobs there are, by state, as of the last look."""
+        """Number of jobs in the store, by state, as of the last poll."""
         self._run = run
-        self._explain = explain
-        self._at_once = at_once
-        self._table = ThreadPoolExecutor(1, thread_name_prefix="jobs")
-        self._woken = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._describe_error = describe_error
+        self._concurrency = concurrency
+        self._store_thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
+        self._wake_event = asyncio.Event()
+        self._loop_task: asyncio.Task[None] | None = None
+        self._is_stopping = False
         self._running: dict[str, _Running] = {}
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
 
-    async def ask(self, method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a method of the store on the one thread that its table is for, which nothing slow holds up."""
-        return await asyncio.get_running_loop().run_in_executor(self._table, partial(method, *args, **kwargs))
+    async def call(self, method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a method of the store on its own thread, which must not be blocked by slow work."""
+        return await asyncio.get_running_loop().run_in_executor(self._store_thread, partial(method, *args, **kwargs))
 
     async def start(self) -> None:
-        """Open the store and begin. Raises StoreError."""
-        await self.ask(self.store.open)
-        self._loop = asyncio.create_task(self._look_again_and_again())
+        """Open the store and start to run jobs. Raises JobStoreError."""
+        await self.call(self.store.open)
+        self._loop_task = asyncio.create_task(self._poll_forever())
 
     async def stop(self) -> None:
-        """Stop: what runs is queued again, for whoever comes next."""
-        self._stopping = True
+        """Stop claiming jobs, and queue the running ones again for the next start."""
+        self._is_stopping = True
         self.wake()
-        if self._loop is not None:
-            await self._loop  # not cancelled: it might be about to take a job
+        if self._loop_task is not None:
+            await self._loop_task  # not cancelled, because it may be claiming a job
         for running in self._running.values():
-            running.work.cancel()
+            running.run.cancel()
         while self._running:
-            await asyncio.wait({running.whole for running in self._running.values()})
-        await self.ask(self.store.close)
-        self._table.shutdown()
+            await asyncio.wait({running.supervisor for running in self._running.values()})
+        await self.call(self.store.close)
+        self._store_thread.shutdown()
 
     def wake(self) -> None:
-        """Say that there is a new job."""
-        self._woken.set()
+        """Poll now, because a job was added."""
+        self._wake_event.set()
 
-    async def cancel(self, job: str) -> bool:
-        """Cancel a job that waits or runs; its work is taken off the queue. False: it does neither."""
-        done = await self.ask(self.store.cancel, job)
-        if done:
-            self.ended["cancelled"] += 1
-            running = self._running.get(job)
+    async def cancel(self, job_id: str) -> bool:
+        """Cancel a queued or running job and delete its files. Return False if it is neither."""
+        cancelled = await self.call(self.store.cancel, job_id)
+        if cancelled:
+            self.finished_counts["cancelled"] += 1
+            running = self._running.get(job_id)
             if running is not None:
-                running.work.cancel()
+                running.run.cancel()
             else:
-                await asyncio.to_thread(self.store.clear, job)
-            self._tell(job)
-        return done
+                await asyncio.to_thread(self.store.files.delete, job_id)
+            self._notify(job_id)
+        return cancelled
 
-    async def erase(self, job: str) -> bool:
-        """Forget a job that is over, and its files. False: there is no such job."""
-        done = await self.ask(self.store.erase, job)
-        if done:
-            await asyncio.to_thread(self.store.clear, job)
-            self._tell(job)
-        return done
+    async def delete(self, job_id: str) -> bool:
+        """Delete a finished job and its files. Return False if there is no such job."""
+        deleted = await self.call(self.store.delete, job_id)
+        if deleted:
+            await asyncio.to_thread(self.store.files.delete, job_id)
+            self._notify(job_id)
+        return deleted
 
     @contextmanager
-    def watching(self, job: str) -> Iterator[asyncio.Event]:
-        """Give an event that is set whenever something happens to the job here. Other processes are not heard."""
+    def watch(self, job_id: str) -> Iterator[asyncio.Event]:
+        """Yield an event that is set whenever the job changes in this process; other processes do not set it."""
         event = asyncio.Event()
-        self._watchers[job].add(event)
+        self._watchers[job_id].add(event)
         try:
             yield event
         finally:
-            self._watchers[job].discard(event)
-            if not self._watchers[job]:
-                del self._watchers[job]
+            self._watchers[job_id].discard(event)
+            if not self._watchers[job_id]:
+                del self._watchers[job_id]
 
-    def _tell(self, job: str) -> None:
-        for event in self._watchers.get(job, ()):
+    def _notify(self, job_id: str) -> None:
+        """Set the events of all who watch the job."""
+        for event in self._watchers.get(job_id, ()):
             event.set()
 
-    async def _look_again_and_again(self) -> None:
-        tidy_at = 0.0
-        while not self._stopping:
+    async def _poll_forever(self) -> None:
+        next_cleanup = 0.0
+        while not self._is_stopping:
             try:
-                if time.monotonic() >= tidy_at:
-                    tidy_at = time.monotonic() + ABANDONED_S  # however it goes: no job waits for a file to be erased
-                    await self._tidy_up()
-                await self._look()
-            except Exception:  # a full disk or a busy table will pass; the jobs must not wait for a restart then
-                log.exception("jobs cannot be looked after")
+                if time.monotonic() >= next_cleanup:
+                    next_cleanup = (
+                        time.monotonic() + ORPHAN_AGE_S
+                    )  # set first: a failing cleanup must not stop the jobs
+                    await self._delete_orphans()
+                await self._poll()
+            except Exception:  # a full disk or a busy database is temporary, and must not stop the loop
+                log.exception("job polling failed")
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._woken.wait()
-            self._woken.clear()
+                async with asyncio.timeout(POLL_S):
+                    await self._wake_event.wait()
+            self._wake_event.clear()
 
-    async def _look(self) -> None:
-        """Do what time brings, and begin what there is room for."""
-        holds = [running.job.lease for running in self._running.values()]
-        text = "The service ended in the middle of this job again and again."
-        changed, over = await self.ask(
-            self.store.sweep,
-            holds,
-            interrupted=self._explain(JobInterrupted(text)),
-            late=self._explain(DeadlineExceeded("The job was not begun in the time that Cancel-After allowed.")),
+    async def _poll(self) -> None:
+        """Apply timeouts, and start as many jobs as `concurrency` allows."""
+        held_leases = [running.job.lease for running in self._running.values()]
+        text = "The service stopped too often while running this job."
+        changed, deletable = await self.call(
+            self.store.expire,
+            held_leases,
+            interrupted=self._describe_error(JobInterrupted(text)),
+            late=self._describe_error(DeadlineExceeded("The job did not start within the time set by Cancel-After.")),
         )
-        for job in changed:
-            self._tell(job)
-        for job in over:
-            await asyncio.to_thread(self.store.clear, job)
-        while len(self._running) < self._at_once and not self._stopping:
-            taken = await self.ask(self.store.take)
-            if taken is None:
+        for job_id in changed:
+            self._notify(job_id)
+        for job_id in deletable:
+            await asyncio.to_thread(self.store.files.delete, job_id)
+        while len(self._running) < self._concurrency and not self._is_stopping:
+            job = await self.call(self.store.claim_next)
+            if job is None:
                 break
-            self._begin(taken)
-        self.counts = await self.ask(self.store.counts)
+            self._start(job)
+        self.counts = await self.call(self.store.count_by_state)
 
-    async def _tidy_up(self) -> None:
-        """Erase files that an end in the middle left behind."""
-        for job in await self.ask(self.store.over):
-            await asyncio.to_thread(self.store.tidy, job)
-        for name in await asyncio.to_thread(self.store.leftovers):
-            if await self.ask(self.store.get, name) is None:
-                await asyncio.to_thread(self.store.clear, name)
+    async def _delete_orphans(self) -> None:
+        """Delete files that a crash left behind."""
+        for job in await self.call(self.store.list_finished):
+            await asyncio.to_thread(self.store.files.cleanup, job)
+        for job_id in await asyncio.to_thread(self.store.files.find_old_folders):
+            if await self.call(self.store.get, job_id) is None:
+                await asyncio.to_thread(self.store.files.delete, job_id)
 
-    def _begin(self, job: Job) -> None:
+    def _start(self, job: Job) -> None:
         progress = Progress()
-        work = asyncio.ensure_future(self._run(job, self.store.inputs(job.id), progress))
-        whole = asyncio.create_task(self._see_through(job, work, progress))
-        self._running[job.id] = _Running(job, work, whole)
-        self._tell(job.id)
+        run = asyncio.ensure_future(self._run(job, self.store.files.find_inputs(job.id), progress))
+        supervisor = asyncio.create_task(self._supervise(job, run, progress))
+        self._running[job.id] = _Running(job, run, supervisor)
+        self._notify(job.id)
 
-    async def _see_through(self, job: Job, work: asyncio.Future[Result], progress: Progress) -> None:
-        """Hold the lease while the job runs, and keep what it gives, whatever that is."""
+    async def _supervise(self, job: Job, run: asyncio.Future[JobResult], progress: Progress) -> None:
+        """Renew the lease while the job runs, then store its result or its error."""
         try:
-            await self._hold(job, work, progress)
-            await self._settle(job, work, progress)
-        except Exception:  # the table could not be written: the lease lapses, and the job is queued again
-            log.exception("job was not settled", job=job.id)
+            await self._hold_lease(job, run, progress)
+            await self._store_outcome(job, run, progress)
+        except Exception:  # the database is not writable: the lease expires, and the job is queued again
+            log.exception("job outcome was not stored", job=job.id)
         finally:
             del self._running[job.id]
-            self._tell(job.id)
+            self._notify(job.id)
             self.wake()
 
-    async def _hold(self, job: Job, work: asyncio.Future[Result], progress: Progress) -> None:
-        """Wait for the end of `work`, renewing the lease; cancel it when the lease is lost."""
-        told = (0, 0)
-        quiet = 0.0
+    async def _hold_lease(self, job: Job, run: asyncio.Future[JobResult], progress: Progress) -> None:
+        """Wait until `run` is done, renewing the lease; cancel it if the lease is lost."""
+        reported = (0, 0)
+        since_renewal = 0.0
         while True:
-            await asyncio.wait({work}, timeout=BEAT_S)
-            if work.done():
+            await asyncio.wait({run}, timeout=PROGRESS_S)
+            if run.done():
                 return
-            quiet += BEAT_S
-            now = (min(progress.done, progress.all), progress.all)
-            if now == told and quiet < LEASE_S / 4:
+            since_renewal += PROGRESS_S
+            current = (min(progress.done, progress.all), progress.all)
+            if current == reported and since_renewal < LEASE_S / 4:
                 continue
             try:
-                if not await self.ask(self.store.renew, job, *now):
-                    work.cancel()
-                told, quiet = now, 0.0
-                self._tell(job.id)
-            except Exception:  # whatever SQLite says of a disk in trouble: the work goes on, and so must who holds it
-                log.exception("lease was not renewed", job=job.id)
+                if not await self.call(self.store.renew, job, *current):
+                    run.cancel()
+                reported, since_renewal = current, 0.0
+                self._notify(job.id)
+            except Exception:  # SQLite reports disk errors in many ways: the job goes on, and renewing must go on
+                log.exception("job lease was not renewed", job=job.id)
 
-    async def _settle(self, job: Job, work: asyncio.Future[Result], progress: Progress) -> None:
-        if work.cancelled():
-            # Stopped, cancelled or lost: nothing happens to a job that is not the caller's any more.
-            if not await self.ask(self.store.release, job):
-                await asyncio.to_thread(self._clear_cancelled, await self.ask(self.store.get, job.id))
+    async def _store_outcome(self, job: Job, run: asyncio.Future[JobResult], progress: Progress) -> None:
+        """Store the result or the error of a finished run; queue the job again if the run was cancelled by a stop."""
+        if run.cancelled():
+            # By a stop, by a client, or because the lease was lost; `release` changes nothing in the latter cases.
+            if not await self.call(self.store.release, job):
+                await asyncio.to_thread(self._delete_cancelled, await self.call(self.store.get, job.id))
             return
         try:
-            result = work.result()
+            result = run.result()
             size = len(result.body)
-            await self.ask(self.store.check_size, size)
-            digest = await asyncio.to_thread(self.store.write_result, job, result.body)
-            about = {**result.about, "digest": digest, "size": size}
-            kept = await self.ask(self.store.succeed, job, about, size, progress.all)
+            await self.call(self.store.check_disk_space, size)
+            digest = await asyncio.to_thread(self.store.files.save_result, job, result.body)
+            metadata = {**result.metadata, "digest": digest, "size": size}
+            is_stored = await self.call(self.store.succeed, job, metadata, size, progress.all)
             state = "succeeded"
         except Exception as error:
             if not isinstance(error, ServiceError):
                 log.exception("job failed", job=job.id)
-            kept = await self.ask(self.store.fail, job, self._explain(error))
+            is_stored = await self.call(self.store.fail, job, self._describe_error(error))
             state = "failed"
-        if kept:
-            self.ended[state] += 1
-            log.info("job done", job=job.id, task=job.task, state=state)
-        now = await self.ask(self.store.get, job.id)
-        if now is not None and now.over:
-            await asyncio.to_thread(self.store.tidy, now)
+        if is_stored:
+            self.finished_counts[state] += 1
+            log.info("job finished", job=job.id, task=job.task, state=state)
+        current = await self.call(self.store.get, job.id)
+        if current is not None and current.is_finished:
+            await asyncio.to_thread(self.store.files.cleanup, current)
 
-    def _clear_cancelled(self, job: Job | None) -> None:
-        if job is not None and job.over:
-            self.store.tidy(job)
+    def _delete_cancelled(self, job: Job | None) -> None:
+        if job is not None and job.is_finished:
+            self.store.files.cleanup(job)
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A job that runs here: its `work`, and the `whole` of holding it and keeping what it gives."""
+    """A running job, its `run`, and the `supervisor` that renews the lease and stores the outcome."""
 
     job: Job
-    work: asyncio.Future[Result]
-    whole: asyncio.Task[None]
+    run: asyncio.Future[JobResult]
+    supervisor: asyncio.Task[None]

@@ -16,7 +16,7 @@ from PIL import Image
 from app.engine.local import LocalEngine
 from app.engine.registry import Registry
 from benchmarks import memory, replicas
-from benchmarks.costed import CostedLoader
+from benchmarks.costed import SimulatedLoader
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -59,7 +59,7 @@ def test_a_missing_pack_is_one_line(module: str, tmp_path: Path, monkeypatch: py
 
 
 def test_a_tile_is_for_the_version_on_the_shelf() -> None:
-    engine = LocalEngine(Registry([replicas.SHELF], CostedLoader()), max_batch=1)
+    engine = LocalEngine(Registry([replicas.SHELF], SimulatedLoader()), max_batch=1)
     engine.find(*replicas.request(engine, 8).model.split("/"))  # raises where there is none
 
 

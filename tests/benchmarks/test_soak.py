@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.costed import CostedLoader
+from benchmarks.costed import SimulatedLoader
 from benchmarks.soak import Ask, Pixels, Soak, alike, compared, large, opened, small, written
 from tests.app.api.service import serving
 from tests.model_repository import manifest, photo_signatures
@@ -23,7 +23,7 @@ def answer(pixels: Pixels, form: str = "PNG") -> httpx.Response:
 
 
 def good(number: int) -> Ask:
-    """Return the request of this number or the next whose answer has its colours."""
+    """Return the request of this number or the next whose answer has its colors."""
     return next(ask for ask in map(MAKE, range(number, number + 99)) if ask.keeps and ask.path == "/inpaint")
 
 
@@ -45,7 +45,7 @@ def test_the_answer_of_another_is_seen() -> None:
     assert "and not" in compared(ask, answer(ask.pixels[:-1]))
     others = [replace(good(number), size=ask.size).pixels for number in range(100, 1100, 100)]
     sized = [np.resize(other, ask.pixels.shape) for other in others]
-    assert all("colours of another" in compared(ask, answer(other)) for other in sized)
+    assert all("colors of another" in compared(ask, answer(other)) for other in sized)
 
 
 def test_two_answers_that_differ_are_seen() -> None:
@@ -59,7 +59,7 @@ def test_two_answers_that_differ_are_seen() -> None:
 
 def test_a_small_soak_over_a_model_of_known_cost_finds_nothing() -> None:
     photo = manifest(name="photo", signatures=photo_signatures(), default=True)
-    model = CostedLoader(0.001, 0.01).load(manifest=photo, folder=None, device="CPU:0")  # type: ignore[arg-type]
+    model = SimulatedLoader(0.001, 0.01).load(manifest=photo, folder=None, device="CPU:0")  # type: ignore[arg-type]
     with serving({"photo": model}, models=(photo,)) as service:
         make = lambda number: reduced(large(number, seed=2))
         soak = Soak(f"http://127.0.0.1:{service.port}", os.getpid(), make, 60, 10)

@@ -40,7 +40,7 @@ def test_the_document_is_what_the_service_does(cells: list[fidelity.Cell]) -> No
 def test_the_check_sees_losses() -> None:
     """A cell is not kept by default: other pixels, a lost profile, tag or packet are each seen."""
     kind = next(kind for kind in fidelity.kinds() if kind.name == "EXIF + ICC + XMP, TIFF")
-    seen = fidelity.look(kind.data, "tiff")
+    seen = fidelity.read_file(kind.data, "tiff")
     assert fidelity._changes(kind, seen) == (set(), [])
     without = fidelity.Seen(seen.samples[::-1], None, seen.tags | {"Make": None}, None)
     assert fidelity._changes(kind, without)[1] == ["profile"]

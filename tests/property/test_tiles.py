@@ -1,4 +1,4 @@
-"""Tiles: whatever the size, nothing is lost, and a network cannot tell how its picture was cut."""
+"""Tiles: for any size every pixel is covered once, and tiled results equal untiled ones."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def convolution(radius: int, seed: int = 0) -> Network:
     return apply
 
 
-def pooled(multiple: int) -> Network:
-    """Each pixel becomes the mean of the cell of the grid that it is in: shows a window that begins off the grid."""
+def pool(multiple: int) -> Network:
+    """Each pixel becomes the mean of its grid cell, which shows whether a window begins off the grid."""
 
     def apply(tile: NDArray[np.float32]) -> NDArray[np.float32]:
         n, h, w, c = tile.shape
@@ -67,7 +67,7 @@ def pooled(multiple: int) -> Network:
 
 @st.composite
 def geometries(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw what make_plan needs to know of a model, any step and any size that leaves room inside the margins."""
+    """Draw the arguments of make_plan that come from a model: any step, and any size that exceeds the margins."""
     multiple, halo = draw(st.sampled_from([1, 2, 4, 8])), draw(st.integers(0, 12))
     step = multiple * draw(st.integers(1, 5))
     least = 2 * (-(-halo // multiple) * multiple) // step + 1
@@ -129,7 +129,7 @@ def test_windows_are_flush_with_the_picture_and_no_larger_than_needed(
 
 @given(st.integers(1, 70), st.integers(1, 70), geometries(), st.integers(1, 4), st.sampled_from([np.uint8, np.uint16]))
 @settings(max_examples=60, deadline=None)
-def test_a_network_that_changes_nothing_gives_the_picture_back(
+def test_the_identity_network_returns_the_picture(
     height: int, width: int, geometry: dict[str, Any], scale: int, dtype: type
 ) -> None:
     pixels = noise(height, width, dtype=dtype)
@@ -157,10 +157,10 @@ def test_a_convolution_within_the_halo_is_the_same_tiled_and_untiled(
 @pytest.mark.parametrize("size", SIZES)
 def test_a_network_on_a_grid_is_the_same_tiled_and_untiled(size: tuple[int, int]) -> None:
     pixels = noise(*size)
-    tiled = run(make_plan(*size, tile_size=48, tile_step=24, halo=8, multiple=8), pixels, pooled(8))
+    tiled = run(make_plan(*size, tile_size=48, tile_step=24, halo=8, multiple=8), pixels, pool(8))
     whole = make_plan(*size, tile_size=480, tile_step=24, halo=8, multiple=8)
     assert len(whole.tiles) == 1
-    np.testing.assert_array_equal(tiled, run(whole, pixels, pooled(8)))
+    np.testing.assert_array_equal(tiled, run(whole, pixels, pool(8)))
 
 
 def test_one_tile_is_the_picture_and_nothing_else_where_its_sides_are_whole_steps() -> None:
@@ -172,8 +172,8 @@ def test_one_tile_is_the_picture_and_nothing_else_where_its_sides_are_whole_step
     np.testing.assert_allclose(tiled, alone, rtol=0, atol=1e-6)
 
 
-def test_a_halo_that_is_too_small_shows() -> None:
-    """The comparisons above can fail: with a reach beyond the halo the two differ."""
+def test_a_halo_that_is_too_small_changes_the_result() -> None:
+    """The comparisons above can fail: if the receptive field exceeds the halo, the results differ."""
     pixels = noise(60, 60)
     tiled = run(make_plan(60, 60, tile_size=16, tile_step=4, halo=1, multiple=1), pixels, convolution(4))
     whole = run(make_plan(60, 60, tile_size=60, tile_step=4, halo=1, multiple=1), pixels, convolution(4))
@@ -197,7 +197,7 @@ def test_results_are_clipped_and_rounded() -> None:
     assert canvas.result()[0, :, 0].tolist() == [0, 255, 128, 127]
 
 
-def test_floating_point_is_kept_as_it_is() -> None:
+def test_floating_point_is_unchanged() -> None:
     plan = make_plan(2, 2, tile_size=2, tile_step=1, halo=0, multiple=1)
     pixels = np.array([[-1.0, 2.0], [0.25, 7.5]], np.float32)[..., None]
     np.testing.assert_array_equal(run(plan, pixels, identity), pixels)
@@ -210,7 +210,7 @@ def test_a_missing_repeated_misshapen_or_infinite_tile_is_an_error() -> None:
     canvas.add(plan.tiles[0], cut(pixels, plan, plan.tiles[0].window))
     with pytest.raises(ValueError, match="1 of 2 tiles"):
         canvas.result()
-    with pytest.raises(ValueError, match="not waited for"):
+    with pytest.raises(ValueError, match="already added"):
         canvas.add(plan.tiles[0], cut(pixels, plan, plan.tiles[0].window))
     with pytest.raises(ValueError, match="shape"):
         canvas.add(plan.tiles[1], cut(pixels, plan, plan.tiles[1].window)[:, 1:])
@@ -220,7 +220,7 @@ def test_a_missing_repeated_misshapen_or_infinite_tile_is_an_error() -> None:
     np.testing.assert_array_equal(canvas.result(), pixels)
 
 
-def test_numbers_that_make_no_plan_are_an_error() -> None:
+def test_sizes_that_do_not_fit_are_an_error() -> None:
     with pytest.raises(ValueError, match="margin of 8"):
         make_plan(10, 10, tile_size=16, tile_step=8, halo=8, multiple=1)
     with pytest.raises(ValueError, match="tile_step 4 and multiple 8"):

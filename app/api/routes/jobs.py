@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.api import openapi, schemas
 from app.api.jobs import MAX_LISTED, UNCACHED, JobService
-from app.jobs.store import Job
+from app.jobs.job import Job
 
 Id = Annotated[str, Path(description="The job's id.", examples=["0f8fad5bd9cb469fa16570867728950e"])]
 PROBLEMS = (*openapi.PAGE_PROBLEMS, "not-found", "job-expired", "overloaded")

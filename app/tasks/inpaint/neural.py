@@ -42,17 +42,17 @@ async def fill(
     if largest <= holes.THIN:
         text = f"The model {manifest.id} has no canonical size that this task can use."
         raise ModelUnavailable(text, field="model", value=manifest.id)
-    regions = await asyncio.to_thread(holes.regions, missing, CONTEXT, largest)
+    regions = await asyncio.to_thread(holes.find_regions, missing, CONTEXT, largest)
     regions = [region for region in regions if wanted is None or region.core.overlaps(wanted)]
     result = await asyncio.to_thread(image.copy)
 
     async def one(region: holes.Region) -> Floats:
         side = max(region.core.height, region.core.width)
-        if side > largest or not holes.thin(missing[region.core.slices], holes.THIN):
-            around = holes.widened(region.core, reach(region.core), missing.shape)
+        if side > largest or not holes.is_thin(missing[region.core.slices], holes.THIN):
+            around = holes.expand_box(region.core, reach(region.core), missing.shape)
             part = around.slices
             filled = await _coarse_to_fine(image[part], missing[part], manifest, engine, context)
-            return filled[region.core.within(around).slices]
+            return filled[region.core.relative_to(around).slices]
         return await _window(image, missing, region.core, manifest, engine, context)
 
     async def keep(region: holes.Region, filled: Floats) -> None:
@@ -92,11 +92,11 @@ async def search(image: Floats, missing: Mask, manifest: Manifest, engine: Engin
 async def _coarse_to_fine(
     image: Floats, missing: Mask, manifest: Manifest, engine: Engine, context: RequestContext
 ) -> Floats:
-    small, hole = await asyncio.to_thread(holes.halved, image, missing)
+    small, hole = await asyncio.to_thread(holes.downscale_by_two, image, missing)
     small = await fill(small, hole, manifest, engine, context)
 
     def refined() -> tuple[Floats, Mask]:
-        rim = holes.rim(missing, RIM)
+        rim = holes.find_border(missing, RIM)
         return np.where((missing & ~rim)[..., None], _doubled(small, image.shape), image), rim
 
     coarse, rim = await asyncio.to_thread(refined)

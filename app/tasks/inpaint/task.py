@@ -16,7 +16,7 @@ from pydantic import Field
 
 from app.engine.protocol import Engine, RequestContext
 from app.errors import ConflictingFields, MaskEmpty, MaskFull, MaskSize, MissingField, UnknownModel, WorkTooLarge
-from app.imaging import classical, holes
+from app.imaging import classical_inpaint, holes
 from app.imaging.holes import Mask, Region
 from app.imaging.picture import Picture
 from app.imaging.tiles import Box
@@ -83,7 +83,7 @@ class InpaintOptions(TaskOptions):
         return self.method in SIGNATURES
 
 
-Method = Literal["neural", "dcgan"] | classical.Method
+Method = Literal["neural", "dcgan"] | classical_inpaint.Method
 SIGNATURES: dict[str, str] = {"auto": "inpaint", "neural": "inpaint", "dcgan": "search"}
 """What a method asks of its model."""
 
@@ -159,8 +159,8 @@ def _plan(
     hole = _find_hole(picture, mask)
     if mask is None:
         picture = picture.with_pixels(picture.pixels, None)  # whatever was seen through is filled
-    inside = holes.grown(hole, options.dilate)
-    missing = holes.grown(inside, options.feather)
+    inside = holes.dilate(hole, options.dilate)
+    missing = holes.dilate(inside, options.feather)
     if missing.all():
         field = "feather" if options.feather else "dilate"
         raise MaskFull("Widened, the mask marks the whole picture: there is nothing to fill from.", field=field)
@@ -168,7 +168,7 @@ def _plan(
         whole = Box(0, 0, picture.height, picture.width)
         regions = [Region(whole, whole)]
     else:
-        regions = holes.regions(missing, MARGIN + 2 * options.radius)
+        regions = holes.find_regions(missing, MARGIN + 2 * options.radius)
     methods = [_choose_method(region, missing, options, manifest) for region in regions]
     _check_work(regions, methods, missing, options.radius)
     if manifest is not None and not SIGNATURES.keys().isdisjoint(methods):
@@ -211,12 +211,12 @@ def _choose_method(region: Region, missing: Mask, options: InpaintOptions, manif
         return options.method
     if manifest is not None:
         return "neural"
-    scratch = holes.thin(missing[region.core.slices], SCRATCH)
+    scratch = holes.is_thin(missing[region.core.slices], SCRATCH)
     return "biharmonic" if scratch and _count_missing(region, missing) <= MOST_SMOOTH else "ns"
 
 
 def _count_missing(region: Region, missing: Mask) -> int:
-    return int(np.count_nonzero(missing[region.around.slices]))
+    return int(np.count_nonzero(missing[region.window.slices]))
 
 
 def _check_work(regions: list[Region], methods: list[Method], missing: Mask, radius: int) -> None:
@@ -244,7 +244,7 @@ def _check_work(regions: list[Region], methods: list[Method], missing: Mask, rad
 
 
 @functools.cache
-def _pool(method: classical.Method) -> ThreadPoolExecutor:
+def _pool(method: classical_inpaint.Method) -> ThreadPoolExecutor:
     """Return the one thread of a method: it holds up no other, nor what decodes, encodes or feeds the device."""
     return ThreadPoolExecutor(1, thread_name_prefix=method)
 
@@ -272,8 +272,8 @@ class _Canvas:
 
     def keep(self, filled: NDArray[Any], box: Box, core: Box) -> None:
         """Write what is missing in `core`, which lies in `box`; `filled` are the planes of `box`."""
-        part, within = core.slices, core.within(box).slices
-        shown = holes.weights(np.ascontiguousarray(self.inside[box.slices]), self.options.feather)[within][..., None]
+        part, within = core.slices, core.relative_to(box).slices
+        shown = holes.feather(np.ascontiguousarray(self.inside[box.slices]), self.options.feather)[within][..., None]
         hole, colors = self.missing[part], filled[within]
         if self.alpha is not None and self.picture.alpha is not None:
             colors, opaque = _unpremultiply(colors, self.picture.maximum)
@@ -285,9 +285,9 @@ _FilledBox = tuple[NDArray[Any], Box]
 """The planes of a box after what is missing in it was filled, and the box."""
 
 
-def _fill_classically(work: _Canvas, region: Region, method: classical.Method) -> _FilledBox:
-    planes, hole = work.planes(region.around)
-    return classical.fill(planes, hole, method, work.options.radius), region.around
+def _fill_classically(work: _Canvas, region: Region, method: classical_inpaint.Method) -> _FilledBox:
+    planes, hole = work.planes(region.window)
+    return classical_inpaint.fill(planes, hole, method, work.options.radius), region.window
 
 
 async def _fill_by_model(
@@ -298,7 +298,7 @@ async def _fill_by_model(
     engine: Engine,
     context: RequestContext,
 ) -> _FilledBox:
-    box = holes.widened(region.core, reach(region.core), work.missing.shape)
+    box = holes.expand_box(region.core, reach(region.core), work.missing.shape)
     planes, hole = await asyncio.to_thread(work.planes, box)
     white = np.float32(np.iinfo(planes.dtype).max)
     colors = work.picture.channels
@@ -309,7 +309,7 @@ async def _fill_by_model(
             if method == "dcgan":
                 filled.append(await search(scaled, hole, manifest, engine, context))
             else:
-                filled.append(await fill(scaled, hole, manifest, engine, context, region.core.within(box)))
+                filled.append(await fill(scaled, hole, manifest, engine, context, region.core.relative_to(box)))
 
     def whole() -> NDArray[Any]:
         return np.asarray(np.rint(np.concatenate(filled, axis=-1) * white), planes.dtype)

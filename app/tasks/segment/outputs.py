@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging import mask
-from app.imaging.mask import Floats
-from app.imaging.picture import Picture
+from app.imaging import guided_filter, matting
+from app.imaging.picture import Floats, Picture
 from models.manifest import Class
 
 Color = tuple[int, int, int]
@@ -46,7 +45,7 @@ class Segmentation:
 
     def strips(self, least: int = 16) -> Iterator[slice]:
         """Yield the picture's rows, a strip of at least `least` at a time."""
-        return mask.strips(self.picture.height, self.picture.width, least)
+        return guided_filter.split_rows(self.picture.height, self.picture.width, least)
 
     def ids(self, rows: slice) -> NDArray[np.uint8]:
         """Return the class of each pixel, (rows, width)."""
@@ -68,10 +67,10 @@ class Segmentation:
         found = self.rows(rows)
         if self.binary:
             inside = any(one.id == 1 for one in self.subjects)
-            opaque = mask.alpha_of(found[..., 0], self.threshold)
+            opaque = matting.compute_alpha(found[..., 0], self.threshold)
             return opaque if inside else 1 - opaque
         places = [place for place, one in enumerate(self.classes) if one in self.subjects]
-        return mask.alpha_of(found[..., places].sum(axis=-1), 0.5)
+        return matting.compute_alpha(found[..., places].sum(axis=-1), 0.5)
 
 
 def draw_mask(found: Segmentation) -> Picture:
@@ -109,14 +108,14 @@ def cut_out(found: Segmentation, backdrop: Color | Picture | None) -> Picture:
     behind = None if backdrop is None else _backdrop(backdrop, picture)
     for rows in found.strips():
         alpha[rows] = np.rint(found.alpha(rows) * white)
-    alpha = mask.decided(alpha, radius)
+    alpha = matting.harden_alpha(alpha, radius)
     own = alpha.copy()  # what is written to one strip is around the next
     for rows in found.strips(least=radius):
         # With surroundings, so that the colors of an edge do not know where strips end.
         around = slice(max(0, rows.start - radius), min(picture.height, rows.stop + radius))
         inner = slice(rows.start - around.start, rows.stop - around.start)
         opaque = own[around].astype(np.float32) / white
-        colors = mask.without_background(picture.pixels[around].astype(np.float32) / white, opaque, radius)
+        colors = matting.estimate_foreground(picture.pixels[around].astype(np.float32) / white, opaque, radius)
         part = opaque[inner]
         if picture.alpha is not None:
             part = part * (picture.alpha[rows].astype(np.float32) / white)

@@ -14,9 +14,8 @@ from pydantic import Field
 
 from app.engine.protocol import Engine, InferenceRequest, RequestContext
 from app.errors import ConflictingFields, InvalidField, ModelUnavailable, UnknownClass, nearest
-from app.imaging import mask
-from app.imaging.mask import Floats
-from app.imaging.picture import Picture
+from app.imaging import guided_filter
+from app.imaging.picture import Floats, Picture
 from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
 from app.tasks.segment.outputs import Color, Rows, Segmentation, cut_out, draw_mask, draw_overlay, make_table
 from app.tasks.tiling import Stopwatch, plan_for, require_signature, run_tiled
@@ -171,9 +170,9 @@ async def _probabilities(
     context.progress.step()
     if not np.isfinite(answer).all():
         raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
-    guided = await asyncio.to_thread(mask.fit, answer, small)
+    guided = await asyncio.to_thread(guided_filter.fit, answer, small)
     full = picture.height, picture.width
-    return lambda rows: mask.apply(guided, picture.pixels[rows], rows, full), {"size": f"{size[1]}x{size[0]}"}
+    return lambda rows: guided_filter.apply(guided, picture.pixels[rows], rows, full), {"size": f"{size[1]}x{size[0]}"}
 
 
 def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> Floats:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from app.engine.protocol import Engine, RequestContext
 from app.errors import WorkTooLarge
 from app.imaging.color import LUMINANCE
-from app.imaging.mask import enlarged, strips
+from app.imaging.guided_filter import split_rows, upsample_rows
 from app.imaging.picture import Floats, Picture
 from app.tasks.inference import infer, manifest_default, reduce_picture
 from models.manifest import Manifest
@@ -105,7 +105,7 @@ def apply_difference(picture: Picture, difference: Floats, *, luminance_only: bo
     if luminance_only or picture.channels == 1:
         difference = np.ascontiguousarray((difference @ LUMINANCE)[..., None])
     result = np.empty_like(picture.pixels)
-    for rows in strips(*size):
-        added = np.stack([enlarged(difference[..., i], rows, size) for i in range(difference.shape[-1])], axis=-1)
+    for rows in split_rows(*size):
+        added = np.stack([upsample_rows(difference[..., i], rows, size) for i in range(difference.shape[-1])], axis=-1)
         result[rows] = np.rint(np.clip(picture.pixels[rows] + added * white, 0, white))
     return result

@@ -266,14 +266,14 @@ def test_what_takes_longer_than_one_waits_becomes_a_job() -> None:
 
 def test_a_repeat_gets_the_same_bytes_and_the_work_is_done_once(service: Service) -> None:
     key = {"Idempotency-Key": "once"}
-    before = service.app.state.worker.ended["succeeded"]
+    before = service.app.state.worker.finished_counts["succeeded"]
     first, second = (service.denoise(headers=key) for _ in range(2))
     assert first.status_code == second.status_code == 200
     assert first.content == second.content == service.denoise().content
     assert first.headers["server-timing"] == second.headers["server-timing"]
     again = service.denoise(headers={**key, **ASYNC})
     assert again.status_code == 200
-    assert service.app.state.worker.ended["succeeded"] == before + 1
+    assert service.app.state.worker.finished_counts["succeeded"] == before + 1
     for other in (
         service.denoise(png(30, 30), headers=key),
         service.denoise(strength="0.2", headers=key),
@@ -330,7 +330,7 @@ def test_who_hangs_up_finds_the_job_again() -> None:
             "/denoise", files={"image": png()}, headers={"Idempotency-Key": "k", "Prefer": "wait=20"}
         )
         assert answer.status_code == 200
-        assert service.app.state.worker.ended["succeeded"] == 2
+        assert service.app.state.worker.finished_counts["succeeded"] == 2
 
 
 # --- its end ---

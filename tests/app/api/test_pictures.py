@@ -18,7 +18,7 @@ from PIL import Image
 
 from app import media_types
 from app.engine.protocol import Arrays
-from app.imaging import classical
+from app.imaging import classical_inpaint
 from tests.app.api.service import Honest, Service, file, gradient, hole, opened, png, serving, wait_until
 from tests.model_repository import manifest, photo_signatures
 
@@ -101,13 +101,13 @@ def test_inpaint_fills_what_the_mask_marks(service: Service) -> None:
 
 
 def test_inpaint_without_a_model_is_no_work_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, fill = threading.Event(), classical.fill
+    gate, fill = threading.Event(), classical_inpaint.fill
 
     def slow(*arguments: Any) -> NDArray[Any]:
         assert gate.wait(30)
         return fill(*arguments)
 
-    monkeypatch.setattr(classical, "fill", slow)
+    monkeypatch.setattr(classical_inpaint, "fill", slow)
     with serving() as service, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(service.send, "/inpaint", mask=hole(), method="telea")
         wait_until(lambda: service.pipeline.budget.used > 0)

@@ -1,4 +1,4 @@
-"""Files of every kind that the codec meets, made by real encoders or byte for byte."""
+"""Sample files of every kind, made by real encoders or byte by byte."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def noise(height: int, width: int, channels: int, dtype: type = np.uint8) -> NDA
 
 
 def smooth(height: int, width: int, channels: int, dtype: type = np.uint8) -> NDArray[Any]:
-    """A picture that lossy codecs keep well, without any symmetry."""
+    """A picture that lossy codecs keep well, without any symmetry: (height, width, channels)."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     planes = [0.15 + 0.6 * x + 0.1 * y, 0.8 - 0.5 * y - 0.1 * x, 0.3 + 0.3 * x * y, 0.25 + 0.7 * y * (1 - x / 2)]
     return np.rint(np.stack(planes[:channels], axis=2) * np.iinfo(dtype).max).astype(dtype)
 
 
-def saved(pixels: NDArray[Any] | Image.Image, name: str, **options: Any) -> bytes:
-    """What Pillow makes of an image or of samples, (height, width, 1 to 4)."""
+def save_with_pillow(pixels: NDArray[Any] | Image.Image, name: str, **options: Any) -> bytes:
+    """Encode an image or samples, uint8 (height, width, 1 to 4), with Pillow."""
     image = (
         pixels
         if isinstance(pixels, Image.Image)
@@ -51,12 +51,12 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(rows: NDArray[Any], colour: int, depth: int, *extra: tuple[bytes, bytes], width: int | None = None) -> bytes:
+def png(rows: NDArray[Any], color: int, depth: int, *extra: tuple[bytes, bytes], width: int | None = None) -> bytes:
     """A PNG of (height, width, channels) samples; below 8 bit `rows` are packed bytes and `width` is given."""
     packed = rows.astype(">u2").tobytes() if depth == 16 else rows.astype(np.uint8).tobytes()
     height, stride = rows.shape[0], len(packed) // rows.shape[0]
     lines = b"".join(b"\0" + packed[i * stride : (i + 1) * stride] for i in range(height))
-    head = struct.pack(">IIBBBBB", width or rows.shape[1], height, depth, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width or rows.shape[1], height, depth, color, 0, 0, 0)
     chunks = [(b"IHDR", head), *extra, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*entry) for entry in chunks)
 
@@ -64,7 +64,7 @@ def png(rows: NDArray[Any], colour: int, depth: int, *extra: tuple[bytes, bytes]
 def exif(
     orientation: int = 1, order: str = "<", thumbnail: bytes = b"", size: tuple[int, int] = (7, 5), filler: int = 0
 ) -> bytes:
-    """An EXIF block with a maker's name, pixel dimensions and, where given, a thumbnail's directory."""
+    """An EXIF block with a camera maker, pixel dimensions and optionally a thumbnail."""
     maker = b"Maker of cameras\0".ljust(18 + filler, b"\0")
     first = [
         (0x010F, 2, len(maker), None),
@@ -120,13 +120,13 @@ def icc_rgb(primaries: tuple[tuple[float, float], ...], gamma: float = 2.2, padd
     return _profile(b"RGB ", tags, padding)
 
 
-def icc_grey(gamma: float = 2.2) -> bytes:
+def icc_gray(gamma: float = 2.2) -> bytes:
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
     return _profile(b"GRAY", {b"kTRC": curve}, 0)
 
 
 def icc_cmyk() -> bytes:
-    """A printer that prints cyan as green: a table of two points an ink, to CIELAB."""
+    """A profile of a printer that prints cyan as green: a table of two points per ink, to CIELAB."""
     inks = np.stack(np.meshgrid(*[[0, 1]] * 4, indexing="ij"), axis=-1).reshape(16, 4)
     lightness = np.rint(255 * (1 - inks[:, 3]) * (1 - inks[:, :3].sum(axis=1) / 4))
     green = 128 - 70 * inks[:, 0] * (1 - inks[:, 3])

@@ -1,4 +1,4 @@
-"""Holes are found once each, and work follows them: a region for each, thin long ones in parts."""
+"""Finding holes: one region per hole, several for long thin ones; and dilation, feathering, thickness."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from app.imaging import holes
 from app.imaging.holes import LARGE, Region
 
 
-def covered(missing: np.ndarray, found: list[Region]) -> np.ndarray:
-    """Return how often each pixel lies in a core."""
+def count_cores(missing: np.ndarray, found: list[Region]) -> np.ndarray:
+    """Return how many cores each pixel is in."""
     times = np.zeros(missing.shape, int)
     for region in found:
         times[region.core.top : region.core.bottom, region.core.left : region.core.right] += 1
@@ -33,75 +33,75 @@ def test_every_missing_pixel_lies_in_a_core(
     missing = np.zeros((height, width), bool)
     for top, left, tall, wide in boxes:
         missing[top : top + tall, left : left + wide] = True
-    found = holes.regions(missing, margin)
-    assert (covered(missing, found)[missing] >= 1).all()
+    found = holes.find_regions(missing, margin)
+    assert (count_cores(missing, found)[missing] >= 1).all()
     for region in found:
-        core, around = region.core, region.around
+        core, window = region.core, region.window
         assert missing[core.top : core.bottom, core.left : core.right].any()
-        assert around.top == max(0, core.top - margin)
-        assert around.bottom == min(height, core.bottom + margin)
-        assert around.left == max(0, core.left - margin)
-        assert around.right == min(width, core.right + margin)
+        assert window.top == max(0, core.top - margin)
+        assert window.bottom == min(height, core.bottom + margin)
+        assert window.left == max(0, core.left - margin)
+        assert window.right == min(width, core.right + margin)
 
 
 def test_holes_far_apart_have_a_region_each() -> None:
     missing = np.zeros((600, 800), bool)
     missing[10:20, 10:20] = missing[400:440, 700:720] = True
-    first, second = holes.regions(missing, 32)
+    first, second = holes.find_regions(missing, 32)
     assert (first.core.top, first.core.left, first.core.bottom, first.core.right) == (10, 10, 20, 20)
     assert (second.core.top, second.core.left) == (400, 700)
-    assert (first.around.top, first.around.right) == (0, 52)
+    assert (first.window.top, first.window.right) == (0, 52)
 
 
-def test_holes_that_are_near_are_one() -> None:
+def test_near_holes_are_merged() -> None:
     missing = np.zeros((300, 300), bool)
     missing[100:110, 100:110] = missing[100:110, 130:140] = True
-    assert len(holes.regions(missing, 64)) == 1
+    assert len(holes.find_regions(missing, 64)) == 1
 
 
-def test_a_long_scratch_is_done_in_parts() -> None:
+def test_a_long_scratch_is_split() -> None:
     missing = np.zeros((3000, 3000), np.uint8)
     cv2.line(missing, (5, 5), (2990, 2980), 1, 3)
-    found = holes.regions(missing.view(bool), 64)
+    found = holes.find_regions(missing.view(bool), 64)
     assert len(found) > 5
     assert max(max(one.core.height, one.core.width) for one in found) <= LARGE
-    assert (covered(missing, found)[missing > 0] == 1).all()
-    # The work is that of the scratch: not the picture's nine million pixels.
-    assert sum(one.around.height * one.around.width for one in found) < 6e6
+    assert (count_cores(missing, found)[missing > 0] == 1).all()
+    # The windows cover less than the nine million pixels of the picture.
+    assert sum(one.window.height * one.window.width for one in found) < 6e6
 
 
-def test_a_large_hole_is_done_as_a_whole() -> None:
+def test_a_large_hole_is_not_split() -> None:
     missing = np.zeros((1500, 1500), bool)
     missing[100:900, 200:1300] = True
-    (region,) = holes.regions(missing, 64)
+    (region,) = holes.find_regions(missing, 64)
     assert (region.core.height, region.core.width) == (800, 1100)
 
 
 @pytest.mark.parametrize("thickness", [1, 8, 9])
-def test_thin_is_what_no_larger_square_fits_in(thickness: int) -> None:
+def test_a_hole_is_thin_if_no_larger_square_fits_in(thickness: int) -> None:
     missing = np.zeros((60, 80), np.uint8)
     missing[20 : 20 + thickness, :] = 1
-    assert holes.thin(missing.view(bool), 8) == (thickness <= 8)
-    assert holes.thin(missing.T.copy().view(bool), 8) == (thickness <= 8)
+    assert holes.is_thin(missing.view(bool), 8) == (thickness <= 8)
+    assert holes.is_thin(missing.T.copy().view(bool), 8) == (thickness <= 8)
 
 
 @pytest.mark.parametrize("pixels", [0, 1, 7])
-def test_grown_by_as_many_pixels(pixels: int) -> None:
+def test_dilate_adds_a_disc(pixels: int) -> None:
     missing = np.zeros((41, 41), bool)
     missing[20, 20] = True
     rows, columns = np.mgrid[-20:21, -20:21]
-    np.testing.assert_array_equal(holes.grown(missing, pixels), rows**2 + columns**2 <= pixels**2)
+    np.testing.assert_array_equal(holes.dilate(missing, pixels), rows**2 + columns**2 <= pixels**2)
 
 
-def test_growing_knows_no_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dilate_does_not_depend_on_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = np.random.default_rng(0).random((200, 90)) > 0.999
-    whole = holes.grown(missing, 9)
+    whole = holes.dilate(missing, 9)
     monkeypatch.setattr(holes, "STRIP", 16)
-    np.testing.assert_array_equal(holes.grown(missing, 9), whole)
+    np.testing.assert_array_equal(holes.dilate(missing, 9), whole)
 
 
-def test_weights_fade() -> None:
+def test_feather_falls_linearly() -> None:
     missing = np.zeros((1, 9), bool)
     missing[0, :3] = True
-    np.testing.assert_allclose(holes.weights(missing, 3)[0], [1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(holes.weights(missing, 0)[0], [1, 1, 1, 0, 0, 0, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(holes.feather(missing, 3)[0], [1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(holes.feather(missing, 0)[0], [1, 1, 1, 0, 0, 0, 0, 0, 0], atol=1e-6)

@@ -23,7 +23,9 @@ from hypothesis.stateful import (
 
 from app.errors import JobsFull, StorageFull
 from app.jobs import store as module
-from app.jobs.store import ABANDONED_S, ATTEMPTS, LEASE_S, ROW_BYTES, Job, JobStoreError, NewJob, Store
+from app.jobs.files import ORPHAN_AGE_S
+from app.jobs.job import Job, NewJob
+from app.jobs.store import LEASE_S, MAX_ATTEMPTS, ROW_BYTES, JobStore, JobStoreError
 from tests.walk import STEPS, walk
 
 TTL = 100.0
@@ -44,281 +46,279 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    made = Store(tmp_path, most=4, most_bytes=100_000, ttl=TTL, clock=clock)
-    made.open()
-    yield made
-    made.close()
+def store(tmp_path: Path, clock: Clock) -> Iterator[JobStore]:
+    opened = JobStore(tmp_path, max_jobs=4, max_bytes=100_000, ttl=TTL, clock=clock)
+    opened.open()
+    yield opened
+    opened.close()
 
 
-def order(client: str = "a", **rest: Any) -> NewJob:
+def make_job(client: str = "a", **rest: Any) -> NewJob:
     return NewJob(client, "denoise", {"form": {}}, rest.pop("digest", ""), **rest)
 
 
-def queued(store: Store, data: bytes = b"picture", **rest: Any) -> Job:
+def queue(store: JobStore, data: bytes = b"picture", **rest: Any) -> Job:
     """Queue a job as the service does: files first, then the row."""
-    made = order(**rest)
-    store.receive(made.id, {"image": io.BytesIO(data)})
-    job, fresh = store.add(made, len(data))
+    new_job = make_job(**rest)
+    store.files.save_inputs(new_job.id, {"image": io.BytesIO(data)})
+    job, fresh = store.add(new_job, len(data))
     assert fresh
     return job
 
 
-def swept(store: Store, *holds: str) -> tuple[list[str], list[str]]:
-    return store.sweep(holds, interrupted=LOST, late=LATE)
+def expire(store: JobStore, *held_leases: str) -> tuple[list[str], list[str]]:
+    return store.expire(held_leases, interrupted=LOST, late=LATE)
 
 
-def taken(store: Store) -> Job:
-    job = store.take()
+def claim(store: JobStore) -> Job:
+    job = store.claim_next()
     assert job is not None
     return job
 
 
-def seen(store: Store, job: Job) -> Job:
+def get(store: JobStore, job: Job) -> Job:
     found = store.get(job.id)
     assert found is not None
     return found
 
 
-def test_a_job_goes_its_way_and_its_files_with_it(store: Store, clock: Clock, tmp_path: Path) -> None:
-    job = queued(store, b"\0" * 500)
+def test_a_job_from_queued_to_succeeded_and_its_files(store: JobStore, clock: Clock, tmp_path: Path) -> None:
+    job = queue(store, b"\0" * 500)
     assert (job.state, job.place, job.created) == ("queued", 1, clock.now)
-    assert [path.read_bytes() for path in store.inputs(job.id).values()] == [b"\0" * 500]
+    assert [path.read_bytes() for path in store.files.find_inputs(job.id).values()] == [b"\0" * 500]
     clock.now += 5
-    mine = taken(store)
+    mine = claim(store)
     assert (mine.id, mine.state, mine.started, mine.place) == (job.id, "running", clock.now, None)
-    assert store.take() is None
+    assert store.claim_next() is None
     assert store.renew(mine, 3, 12)
-    assert (seen(store, job).done, seen(store, job).steps) == (3, 12)
-    digest = store.write_result(mine, b"result")
+    assert (get(store, job).done, get(store, job).steps) == (3, 12)
+    digest = store.files.save_result(mine, b"result")
     assert store.succeed(mine, {"digest": digest}, 6, 12)
-    after = seen(store, job)
-    store.tidy(after)
+    after = get(store, job)
+    store.files.cleanup(after)
     assert (after.state, after.finished, after.expires) == ("succeeded", clock.now, clock.now + TTL)
     assert (after.done, after.steps) == (12, 12)
-    assert store.result(after).read_bytes() == b"result"
-    assert [path.name for path in (tmp_path / "jobs" / job.id).iterdir()] == [store.result(after).name]
+    assert store.files.result_path(after).read_bytes() == b"result"
+    assert [path.name for path in (tmp_path / "jobs" / job.id).iterdir()] == [store.files.result_path(after).name]
 
 
-def test_first_come_first_served_and_everybody_knows_his_place(store: Store) -> None:
-    jobs = [queued(store, client=name) for name in "abc"]
-    assert [seen(store, job).place for job in jobs] == [1, 2, 3]
-    assert taken(store).id == jobs[0].id
-    assert [seen(store, job).place for job in jobs] == [None, 1, 2]
+def test_jobs_are_claimed_in_order_and_know_their_place(store: JobStore) -> None:
+    jobs = [queue(store, client=name) for name in "abc"]
+    assert [get(store, job).place for job in jobs] == [1, 2, 3]
+    assert claim(store).id == jobs[0].id
+    assert [get(store, job).place for job in jobs] == [None, 1, 2]
 
 
-def test_a_lease_that_is_over_is_given_to_the_next_and_the_former_holder_is_refused(store: Store, clock: Clock) -> None:
-    job = queued(store)
-    first = taken(store)
+def test_an_expired_lease_queues_the_job_and_rejects_the_former_holder(store: JobStore, clock: Clock) -> None:
+    job = queue(store)
+    first = claim(store)
     clock.now += LEASE_S - 1
     assert store.renew(first, 1, 2)
     clock.now += LEASE_S - 1
-    assert swept(store) == ([], [])
+    assert expire(store) == ([], [])
     clock.now += 2
-    assert swept(store) == ([job.id], [])
-    assert (seen(store, job).state, seen(store, job).done) == ("queued", 0)
-    second = taken(store)
+    assert expire(store) == ([job.id], [])
+    assert (get(store, job).state, get(store, job).done) == ("queued", 0)
+    second = claim(store)
     assert (second.id, second.attempts) == (job.id, 2)
     assert not store.renew(first, 2, 2)
     assert not store.succeed(first, {}, 1)
     assert not store.fail(first, LOST)
     assert not store.release(first)
-    assert store.result(first) != store.result(second)
+    assert store.files.result_path(first) != store.files.result_path(second)
     assert store.succeed(second, {}, 1)
 
 
-def test_who_holds_a_lease_keeps_it_though_it_is_over(store: Store, clock: Clock) -> None:
-    queued(store)
-    mine = taken(store)
+def test_a_held_lease_does_not_expire(store: JobStore, clock: Clock) -> None:
+    queue(store)
+    mine = claim(store)
     clock.now += 10 * LEASE_S  # the machine slept
-    assert swept(store, mine.lease) == ([], [])
+    assert expire(store, mine.lease) == ([], [])
     assert store.renew(mine, 0, 1)
 
 
-def test_a_clock_that_was_set_back_makes_no_lease_last(store: Store, clock: Clock) -> None:
-    job = queued(store)
-    taken(store)
+def test_a_lease_expires_if_the_clock_was_set_back(store: JobStore, clock: Clock) -> None:
+    job = queue(store)
+    claim(store)
     clock.now -= 3600
-    assert swept(store) == ([job.id], [])
+    assert expire(store) == ([job.id], [])
 
 
-def test_a_job_that_is_interrupted_too_often_fails_with_its_reason(store: Store, clock: Clock) -> None:
-    job = queued(store)
-    for attempt in range(ATTEMPTS):
-        assert taken(store).attempts == attempt + 1
+def test_a_job_that_is_interrupted_too_often_fails_with_its_reason(store: JobStore, clock: Clock) -> None:
+    job = queue(store)
+    for attempt in range(MAX_ATTEMPTS):
+        assert claim(store).attempts == attempt + 1
         clock.now += LEASE_S
-        changed, over = swept(store)
+        changed, over = expire(store)
         assert changed == [job.id]
     assert over == [job.id]
-    assert (seen(store, job).state, seen(store, job).problem) == ("failed", LOST)
-    assert store.take() is None
+    assert (get(store, job).state, get(store, job).problem) == ("failed", LOST)
+    assert store.claim_next() is None
 
 
-def test_a_graceful_stop_is_no_attempt(store: Store) -> None:
-    queued(store)
-    for _ in range(2 * ATTEMPTS):
-        mine = taken(store)
+def test_a_graceful_stop_does_not_count_as_an_attempt(store: JobStore) -> None:
+    queue(store)
+    for _ in range(2 * MAX_ATTEMPTS):
+        mine = claim(store)
         assert mine.attempts == 1
         assert store.release(mine)
 
 
-def test_a_job_that_waits_beyond_its_deadline_fails(store: Store, clock: Clock) -> None:
-    job = queued(store, deadline=clock.now + 5)
-    assert swept(store) == ([], [])
+def test_a_job_that_waits_beyond_its_deadline_fails(store: JobStore, clock: Clock) -> None:
+    job = queue(store, deadline=clock.now + 5)
+    assert expire(store) == ([], [])
     clock.now += 5
-    assert swept(store) == ([job.id], [job.id])
-    assert seen(store, job).problem == LATE
+    assert expire(store) == ([job.id], [job.id])
+    assert get(store, job).problem == LATE
 
 
-def test_a_key_stands_for_one_job_of_one_client(store: Store, clock: Clock) -> None:
-    first = queued(store, key="k", digest="1")
-    again, fresh = store.add(order(key="k", digest="2"), 1)
+def test_a_key_belongs_to_one_job_of_one_client(store: JobStore, clock: Clock) -> None:
+    first = queue(store, key="k", digest="1")
+    again, fresh = store.add(make_job(key="k", digest="2"), 1)
     assert (again.id, again.digest, fresh) == (first.id, "1", False)
-    assert queued(store, client="b", key="k").id != first.id
+    assert queue(store, client="b", key="k").id != first.id
     assert store.cancel(first.id)
-    assert store.find("a", "k") == seen(store, first)
+    assert store.find_by_key("a", "k") == get(store, first)
     clock.now += TTL
-    assert store.find("a", "k") is None  # though nothing was swept yet
-    assert queued(store, key="k").id != first.id
+    assert store.find_by_key("a", "k") is None  # although `expire` has not run
+    assert queue(store, key="k").id != first.id
 
 
-def test_no_more_jobs_than_may_be(store: Store) -> None:
-    jobs = [queued(store) for _ in range(4)]
+def test_the_number_of_jobs_is_limited(store: JobStore) -> None:
+    jobs = [queue(store) for _ in range(4)]
     with pytest.raises(JobsFull) as refused:
-        store.add(order(), 1)
+        store.add(make_job(), 1)
     assert refused.value.limit == 4
     assert store.cancel(jobs[2].id)
-    queued(store)
+    queue(store)
 
 
-def test_no_more_room_than_there_is_and_rows_count_too(tmp_path: Path, clock: Clock) -> None:
-    small = Store(tmp_path, most=1000, most_bytes=10 * ROW_BYTES, ttl=TTL, clock=clock)
+def test_disk_space_is_limited_and_rows_count(tmp_path: Path, clock: Clock) -> None:
+    small = JobStore(tmp_path, max_jobs=1000, max_bytes=10 * ROW_BYTES, ttl=TTL, clock=clock)
     small.open()
     with pytest.raises(StorageFull):
-        small.check_room(10 * ROW_BYTES)
+        small.check_capacity(10 * ROW_BYTES)
     for _ in range(10):
-        small.cancel(small.add(order(), 0)[0].id)
+        small.cancel(small.add(make_job(), 0)[0].id)
     with pytest.raises(StorageFull):
-        small.add(order(), 0)
+        small.add(make_job(), 0)
     clock.now += TTL
-    swept(small)
+    expire(small)
     with pytest.raises(StorageFull):
-        small.add(order(), 0)  # what has expired is still known
+        small.add(make_job(), 0)  # expired jobs still count
     clock.now += TTL
-    swept(small)
-    small.add(order(), 0)
+    expire(small)
+    small.add(make_job(), 0)
     small.close()
 
 
 class Full(io.BytesIO):
-    """A file that cannot be read to its end because there is no room for what was read."""
+    """A file that cannot be read to its end because the disk is full."""
 
     def __init__(self, error: int) -> None:
         super().__init__(b"x")
         self.error = error
 
     def read(self, *_: Any) -> bytes:
-        raise OSError(self.error, "no room")
+        raise OSError(self.error, "no space left")
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told_and_leaves_nothing(store: Store, tmp_path: Path, error: int) -> None:
-    with pytest.raises(StorageFull, match="no room"):
-        store.receive("0" * 32, {"image": Full(error)})
+def test_a_full_disk_raises_storage_full_and_leaves_no_files(store: JobStore, tmp_path: Path, error: int) -> None:
+    with pytest.raises(StorageFull, match="No disk space"):
+        store.files.save_inputs("0" * 32, {"image": Full(error)})
     assert not list((tmp_path / "jobs").iterdir())
 
 
-def test_a_full_database_is_told(store: Store) -> None:
-    assert store._table is not None
-    (pages,) = store._table.execute("PRAGMA page_count").fetchone()
-    store._table.execute(f"PRAGMA max_page_count = {pages}")
+def test_a_full_database_raises_storage_full(store: JobStore) -> None:
+    assert store._connection is not None
+    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StorageFull):
         store.add(NewJob("a", "denoise", {"form": "x" * 100_000}, ""), 0)
-    store._table.execute("PRAGMA max_page_count = 1000000")
-    queued(store)
+    store._connection.execute("PRAGMA max_page_count = 1000000")
+    queue(store)
 
 
-def test_what_is_over_expires_and_is_then_forgotten(store: Store, clock: Clock) -> None:
-    job = queued(store)
-    mine = taken(store)
-    store.write_result(mine, b"x")
+def test_finished_jobs_expire_and_are_later_deleted(store: JobStore, clock: Clock) -> None:
+    job = queue(store)
+    mine = claim(store)
+    store.files.save_result(mine, b"x")
     assert store.succeed(mine, {"headers": {}}, 1)
-    for by_sweeping in (False, True):
+    for after_expire in (False, True):
         clock.now = mine.created + TTL - 0.1
-        assert seen(store, job).state == "succeeded" or by_sweeping
+        assert get(store, job).state == "succeeded" or after_expire
         clock.now += 0.1
-        if by_sweeping:
-            assert swept(store) == ([], [job.id])
-        assert (seen(store, job).state, seen(store, job).result) == ("expired", None)
+        if after_expire:
+            assert expire(store) == ([], [job.id])
+        assert (get(store, job).state, get(store, job).result) == ("expired", None)
         clock.now += TTL
         assert store.get(job.id) is None
-    swept(store)
-    assert store.counts() == {}
+    expire(store)
+    assert store.count_by_state() == {}
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../etc", "0" * 31, "0" * 33, "Z" * 32, "0" * 31 + "/", "\0" * 32])
-def test_a_name_that_is_no_id_is_nobody(store: Store, name: str) -> None:
+def test_an_invalid_id_is_not_found(store: JobStore, name: str) -> None:
     assert store.get(name) is None
 
 
-def test_a_second_process_takes_what_the_first_left_and_never_the_same(
-    store: Store, clock: Clock, tmp_path: Path
-) -> None:
-    jobs = {queued(store).id for _ in range(4)}
-    other = Store(tmp_path, ttl=TTL, clock=clock)
+def test_two_processes_never_claim_the_same_job(store: JobStore, clock: Clock, tmp_path: Path) -> None:
+    jobs = {queue(store).id for _ in range(4)}
+    other = JobStore(tmp_path, ttl=TTL, clock=clock)
     other.open()
-    held = [taken(one) for one in (store, other, store, other)]
+    held = [claim(one) for one in (store, other, store, other)]
     assert {job.id for job in held} == jobs
-    assert store.take() is other.take() is None
+    assert store.claim_next() is other.claim_next() is None
     store.close()
-    assert swept(other, held[1].lease, held[3].lease) == ([], [])
+    assert expire(other, held[1].lease, held[3].lease) == ([], [])
     clock.now += LEASE_S
-    assert set(swept(other, held[1].lease, held[3].lease)[0]) == {held[0].id, held[2].id}
+    assert set(expire(other, held[1].lease, held[3].lease)[0]) == {held[0].id, held[2].id}
     other.close()
 
 
-def test_files_of_nobody_are_found_once_they_are_old(store: Store, clock: Clock, tmp_path: Path) -> None:
-    job = queued(store)
-    store.receive("0" * 32, {"image": io.BytesIO(b"x")})
+def test_old_folders_are_found(store: JobStore, clock: Clock, tmp_path: Path) -> None:
+    job = queue(store)
+    store.files.save_inputs("0" * 32, {"image": io.BytesIO(b"x")})
     (tmp_path / "jobs" / "notes.txt").touch()
     for folder in (tmp_path / "jobs").iterdir():
         os.utime(folder, (clock.now, clock.now))
-    assert store.leftovers() == []
-    clock.now += ABANDONED_S + 1
-    assert set(store.leftovers()) == {job.id, "0" * 32}
+    assert store.files.find_old_folders() == []
+    clock.now += ORPHAN_AGE_S + 1
+    assert set(store.files.find_old_folders()) == {job.id, "0" * 32}
 
 
-def test_there_is_nothing_to_tidy_where_somebody_else_erased_the_files(store: Store) -> None:
-    queued(store)
-    job = taken(store)
-    store.clear(job.id)
+def test_cleanup_without_files_does_nothing(store: JobStore) -> None:
+    queue(store)
+    job = claim(store)
+    store.files.delete(job.id)
     assert store.succeed(job, {}, 0)
-    store.tidy(seen(store, job))
+    store.files.cleanup(get(store, job))
 
 
-def test_a_folder_that_cannot_be_used_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unusable_folder_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(JobStoreError, match="cannot be kept"):
-        Store(tmp_path / "file").open()
+    with pytest.raises(JobStoreError, match="cannot store jobs"):
+        JobStore(tmp_path / "file").open()
     (tmp_path / "jobs.sqlite3").write_bytes(b"no database" * 100)
-    with pytest.raises(JobStoreError, match="cannot be kept"):
-        Store(tmp_path).open()
+    with pytest.raises(JobStoreError, match="cannot store jobs"):
+        JobStore(tmp_path).open()
 
 
-def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
+def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     table = sqlite3.connect(tmp_path / "jobs.sqlite3")
-    table.execute(f"PRAGMA user_version = {module._VERSION + 1}")
+    table.execute(f"PRAGMA user_version = {module._SCHEMA_VERSION + 1}")
     table.close()
     with pytest.raises(JobStoreError, match="newer"):
-        Store(tmp_path).open()
+        JobStore(tmp_path).open()
 
 
-# --- the contract, step by step in any order, against a plain model of it ---
+# --- random sequences of operations, compared with a simple model ---
 
 
 @dataclass
-class Plain:
-    """What a job should be."""
+class ModelJob:
+    """The expected state of a job."""
 
     client: str
     key: str | None
@@ -331,18 +331,18 @@ class Plain:
 
 
 @dataclass
-class Contract:
-    jobs: dict[str, Plain] = field(default_factory=dict)
+class Model:
+    jobs: dict[str, ModelJob] = field(default_factory=dict)
 
-    def shown(self, now: float) -> dict[str, str]:
-        """Return the states of those that are known, by id, in the order they came."""
-        shown = {}
+    def states(self, now: float) -> dict[str, str]:
+        """Return the states of all jobs, by id, in the order in which they were added."""
+        states = {}
         for name, job in self.jobs.items():
             expired = job.expires is not None and now >= job.expires
             if expired and job.expires is not None and now >= job.expires + TTL:
                 continue
-            shown[name] = "expired" if expired else job.state
-        return shown
+            states[name] = "expired" if expired else job.state
+        return states
 
     def active(self) -> list[str]:
         return [name for name, job in self.jobs.items() if job.state in ("queued", "running")]
@@ -351,16 +351,16 @@ class Contract:
         job = self.jobs[name]
         job.state, job.expires, job.until = state, now + TTL, 0.0
 
-    def sweep(self, holds: set[str], now: float) -> None:
+    def expire(self, held_leases: set[str], now: float) -> None:
         for name, job in self.jobs.items():
-            if job.state == "running" and job.lease not in holds and now >= job.until:
+            if job.state == "running" and job.lease not in held_leases and now >= job.until:
                 job.state, job.lease = "queued", ""
-                if job.attempts >= ATTEMPTS:
+                if job.attempts >= MAX_ATTEMPTS:
                     self.end(name, "failed", now)
 
 
 class Machine(RuleBasedStateMachine):
-    """Two processes over one store, and clients who create, poll, cancel, repeat and erase while time goes by."""
+    """Two processes with one database, and clients that create, poll, cancel, repeat and delete jobs over time."""
 
     ids = Bundle("ids")
     leases = Bundle("leases")
@@ -370,11 +370,11 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.clock = Clock()
-        self.stores = [self.opened(), self.opened()]
-        self.plain = Contract()
+        self.stores = [self.open_store(), self.open_store()]
+        self.model = Model()
 
-    def opened(self) -> Store:
-        store = Store(Path(self.folder.name), most=5, ttl=TTL, clock=self.clock)
+    def open_store(self) -> JobStore:
+        store = JobStore(Path(self.folder.name), max_jobs=5, ttl=TTL, clock=self.clock)
         store.open()
         return store
 
@@ -388,51 +388,51 @@ class Machine(RuleBasedStateMachine):
     @rule(target=ids, which=which, client=st.sampled_from("aab"), key=st.sampled_from([None, "k"]))
     def create_or_repeat(self, which: int, client: str, key: str | None) -> str:
         store, now = self.stores[which], self.clock.now
-        shown = self.plain.shown(now)
+        states = self.model.states(now)
         same = [
             name
-            for name, job in self.plain.jobs.items()
-            if key and (job.client, job.key) == (client, key) and shown.get(name, "expired") != "expired"
+            for name, job in self.model.jobs.items()
+            if key and (job.client, job.key) == (client, key) and states.get(name, "expired") != "expired"
         ]
-        made = order(client, key=key)
+        new_job = make_job(client, key=key)
         size = len(b"picture")
-        store.receive(made.id, {"image": io.BytesIO(b"picture")})
-        if not same and len(self.plain.active()) >= 5:
+        store.files.save_inputs(new_job.id, {"image": io.BytesIO(b"picture")})
+        if not same and len(self.model.active()) >= 5:
             with pytest.raises(JobsFull):
-                store.add(made, size)
-            store.clear(made.id)
-            return made.id
-        job, fresh = store.add(made, size)
+                store.add(new_job, size)
+            store.files.delete(new_job.id)
+            return new_job.id
+        job, fresh = store.add(new_job, size)
         assert fresh == (not same)
         if fresh:
-            self.plain.jobs[made.id] = Plain(client, key)
+            self.model.jobs[new_job.id] = ModelJob(client, key)
         else:
             assert job.id == same[0]
-            store.clear(made.id)
+            store.files.delete(new_job.id)
         return job.id
 
     @rule(target=leases, which=which)
-    def take(self, which: int) -> Any:
-        job = self.stores[which].take()
-        waiting = [name for name, one in self.plain.jobs.items() if one.state == "queued"]
+    def claim(self, which: int) -> Any:
+        job = self.stores[which].claim_next()
+        waiting = [name for name, one in self.model.jobs.items() if one.state == "queued"]
         assert (job and job.id) == (waiting[0] if waiting else None)
         if job is not None:
-            plain = self.plain.jobs[job.id]
-            plain.state, plain.lease, plain.until = "running", job.lease, self.clock.now + LEASE_S
-            plain.attempts += 1
-            assert job.attempts == plain.attempts
+            model_job = self.model.jobs[job.id]
+            model_job.state, model_job.lease, model_job.until = "running", job.lease, self.clock.now + LEASE_S
+            model_job.attempts += 1
+            assert job.attempts == model_job.attempts
         return job or multiple()
 
     def holds(self, job: Job) -> bool:
-        """Whether the lease is still good."""
-        plain = self.plain.jobs.get(job.id)
-        return plain is not None and plain.state == "running" and plain.lease == job.lease
+        """Tell whether the lease is still valid."""
+        model_job = self.model.jobs.get(job.id)
+        return model_job is not None and model_job.state == "running" and model_job.lease == job.lease
 
     @rule(which=which, job=leases)
     def renew(self, which: int, job: Job) -> None:
         assert self.stores[which].renew(job, 1, 2) == self.holds(job)
         if self.holds(job):
-            self.plain.jobs[job.id].until = self.clock.now + LEASE_S
+            self.model.jobs[job.id].until = self.clock.now + LEASE_S
 
     @rule(which=which, job=consumes(leases), crashes=st.booleans())
     def succeed(self, which: int, job: Job, crashes: bool) -> None:
@@ -440,93 +440,93 @@ class Machine(RuleBasedStateMachine):
             return
         store = self.stores[which]
         body = job.lease.encode()
-        store.write_result(job, body)
+        store.files.save_result(job, body)
         if crashes:
             return
         kept = store.succeed(job, {}, len(body))
         assert kept == self.holds(job)
         if kept:
-            self.plain.jobs[job.id].body = body
-            self.plain.end(job.id, "succeeded", self.clock.now)
+            self.model.jobs[job.id].body = body
+            self.model.end(job.id, "succeeded", self.clock.now)
             now = store.get(job.id)
             assert now is not None
-            store.tidy(now)
+            store.files.cleanup(now)
 
     @rule(which=which, job=consumes(leases))
     def fail(self, which: int, job: Job) -> None:
         kept = self.stores[which].fail(job, LATE)
         assert kept == self.holds(job)
         if kept:
-            self.plain.end(job.id, "failed", self.clock.now)
+            self.model.end(job.id, "failed", self.clock.now)
 
     @rule(which=which, job=consumes(leases))
     def release(self, which: int, job: Job) -> None:
         assert self.stores[which].release(job) == self.holds(job)
         if self.holds(job):
-            plain = self.plain.jobs[job.id]
-            plain.state, plain.lease, plain.attempts = "queued", "", plain.attempts - 1
+            model_job = self.model.jobs[job.id]
+            model_job.state, model_job.lease, model_job.attempts = "queued", "", model_job.attempts - 1
 
     @rule(which=which, name=ids)
     def cancel(self, which: int, name: str) -> None:
         done = self.stores[which].cancel(name)
-        assert done == (name in self.plain.active())
+        assert done == (name in self.model.active())
         if done:
-            self.plain.end(name, "cancelled", self.clock.now)
+            self.model.end(name, "cancelled", self.clock.now)
 
     @rule(which=which, name=ids)
-    def erase(self, which: int, name: str) -> None:
+    def delete(self, which: int, name: str) -> None:
         store = self.stores[which]
-        if store.erase(name):
-            store.clear(name)
-            assert name not in self.plain.active()
-            del self.plain.jobs[name]
+        if store.delete(name):
+            store.files.delete(name)
+            assert name not in self.model.active()
+            del self.model.jobs[name]
         else:
-            assert name in self.plain.active() or name not in self.plain.shown(self.clock.now)
+            assert name in self.model.active() or name not in self.model.states(self.clock.now)
 
     @rule(seconds=st.sampled_from([LEASE_S / 2, LEASE_S, TTL / 2, TTL]))
-    def time_goes_by(self, seconds: float) -> None:
+    def advance_clock(self, seconds: float) -> None:
         self.clock.now += seconds
 
     @rule(which=which)
-    def nobody_lives_through_the_lease(self, which: int) -> None:
+    def expire_all_leases(self, which: int) -> None:
         self.clock.now += LEASE_S
-        self.sweep(which, [])
+        self.expire(which, [])
 
     @rule(which=which, held=st.lists(leases, max_size=2))
-    def sweep(self, which: int, held: list[Job]) -> None:
+    def expire(self, which: int, held: list[Job]) -> None:
         store = self.stores[which]
-        holds = {job.lease for job in held}
-        for name in swept(store, *holds)[1]:
-            store.clear(name)
-        self.plain.sweep(holds, self.clock.now)
-        # What is forgotten is gone from the table, too: whoever erases it later finds nothing.
-        known = self.plain.shown(self.clock.now)
-        self.plain.jobs = {name: job for name, job in self.plain.jobs.items() if name in known}
+        held_leases = {job.lease for job in held}
+        for name in expire(store, *held_leases)[1]:
+            store.files.delete(name)
+        self.model.expire(held_leases, self.clock.now)
+        # Deleted jobs are gone from the table, too.
+        known = self.model.states(self.clock.now)
+        self.model.jobs = {name: job for name, job in self.model.jobs.items() if name in known}
 
     @rule(which=which)
-    def start_again(self, which: int) -> None:
+    def reopen(self, which: int) -> None:
         self.stores[which].close()
-        self.stores[which] = self.opened()
+        self.stores[which] = self.open_store()
 
     @invariant()
-    def it_is_as_it_should_be(self) -> None:
+    def store_equals_model(self) -> None:
         Machine.steps += 1
-        shown = self.plain.shown(self.clock.now)
+        states = self.model.states(self.clock.now)
         for store in self.stores:
-            found = {name: job for name in self.plain.jobs if (job := store.get(name)) is not None}
-            assert {name: job.state for name, job in found.items()} == shown
-            waiting = [name for name, state in shown.items() if state == "queued"]
+            found = {name: job for name in self.model.jobs if (job := store.get(name)) is not None}
+            assert {name: job.state for name, job in found.items()} == states
+            waiting = [name for name, state in states.items() if state == "queued"]
             assert [found[name].place for name in waiting] == list(range(1, len(waiting) + 1))
-            for name, state in shown.items():
+            for name, state in states.items():
                 assert (found[name].problem is not None) == (state == "failed")
                 if state == "succeeded":
-                    assert store.result(found[name]).read_bytes() == self.plain.jobs[name].body
+                    assert store.files.result_path(found[name]).read_bytes() == self.model.jobs[name].body
                 if state in ("queued", "running"):
-                    assert store.inputs(name)["image"].read_bytes() == b"picture"
+                    assert store.files.find_inputs(name)["image"].read_bytes() == b"picture"
 
 
 @pytest.mark.timeout(1800)
-def test_the_contract_holds_whatever_happens_in_whatever_order() -> None:
+def test_random_operations_agree_with_the_model() -> None:
     Machine.steps = 0
     walk(Machine)
     assert Machine.steps >= STEPS

@@ -15,15 +15,17 @@ import pytest
 from app.engine.protocol import Progress
 from app.errors import BrokenImage, ServiceError
 from app.jobs import worker as module
-from app.jobs.store import LEASE_S, Job, NewJob, Store
-from app.jobs.worker import Result, Worker
+from app.jobs.files import JobFiles
+from app.jobs.job import Job, NewJob
+from app.jobs.store import LEASE_S, JobStore
+from app.jobs.worker import JobResult, Worker
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look more often than in service, so that the tests are quick."""
-    monkeypatch.setattr(module, "BEAT_S", 0.01)
-    monkeypatch.setattr(module, "LOOK_S", 0.02)
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poll more often than in production, so that the tests are fast."""
+    monkeypatch.setattr(module, "PROGRESS_S", 0.01)
+    monkeypatch.setattr(module, "POLL_S", 0.02)
 
 
 class Clock:
@@ -35,37 +37,37 @@ class Clock:
 
 
 class Work:
-    """What jobs do here: each waits until its gate opens and gives its picture back, or what it is told to raise."""
+    """A fake run: waits for `gate`, then returns the input picture or raises the error set in `errors`."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
-        self.begun: list[str] = []
-        self.here = self.most = 0
+        self.started: list[str] = []
+        self.active = self.max_active = 0
         self.errors: dict[str, Exception] = {}
 
-    async def __call__(self, job: Job, files: Mapping[str, Path], progress: Progress) -> Result:
-        self.begun.append(job.id)
-        self.here += 1
-        self.most = max(self.most, self.here)
+    async def __call__(self, job: Job, files: Mapping[str, Path], progress: Progress) -> JobResult:
+        self.started.append(job.id)
+        self.active += 1
+        self.max_active = max(self.max_active, self.active)
         try:
             progress.expect(4)
             progress.step()
             await self.gate.wait()
             if job.id in self.errors:
                 raise self.errors[job.id]
-            return Result(files["image"].read_bytes(), {"headers": {}})
+            return JobResult(files["image"].read_bytes(), {"headers": {}})
         finally:
-            self.here -= 1
+            self.active -= 1
 
 
-def explain(error: Exception) -> dict[str, Any]:
+def describe_error(error: Exception) -> dict[str, Any]:
     return {"type": type(error).__name__, "detail": error.detail if isinstance(error, ServiceError) else ""}
 
 
 @asynccontextmanager
-async def working(folder: Path, work: Work, clock: Clock | None = None, **limits: Any) -> AsyncIterator[Worker]:
-    store = Store(folder, clock=clock or Clock(), **limits)
-    worker = Worker(store, work, explain)
+async def running_worker(folder: Path, work: Work, clock: Clock | None = None, **limits: Any) -> AsyncIterator[Worker]:
+    store = JobStore(folder, clock=clock or Clock(), **limits)
+    worker = Worker(store, work, describe_error)
     await worker.start()
     try:
         yield worker
@@ -73,32 +75,32 @@ async def working(folder: Path, work: Work, clock: Clock | None = None, **limits
         await worker.stop()
 
 
-async def queued(worker: Worker, data: bytes = b"picture") -> str:
-    order = NewJob("a", "denoise", {"form": {}}, "")
-    worker.store.receive(order.id, {"image": io.BytesIO(data)})
-    await worker.ask(worker.store.add, order, len(data))
+async def queue(worker: Worker, data: bytes = b"picture") -> str:
+    new_job = NewJob("a", "denoise", {"form": {}}, "")
+    worker.store.files.save_inputs(new_job.id, {"image": io.BytesIO(data)})
+    await worker.call(worker.store.add, new_job, len(data))
     worker.wake()
-    return order.id
+    return new_job.id
 
 
-async def until(worker: Worker, job: str, *states: str) -> Job:
+async def wait_for_state(worker: Worker, job: str, *states: str) -> Job:
     """Return the job once it is in one of these states."""
     async with asyncio.timeout(10):
-        with worker.watching(job) as happened:
+        with worker.watch(job) as happened:
             while True:
-                now = await worker.ask(worker.store.get, job)
+                now = await worker.call(worker.store.get, job)
                 assert now is not None
                 if now.state in states:
                     return now
-                with suppress(TimeoutError):  # another process is not heard
+                with suppress(TimeoutError):  # another process does not set the event
                     async with asyncio.timeout(0.05):
                         await happened.wait()
                 happened.clear()
 
 
-async def soon(there: Callable[[], Awaitable[bool]]) -> None:
+async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(10):
-        while not await there():
+        while not await condition():
             await asyncio.sleep(0.005)
 
 
@@ -110,102 +112,105 @@ def scenario(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(limited())
 
 
-def test_jobs_run_one_after_the_other_and_leave_their_results_alone(tmp_path: Path) -> None:
+def test_jobs_run_in_order_and_keep_only_their_results(tmp_path: Path) -> None:
     async def run() -> None:
         work = Work()
-        async with working(tmp_path, work) as worker:
-            jobs = [await queued(worker, str(number).encode()) for number in range(5)]
-            await until(worker, jobs[0], "running")
-            assert (await until(worker, jobs[4], "queued")).place == 4
+        async with running_worker(tmp_path, work) as worker:
+            jobs = [await queue(worker, str(number).encode()) for number in range(5)]
+            await wait_for_state(worker, jobs[0], "running")
+            assert (await wait_for_state(worker, jobs[4], "queued")).place == 4
             work.gate.set()
             for number, job in enumerate(jobs):
-                done = await until(worker, job, "succeeded")
-                assert worker.store.result(done).read_bytes() == str(number).encode()
+                done = await wait_for_state(worker, job, "succeeded")
+                assert worker.store.files.result_path(done).read_bytes() == str(number).encode()
                 assert (done.done, done.steps) == (4, 4)
                 assert (done.result or {})["size"] == 1
-            assert (work.begun, work.most) == (jobs, 1)
-            await soon(lambda: worker.ask(lambda: worker.counts == {"succeeded": 5}))
+            assert (work.started, work.max_active) == (jobs, 1)
+            await wait_until(lambda: worker.call(lambda: worker.counts == {"succeeded": 5}))
             files = [path for job in jobs for path in (tmp_path / "jobs" / job).iterdir()]
             assert len(files) == 5  # no picture is kept
-        assert worker.ended == {"succeeded": 5}
+        assert worker.finished_counts == {"succeeded": 5}
 
     scenario(run)
 
 
-def test_progress_is_seen_while_it_runs(tmp_path: Path) -> None:
+def test_progress_is_recorded_while_a_job_runs(tmp_path: Path) -> None:
     async def run() -> None:
         work = Work()
-        async with working(tmp_path, work) as worker:
-            job = await queued(worker)
+        async with running_worker(tmp_path, work) as worker:
+            job = await queue(worker)
 
             async def one_of_four() -> bool:
-                now = await until(worker, job, "running", "queued")
+                now = await wait_for_state(worker, job, "running", "queued")
                 return (now.done, now.steps) == (1, 4)
 
-            await soon(one_of_four)
+            await wait_until(one_of_four)
 
     scenario(run)
 
 
-def test_a_failure_is_kept_with_its_reason_and_the_next_runs(tmp_path: Path) -> None:
+def test_a_failure_is_stored_and_the_next_job_runs(tmp_path: Path) -> None:
     async def run() -> None:
         work = Work()
-        async with working(tmp_path, work) as worker:
-            refused, broken, fine = [await queued(worker) for _ in range(3)]
+        async with running_worker(tmp_path, work) as worker:
+            refused, broken, fine = [await queue(worker) for _ in range(3)]
             work.errors = {refused: BrokenImage("It is cut short."), broken: ZeroDivisionError("0x7f")}
             work.gate.set()
-            assert (await until(worker, refused, "failed")).problem == {
+            assert (await wait_for_state(worker, refused, "failed")).problem == {
                 "type": "BrokenImage",
                 "detail": "It is cut short.",
             }
-            assert (await until(worker, broken, "failed")).problem == {"type": "ZeroDivisionError", "detail": ""}
-            await until(worker, fine, "succeeded")
-            await soon(lambda: worker.ask(lambda: not (tmp_path / "jobs" / broken).exists()))
+            assert (await wait_for_state(worker, broken, "failed")).problem == {
+                "type": "ZeroDivisionError",
+                "detail": "",
+            }
+            await wait_for_state(worker, fine, "succeeded")
+            await wait_until(lambda: worker.call(lambda: not (tmp_path / "jobs" / broken).exists()))
 
     scenario(run)
 
 
-def test_cancelling_ends_exactly_one(tmp_path: Path) -> None:
+def test_cancel_ends_only_that_job(tmp_path: Path) -> None:
     async def run() -> None:
         work = Work()
-        async with working(tmp_path, work) as worker:
-            first, second, third = [await queued(worker) for _ in range(3)]
-            await soon(lambda: asyncio.sleep(0, work.begun == [first]))
+        async with running_worker(tmp_path, work) as worker:
+            first, second, third = [await queue(worker) for _ in range(3)]
+            await wait_until(lambda: asyncio.sleep(0, work.started == [first]))
             assert await worker.cancel(second)
             assert not await worker.cancel(second)
             assert not (tmp_path / "jobs" / second).exists()
             assert await worker.cancel(first)
-            await soon(lambda: asyncio.sleep(0, third in work.begun))
-            assert work.here == 1
+            await wait_until(lambda: asyncio.sleep(0, third in work.started))
+            assert work.active == 1
             work.gate.set()
-            await until(worker, third, "succeeded")
-            assert work.begun == [first, third]
+            await wait_for_state(worker, third, "succeeded")
+            assert work.started == [first, third]
             for job in (first, second):
-                assert (await until(worker, job, "cancelled")).problem is None
-            assert await worker.erase(third)
-            assert not await worker.erase(third)
+                assert (await wait_for_state(worker, job, "cancelled")).problem is None
+            assert await worker.delete(third)
+            assert not await worker.delete(third)
             assert not any((tmp_path / "jobs").iterdir())
-        assert worker.ended == {"cancelled": 2, "succeeded": 1}
+        assert worker.finished_counts == {"cancelled": 2, "succeeded": 1}
 
     scenario(run)
 
 
-def test_a_stop_queues_what_runs_and_the_next_start_does_it(tmp_path: Path) -> None:
+def test_a_stop_queues_running_jobs_for_the_next_start(tmp_path: Path) -> None:
     async def run() -> None:
         work = Work()
-        async with working(tmp_path, work) as worker:
-            jobs = [await queued(worker) for _ in range(2)]
-            await until(worker, jobs[0], "running")
-        assert work.here == 0
-        store = Store(tmp_path, clock=Clock())
+        async with running_worker(tmp_path, work) as worker:
+            jobs = [await queue(worker) for _ in range(2)]
+            await wait_for_state(worker, jobs[0], "running")
+        assert work.active == 0
+        store = JobStore(tmp_path, clock=Clock())
         store.open()
         assert [(job.state, job.attempts) for job in map(store.get, jobs) if job] == [("queued", 0), ("queued", 0)]
         store.close()
         again = Work()
         again.gate.set()
-        async with working(tmp_path, again) as worker:
+        async with running_worker(tmp_path, again) as worker:
             for job in jobs:
-                assert (await until(worker, job, "succeeded")).attempts == 1
+                assert (await wait_for_state(worker, job, "succeeded")).attempts == 1
 
     scenario(run)
 
@@ -213,145 +218,143 @@ def test_a_stop_queues_what_runs_and_the_next_start_does_it(tmp_path: Path) -> N
 def test_a_worker_that_lost_its_lease_stops_and_changes_nothing(tmp_path: Path) -> None:
     async def run() -> None:
         clock, slept, alive = Clock(), Work(), Work()
-        async with working(tmp_path, slept, clock) as first:
-            job = await queued(first)
+        async with running_worker(tmp_path, slept, clock) as first:
+            job = await queue(first)
 
             async def told() -> bool:
-                return (await until(first, job, "queued", "running")).done == 1
+                return (await wait_for_state(first, job, "queued", "running")).done == 1
 
-            await soon(told)  # so that the next renewal is seconds away
-            store = Store(tmp_path, clock=clock)
-            other = Worker(store, alive, explain)
+            await wait_until(told)  # so that the next renewal is seconds away
+            store = JobStore(tmp_path, clock=clock)
+            other = Worker(store, alive, describe_error)
             await other.start()
             clock.now += 3 * LEASE_S  # the other one finds the lease over before the first one has renewed it
-            await soon(lambda: asyncio.sleep(0, alive.here == 1))
-            await soon(lambda: asyncio.sleep(0, slept.here == 0))
+            await wait_until(lambda: asyncio.sleep(0, alive.active == 1))
+            await wait_until(lambda: asyncio.sleep(0, slept.active == 0))
             slept.gate.set()
             alive.gate.set()
-            done = await until(other, job, "succeeded")
+            done = await wait_for_state(other, job, "succeeded")
             assert done.attempts == 2
-            assert store.result(done).read_bytes() == b"picture"
+            assert store.files.result_path(done).read_bytes() == b"picture"
             await other.stop()
-        assert first.ended == {}
-        assert other.ended == {"succeeded": 1}
+        assert first.finished_counts == {}
+        assert other.finished_counts == {"succeeded": 1}
 
     scenario(run)
 
 
-def test_two_processes_do_each_job_once(tmp_path: Path) -> None:
+def test_two_processes_run_each_job_once(tmp_path: Path) -> None:
     async def run() -> None:
         one, two = Work(), Work()
         one.gate.set()
         two.gate.set()
-        async with working(tmp_path, one) as first, working(tmp_path, two) as second:
-            jobs = [await queued(worker) for _ in range(10) for worker in (first, second)]
+        async with running_worker(tmp_path, one) as first, running_worker(tmp_path, two) as second:
+            jobs = [await queue(worker) for _ in range(10) for worker in (first, second)]
             for job in jobs:
-                await until(second, job, "succeeded")
-        assert sorted(one.begun + two.begun) == sorted(jobs)
-        assert one.begun
-        assert two.begun
+                await wait_for_state(second, job, "succeeded")
+        assert sorted(one.started + two.started) == sorted(jobs)
+        assert one.started
+        assert two.started
 
     scenario(run)
 
 
-def test_a_result_that_there_is_no_room_for_is_a_failure(tmp_path: Path) -> None:
+def test_a_result_that_exceeds_the_disk_limit_fails_the_job(tmp_path: Path) -> None:
     async def run() -> None:
         work = Work()
-        async with working(tmp_path, work, most_bytes=20_000) as worker:
-            job = await queued(worker, b"x" * 10_000)
+        async with running_worker(tmp_path, work, max_bytes=20_000) as worker:
+            job = await queue(worker, b"x" * 10_000)
             work.gate.set()
-            assert (await until(worker, job, "failed")).problem == {
+            assert (await wait_for_state(worker, job, "failed")).problem == {
                 "type": "StorageFull",
-                "detail": "There is no room left for the pictures and results of jobs.",
+                "detail": "No disk space is left for the pictures and results of jobs.",
             }
 
     scenario(run)
 
 
-def test_a_start_erases_what_an_end_in_the_middle_left(tmp_path: Path) -> None:
+def test_a_start_deletes_the_files_that_a_crash_left(tmp_path: Path) -> None:
     async def run() -> None:
         work = Work()
         work.gate.set()
-        async with working(tmp_path, work, ttl=1e10) as worker:
-            job = await queued(worker)
-            done = await until(worker, job, "succeeded")
+        async with running_worker(tmp_path, work, ttl=1e10) as worker:
+            job = await queue(worker)
+            done = await wait_for_state(worker, job, "succeeded")
         (tmp_path / "jobs" / job / "input-image").write_bytes(b"left")
         (tmp_path / "jobs" / job / "result-0.draft").write_bytes(b"left")
-        worker.store.receive("0" * 32, {"image": io.BytesIO(b"left")})
+        worker.store.files.save_inputs("0" * 32, {"image": io.BytesIO(b"left")})
         later = Clock()
         later.now = 4e9  # long after the files were written
-        async with working(tmp_path, work, later, ttl=1e10) as worker:
-            await soon(lambda: worker.ask(lambda: not (tmp_path / "jobs" / ("0" * 32)).exists()))
+        async with running_worker(tmp_path, work, later, ttl=1e10) as worker:
+            await wait_until(lambda: worker.call(lambda: not (tmp_path / "jobs" / ("0" * 32)).exists()))
         files = [path.name for path in (tmp_path / "jobs" / job).iterdir()]
-        assert files == [worker.store.result(done).name]
+        assert files == [worker.store.files.result_path(done).name]
 
     scenario(run)
 
 
-def test_files_that_somebody_else_erased_hold_up_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_while_deleting_files_do_not_stop_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         work = Work()
         work.gate.set()
-        async with working(tmp_path, work) as worker:
-            await until(worker, gone := await queued(worker), "succeeded")
+        async with running_worker(tmp_path, work) as worker:
+            await wait_for_state(worker, gone := await queue(worker), "succeeded")
         shutil.rmtree(tmp_path / "jobs" / gone)
-        async with working(tmp_path, work) as worker:
-            await until(worker, await queued(worker), "succeeded")
+        async with running_worker(tmp_path, work) as worker:
+            await wait_for_state(worker, await queue(worker), "succeeded")
         # Nor do files that cannot be erased.
-        monkeypatch.setattr(Store, "leftovers", Mock(side_effect=PermissionError("not yours")))
-        async with working(tmp_path, work) as worker:
-            await until(worker, await queued(worker), "succeeded")
+        monkeypatch.setattr(JobFiles, "find_old_folders", Mock(side_effect=PermissionError("not yours")))
+        async with running_worker(tmp_path, work) as worker:
+            await wait_for_state(worker, await queue(worker), "succeeded")
 
     scenario(run)
 
 
-def test_a_lease_that_cannot_be_renewed_for_a_while_is_held_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_while_renewing_a_lease_do_not_stop_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         work = Work()
-        async with working(tmp_path, work) as worker:
-            renew, troubles = worker.store.renew, iter([sqlite3.OperationalError("disk I/O error")] * 3)
+        async with running_worker(tmp_path, work) as worker:
+            renew, errors_left = worker.store.renew, iter([sqlite3.OperationalError("disk I/O error")] * 3)
 
-            def troubled(job: Job, done: int, steps: int) -> bool:
-                error = next(troubles, None)
+            def failing(job: Job, done: int, steps: int) -> bool:
+                error = next(errors_left, None)
                 if error:
                     raise error
                 return renew(job, done, steps)
 
-            monkeypatch.setattr(worker.store, "renew", troubled)
-            first, second = await queued(worker), await queued(worker)
+            monkeypatch.setattr(worker.store, "renew", failing)
+            first, second = await queue(worker), await queue(worker)
 
             async def seen() -> bool:
-                job = await worker.ask(worker.store.get, first)
+                job = await worker.call(worker.store.get, first)
                 return job is not None and job.done == 1
 
-            await soon(seen)
-            assert work.begun == [first]  # one at a time
+            await wait_until(seen)
+            assert work.started == [first]  # one at a time
             work.gate.set()
             for job in (first, second):
-                await until(worker, job, "succeeded")
-            assert work.begun == [first, second]
+                await wait_for_state(worker, job, "succeeded")
+            assert work.started == [first, second]
 
     scenario(run)
 
 
-def test_a_database_in_trouble_stops_nothing_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_errors_do_not_stop_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         work = Work()
         work.gate.set()
-        async with working(tmp_path, work) as worker:
-            take, troubles = worker.store.take, iter([OSError("disk")] * 3)
+        async with running_worker(tmp_path, work) as worker:
+            claim_next, errors_left = worker.store.claim_next, iter([OSError("disk")] * 3)
 
-            def troubled() -> Job | None:
-                error = next(troubles, None)
+            def failing() -> Job | None:
+                error = next(errors_left, None)
                 if error:
                     raise error
-                return take()
+                return claim_next()
 
-            monkeypatch.setattr(worker.store, "take", troubled)
-            job = await queued(worker)
-            await until(worker, job, "succeeded")
-            assert next(troubles, None) is None
+            monkeypatch.setattr(worker.store, "claim_next", failing)
+            job = await queue(worker)
+            await wait_for_state(worker, job, "succeeded")
+            assert next(errors_left, None) is None
 
     scenario(run)

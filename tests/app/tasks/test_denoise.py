@@ -143,7 +143,7 @@ def test_everything_else_of_the_picture_is_kept() -> None:
             np.testing.assert_array_equal(answer.picture.pixels, image.pixels)
             assert answer.picture.alpha is image.alpha
             assert (answer.picture.metadata, answer.picture.format) == (image.metadata, image.format)
-            assert answer.picture.notes == image.notes
+            assert answer.picture.warnings == image.warnings
 
 
 def test_digits_take_digits_only() -> None:

@@ -1,0 +1,142 @@
+"""Decodes PNG: Pillow up to 8 bits per sample and for 16-bit gray, OpenCV for other 16-bit pictures."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.imaging.decoders.base import (
+    MAX_METADATA_BYTES,
+    MAX_PARTS,
+    Decoded,
+    Size,
+    animated_image,
+    broken_image,
+    check_pixel_count,
+    decode_16_bit,
+    open_with_pillow,
+    read_samples,
+)
+
+_GRAY, _RGB, _GRAY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """IHDR: size in pixels, bits per sample, and PNG's color type (0, 2, 3, 4 or 6)."""
+
+    width: int
+    height: int
+    depth: int
+    color_type: int
+
+
+def read_size(data: bytes) -> Size:
+    """Return (width, height) from the header. Raises BrokenImage."""
+    header = _read_header(data)
+    return header.width, header.height
+
+
+def decode(data: bytes, max_pixels: int) -> Decoded:
+    """Decode a PNG file.
+
+    Raises TooManyPixels, AnimatedImage, BrokenImage, and whatever the libraries raise for a damaged file.
+    """
+    header = _read_header(data)
+    check_pixel_count(header.width, header.height, max_pixels)
+    stripped = [data[:8]]
+    icc = exif = xmp = None
+    seen_icc = seen_xmp = False
+    trns = b""
+    for kind, content, chunk in _read_chunks(data):
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            stripped.append(chunk)
+        if kind == b"acTL" and int.from_bytes(content[:4], "big") > 1:
+            raise animated_image("png", int.from_bytes(content[:4], "big"))
+        if kind == b"tRNS":
+            trns = content
+        elif kind == b"iCCP" and not seen_icc:
+            seen_icc = True
+            icc = _inflate(content.partition(b"\0")[2][1:])
+        elif kind == b"eXIf":
+            exif = content
+        elif kind == b"iTXt" and not seen_xmp and content.startswith(b"XML:com.adobe.xmp\0"):
+            seen_xmp = True
+            xmp = _read_itxt(content)
+    # The libraries get only the chunks that make pixels: no gamma to apply, no text to inflate, no frames.
+    samples = _decode_samples(b"".join(stripped), header, max_pixels)
+    if header.color_type in (_GRAY, _RGB) and trns:
+        samples = _add_transparent_color(samples, header, trns)
+    return Decoded(samples, exif, icc, xmp)
+
+
+def _read_header(data: bytes) -> _Header:
+    if data[12:16] != b"IHDR":
+        raise broken_image("png")
+    return _Header(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), data[24], data[25])
+
+
+def _read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield (type, content, whole chunk) up to IEND. Raises BrokenImage if the file ends before it."""
+    at = 8
+    for _ in range(MAX_PARTS):
+        length = int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(data):
+            raise broken_image("png")
+        yield kind, data[at + 8 : end - 4], data[at:end]
+        if kind == b"IEND":
+            return
+        at = end
+    raise broken_image("png")
+
+
+def _inflate(packed: bytes) -> bytes | None:
+    """Return an inflated metadata block, or None if it is broken or larger than MAX_METADATA_BYTES."""
+    decompressor = zlib.decompressobj()
+    try:
+        content = decompressor.decompress(packed, MAX_METADATA_BYTES)
+    except zlib.error:
+        return None
+    return content if decompressor.eof else None
+
+
+def _read_itxt(content: bytes) -> bytes | None:
+    """Return the text of an iTXt chunk, or None if it is compressed and broken."""
+    _, _, rest = content.partition(b"\0")
+    compressed = rest[:1] == b"\1"
+    text = rest[2:].split(b"\0", 2)[-1]
+    return _inflate(text) if compressed else text
+
+
+def _decode_samples(data: bytes, header: _Header, max_pixels: int) -> NDArray[Any]:
+    """Return the samples, uint8 or uint16 (height, width, 1 to 4), of a file without metadata."""
+    if header.depth == 16 and header.color_type != _GRAY:
+        return decode_16_bit(data, "png", {_RGB: 3, _GRAY_ALPHA: 2, _RGB_ALPHA: 4}[header.color_type])
+    image = open_with_pillow(data, "png", max_pixels)
+    image.load()
+    if header.depth == 16:
+        return np.asarray(image).astype(np.uint16)[..., None]
+    if header.color_type == _GRAY:
+        image.info.pop("transparency", None)
+    return read_samples(image)
+
+
+def _add_transparent_color(samples: NDArray[Any], header: _Header, trns: bytes) -> NDArray[Any]:
+    """Return samples with the alpha channel that tRNS gives: one color is fully transparent, all others opaque."""
+    count = 1 if header.color_type == _GRAY else 3
+    colors = samples[..., :count]
+    if len(trns) < 2 * count:
+        return colors
+    key = np.frombuffer(trns[: 2 * count], ">u2").astype(np.uint32)
+    if header.depth < 8:
+        key = key * 255 // ((1 << header.depth) - 1)
+    white = np.iinfo(samples.dtype).max
+    alpha = np.where((colors == key).all(axis=2, keepdims=True), 0, white).astype(samples.dtype)
+    return np.concatenate([colors, alpha], axis=2)

@@ -1,0 +1,210 @@
+"""Reads the directories (pages and tags) of a TIFF before a library does.
+
+OpenCV and Pillow may read different sizes from the same TIFF, so an ambiguous file is refused here first.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.imaging.decoders.base import MAX_METADATA_BYTES
+
+_MAX_DIRECTORIES = 64
+_MAX_ENTRIES = 4096
+_MAX_VALUES = 1 << 22
+_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 0x00FE, 0x0100, 0x0101, 0x0102, 0x0103, 0x0106
+_STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES = 0x0111, 0x0112, 0x0115, 0x0116, 0x0117
+_PLANAR, _PREDICTOR, _TILE_WIDTH, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 0x011C, 0x013D, 0x0142, 0x0152, 0x0153
+_NUMERIC_TAGS = (
+    *(_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_OFFSETS, _ORIENTATION, _SAMPLES),
+    *(_ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR, _PREDICTOR, _EXTRA_SAMPLES, _SAMPLE_FORMAT),
+)
+
+_Tags = dict[int, tuple[str, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class TiffPage:
+    """One page (image file directory).
+
+    `order` is `<` or `>` for little- or big-endian, `big` whether it is BigTIFF. `tags` maps a tag to (format
+    character, count, offset of its values), `numbers` maps the tags in _NUMERIC_TAGS to their values. `depth` is bits
+    per sample, `samples` the samples per pixel; `photometric`, `compression` and `orientation` are TIFF's values.
+    """
+
+    order: str
+    big: bool
+    tags: _Tags
+    width: int
+    height: int
+    depth: int
+    samples: int
+    orientation: int
+    photometric: int
+    planar: bool
+    compression: int
+    numbers: dict[int, tuple[int, ...]]
+
+    @property
+    def white_is_zero(self) -> bool:
+        """Whether 0 is white."""
+        return self.photometric == 0
+
+    @property
+    def alpha(self) -> str:
+        """`straight`, `premultiplied` or `none`."""
+        return {1: "premultiplied", 2: "straight"}.get(self.numbers.get(_EXTRA_SAMPLES, (0,))[0], "none")
+
+    @property
+    def is_gray_alpha_16(self) -> bool:
+        """Whether this is 16-bit gray with alpha, which neither Pillow nor OpenCV reads."""
+        return self.depth == 16 and self.samples == 2
+
+    def why_unsupported(self) -> str | None:
+        """Return why this page cannot be decoded, as a sentence, or None."""
+        bits = self.numbers.get(_BITS, (1,))
+        if len(set(bits)) > 1 or self.depth not in (1, 2, 4, 8, 16):
+            return f"TIFF with {'/'.join(map(str, bits[:4]))} bits per sample is not supported."
+        if any(kind not in (1, 4) for kind in self.numbers.get(_SAMPLE_FORMAT, (1,))):
+            return "TIFF with signed or floating-point samples is not supported."
+        if self.big and self.order == ">" and self.depth != 16:
+            return "Big-endian BigTIFF is not supported."
+        if self.depth == 16:
+            if self.photometric not in (0, 1, 2, 5):
+                return "16-bit TIFF is supported as gray, RGB or CMYK only."
+            if self.planar and self.samples > 1:
+                return "16-bit TIFF with one plane per color is not supported."
+            if self.samples not in {0: (1,), 1: (1, 2), 2: (3, 4), 5: (4,)}[self.photometric]:
+                return f"TIFF with {self.samples} samples per pixel is not supported."
+            if self.is_gray_alpha_16 and (_TILE_WIDTH in self.tags or self.compression not in (1, 8, 32946)):
+                return "16-bit gray TIFF with alpha is supported in strips, uncompressed or deflated, only."
+        return None
+
+    def read_bytes(self, data: bytes, tag: int) -> bytes | None:
+        """Return the bytes of a tag, or None if it is absent or larger than MAX_METADATA_BYTES."""
+        kind, count, at = self.tags.get(tag, ("B", 0, 0))
+        size = count * struct.calcsize(kind)
+        if not 0 < size <= MAX_METADATA_BYTES or at + size > len(data):
+            return None
+        return data[at : at + size]
+
+    def remove_orientation(self, data: bytes) -> bytes:
+        """Return the file with orientation 1: OpenCV applies some orientations even when asked not to."""
+        if self.orientation == 1:
+            return data
+        kind, _, at = self.tags[_ORIENTATION]
+        patched = bytearray(data)
+        struct.pack_into(self.order + kind, patched, at, 1)
+        return bytes(patched)
+
+    def decode_gray_alpha(self, data: bytes) -> NDArray[Any]:
+        """Return the samples of 16-bit gray with alpha: uint16, (height, width, 2), or (height, width, 1).
+
+        Raises ValueError or zlib.error if the strips are damaged.
+        """
+        rows = min(self.numbers.get(_ROWS_PER_STRIP, (self.height,))[0], self.height) or self.height
+        offsets, lengths = self.numbers[_STRIP_OFFSETS], self.numbers[_STRIP_BYTES]
+        result = np.empty((self.height, self.width, 2), np.uint16)
+        if len(offsets) != len(lengths) or len(offsets) != -(-self.height // rows):
+            raise ValueError("strips do not cover the picture")
+        for number, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
+            target = result[number * rows : (number + 1) * rows]
+            packed = data[offset : offset + length]
+            if self.compression != 1:
+                packed = zlib.decompressobj().decompress(packed, target.nbytes)
+            if len(packed) < target.nbytes:
+                raise ValueError("a strip is too short")
+            strip = np.frombuffer(packed[: target.nbytes], self.order + "u2").reshape(target.shape)
+            if self.numbers.get(_PREDICTOR, (1,))[0] == 2:
+                target[...] = np.cumsum(strip, axis=1, dtype=np.uint16)
+            else:
+                target[...] = strip
+        if self.alpha == "none":
+            return result[..., :1]
+        if self.alpha == "premultiplied":
+            raise ValueError("premultiplied gray is not supported")
+        return result
+
+
+def read_pages(data: bytes) -> list[TiffPage]:
+    """Return the first page of a TIFF and the second if there is one; thumbnails and masks do not count as pages.
+
+    Raises ValueError or struct.error if the first page is broken.
+    """
+    order = "<" if data[:1] == b"I" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    pages: list[TiffPage] = []
+    seen: set[int] = set()
+    while at and at not in seen and len(seen) < _MAX_DIRECTORIES and len(pages) < 2:
+        seen.add(at)
+        try:
+            tags, at = _read_directory(data, order, big, at)
+        except struct.error:
+            if not pages:
+                raise
+            break
+        numbers = {tag: _read_numbers(data, order, *tags[tag]) for tag in _NUMERIC_TAGS if tag in tags}
+        is_reduced_or_mask = numbers.get(_SUBFILE_TYPE, (0,))[0] & 5
+        if not pages or not is_reduced_or_mask:
+            pages.append(_make_page(order, big, tags, numbers))
+    return pages
+
+
+def _read_directory(data: bytes, order: str, big: bool, at: int) -> tuple[_Tags, int]:
+    """Return the tags of the directory at offset `at`, and the offset of the next directory (0: none)."""
+    layout, inline, step = ("Q", 8, 20) if big else ("I", 4, 12)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    at += 8 if big else 2
+    if count > _MAX_ENTRIES:
+        raise ValueError("a directory has too many entries")
+    tags: _Tags = {}
+    for entry in range(at, at + count * step, step):
+        tag, kind, length = struct.unpack_from(order + "HH" + layout, data, entry)
+        character = _FORMATS.get(kind)
+        if character is None:
+            continue
+        if tag in tags:  # readers differ in which of the two they use
+            raise ValueError("a tag occurs twice")
+        values = entry + 4 + struct.calcsize(order + layout)
+        if length * struct.calcsize(character) > inline:
+            (values,) = struct.unpack_from(order + layout, data, values)
+        tags[tag] = (character, length, values)
+    (next_directory,) = struct.unpack_from(order + layout, data, at + count * step)
+    return tags, next_directory
+
+
+def _read_numbers(data: bytes, order: str, kind: str, count: int, at: int) -> tuple[int, ...]:
+    """Return the values of a tag. Raises ValueError for too many, struct.error if they lie outside the file."""
+    if count > _MAX_VALUES:
+        raise ValueError("a tag has too many values")
+    return struct.unpack_from(f"{order}{count}{kind}", data, at) or (0,)
+
+
+def _make_page(order: str, big: bool, tags: _Tags, numbers: dict[int, tuple[int, ...]]) -> TiffPage:
+    def first(tag: int, default: int) -> int:
+        return numbers.get(tag, (default,))[0]
+
+    orientation = first(_ORIENTATION, 1)
+    return TiffPage(
+        order=order,
+        big=big,
+        tags=tags,
+        width=first(_WIDTH, 0),
+        height=first(_HEIGHT, 0),
+        depth=first(_BITS, 1),
+        samples=first(_SAMPLES, 1),
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+        photometric=first(_PHOTOMETRIC, 1),
+        planar=first(_PLANAR, 1) == 2,
+        compression=first(_COMPRESSION, 1),
+        numbers=numbers,
+    )

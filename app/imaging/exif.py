@@ -1,0 +1,207 @@
+"""EXIF and XMP blocks: changes only what must change when pixels do (orientation, size, thumbnail).
+
+A block is patched in place rather than rewritten: maker notes hold offsets from its beginning, which moving would
+break.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
+"""Begins a JPEG segment that holds XMP."""
+DESCRIPTIVE_TAGS = (
+    *(0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749),
+    *(0x8298, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F),
+)
+"""Tags of the first EXIF directory that describe the picture rather than its storage: safe to copy from and to TIFF."""
+EXIF_DIRECTORIES = (0x8769, 0x8825)
+"""Tags that point to the Exif and the GPS directory, which are safe to copy, too."""
+_PREFIX = b"Exif\0\0"
+_SHORT, _LONG = 3, 4
+_ORIENTATION, _EXIF_IFD = 0x0112, 0x8769
+_IMAGE_WIDTH, _IMAGE_LENGTH, _PIXEL_X, _PIXEL_Y = 0x0100, 0x0101, 0xA002, 0xA003
+_THUMBNAIL_AT, _THUMBNAIL_LENGTH, _STRIPS_AT, _STRIP_LENGTHS = 0x0201, 0x0202, 0x0111, 0x0117
+_MAX_SPANS = 64
+_MAX_BYTES = 1 << 24
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+
+
+class InvalidExif(ValueError):
+    """An EXIF block that cannot be parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A directory entry at byte `at`: its tag, TIFF type and number of values."""
+
+    tag: int
+    kind: int
+    count: int
+    at: int
+
+
+class _Block:
+    """An EXIF block, which is a small TIFF, read and patched in place. Raises InvalidExif for offsets outside of it."""
+
+    def __init__(self, data: bytes) -> None:
+        if data[:4] not in (b"II*\0", b"MM\0*") or len(data) > _MAX_BYTES:
+            raise InvalidExif("no TIFF header, or too large")
+        self.data = bytearray(data)
+        self.order = "<" if data[:1] == b"I" else ">"
+
+    def read_number(self, at: int, kind: str) -> int:
+        """Return the number at byte `at`; `kind` is its struct format character."""
+        try:
+            return int(struct.unpack_from(self.order + kind, self.data, at)[0])
+        except struct.error:
+            raise InvalidExif("an offset points outside the block") from None
+
+    def read_entries(self, at: int) -> Iterator[_Entry]:
+        """Yield the entries of the directory at byte `at`."""
+        for i in range(self.read_number(at, "H")):
+            entry = at + 2 + 12 * i
+            tag, kind = self.read_number(entry, "H"), self.read_number(entry + 2, "H")
+            yield _Entry(tag, kind, self.read_number(entry + 4, "I"), entry)
+
+    def find_link(self, at: int) -> int:
+        """Return where the directory at byte `at` holds the offset of the next one."""
+        return at + 2 + 12 * self.read_number(at, "H")
+
+    def read_values(self, entry: _Entry) -> list[int]:
+        """Return the values of a SHORT or LONG entry, [] for other types."""
+        kind = {_SHORT: "H", _LONG: "I"}.get(entry.kind)
+        if kind is None or not 0 < entry.count <= 65535:
+            return []
+        size = _SIZES[entry.kind]
+        at = entry.at + 8 if size * entry.count <= 4 else self.read_number(entry.at + 8, "I")
+        return [self.read_number(at + size * i, kind) for i in range(entry.count)]
+
+    def write_value(self, entry: _Entry, value: int) -> None:
+        """Set the entry to one number: SHORT if it was that type and the value fits, LONG otherwise."""
+        if entry.kind == _SHORT and value <= 65535:
+            struct.pack_into(self.order + "HIHH", self.data, entry.at + 2, _SHORT, 1, value, 0)
+        else:
+            struct.pack_into(self.order + "HII", self.data, entry.at + 2, _LONG, 1, value)
+
+    def zero(self, begin: int, end: int) -> None:
+        """Overwrite bytes `begin` to `end`, as far as they exist, with zeros."""
+        begin, end = min(begin, len(self.data)), min(end, len(self.data))
+        self.data[begin:end] = bytes(max(end - begin, 0))
+
+
+def clean_exif(raw: bytes) -> tuple[int, bytes]:
+    """Return the orientation (1 to 8) of an EXIF block, and the block with orientation 1 and without thumbnail.
+
+    The thumbnail's bytes are overwritten with zeros, not just unlinked: it may show what is later removed from the
+    picture. Raises InvalidExif.
+    """
+    block = _Block(raw.removeprefix(_PREFIX))
+    first = block.read_number(4, "I")
+    orientation = 1
+    for entry in block.read_entries(first):
+        if entry.tag == _ORIENTATION:
+            orientation = _read_orientation_entry(block, entry)
+            block.write_value(entry, 1)
+        elif entry.tag == _EXIF_IFD:
+            for _ in block.read_entries(block.read_number(entry.at + 8, "I")):
+                pass  # read once, so that a directory outside the block raises here
+    link = block.find_link(first)
+    if link + 4 > len(block.data):  # some cameras end the block before the empty link
+        return orientation, bytes(block.data)
+    second = block.read_number(link, "I")
+    if second:
+        _zero_directory(block, second)
+        struct.pack_into("4s", block.data, link, bytes(4))
+    return orientation, bytes(block.data)
+
+
+def read_orientation(raw: bytes) -> int:
+    """Return the orientation (1 to 8) of an EXIF block that may be broken after it, 1 if none is found."""
+    try:
+        block = _Block(raw.removeprefix(_PREFIX))
+        entries = block.read_entries(block.read_number(4, "I"))
+        return next((_read_orientation_entry(block, entry) for entry in entries if entry.tag == _ORIENTATION), 1)
+    except InvalidExif:
+        return 1
+
+
+def _read_orientation_entry(block: _Block, entry: _Entry) -> int:
+    values = block.read_values(entry)
+    return values[0] if values and 1 <= values[0] <= 8 else 1
+
+
+def _zero_directory(block: _Block, at: int) -> None:
+    """Overwrite a thumbnail's directory, the values it points to, and its pixels."""
+    found: dict[int, list[int]] = {}
+    spans = [(at, block.find_link(at) + 4)]
+    for entry in block.read_entries(at):
+        if entry.tag in (_THUMBNAIL_AT, _THUMBNAIL_LENGTH, _STRIPS_AT, _STRIP_LENGTHS):
+            found[entry.tag] = block.read_values(entry)
+        size = _SIZES.get(entry.kind, 1) * entry.count
+        if size > 4:
+            start = block.read_number(entry.at + 8, "I")
+            spans.append((start, start + size))
+    for offsets, lengths in ((_THUMBNAIL_AT, _THUMBNAIL_LENGTH), (_STRIPS_AT, _STRIP_LENGTHS)):
+        pairs = zip(found.get(offsets, []), found.get(lengths, []), strict=False)
+        spans += [(offset, offset + length) for offset, length in pairs]
+    if len(spans) > _MAX_SPANS:
+        raise InvalidExif("the thumbnail has too many parts")
+    for begin, end in spans:
+        block.zero(begin, end)
+
+
+def resize_exif(exif: bytes, width: int, height: int) -> bytes:
+    """Return a block from `clean_exif` with the picture's size, if it holds one, set to `width` × `height`.
+
+    Raises InvalidExif if removing the thumbnail of a malicious block destroyed its directories.
+    """
+    block = _Block(exif)
+    first = block.read_number(4, "I")
+    sizes = {_IMAGE_WIDTH: width, _IMAGE_LENGTH: height, _PIXEL_X: width, _PIXEL_Y: height}
+    inner = None
+    for entry in list(block.read_entries(first)):
+        if entry.tag in (_IMAGE_WIDTH, _IMAGE_LENGTH):
+            block.write_value(entry, sizes[entry.tag])
+        elif entry.tag == _EXIF_IFD:
+            inner = block.read_number(entry.at + 8, "I")
+    if inner is not None:
+        for entry in list(block.read_entries(inner)):
+            if entry.tag in (_PIXEL_X, _PIXEL_Y):
+                block.write_value(entry, sizes[entry.tag])
+    return bytes(block.data)
+
+
+def remove_orientation(exif: bytes) -> bytes:
+    """Return a block from `clean_exif` without the orientation entry. Raises InvalidExif."""
+    block = _Block(exif)
+    first = block.read_number(4, "I")
+    at = next((entry.at for entry in block.read_entries(first) if entry.tag == _ORIENTATION), None)
+    if at is None:
+        return exif
+    end = block.find_link(first) + 4
+    block.data[at : end - 12] = block.data[at + 12 : end]
+    struct.pack_into(block.order + "H", block.data, first, block.read_number(first, "H") - 1)
+    return bytes(block.data)
+
+
+def clean_xmp(xmp: bytes) -> bytes:
+    """Return an XMP packet with orientation 1 and without thumbnails."""
+    xmp = re.sub(rb"(tiff:Orientation\s*=\s*[\"'])\d+", rb"\g<1>1", xmp)
+    xmp = re.sub(rb"(<tiff:Orientation\s*>\s*)\d+", rb"\g<1>1", xmp)
+    for prefix in (b"xmp", b"xap"):
+        xmp = _remove_between(xmp, b"<" + prefix + b":Thumbnails", b"</" + prefix + b":Thumbnails>")
+    return xmp
+
+
+def _remove_between(text: bytes, begin: bytes, end: bytes) -> bytes:
+    """Return `text` without all spans from `begin` to `end`; linear in its length, unlike a regular expression."""
+    parts = []
+    at = 0
+    while (start := text.find(begin, at)) >= 0 and (stop := text.find(end, start)) >= 0:
+        parts.append(text[at:start])
+        at = stop + len(end)
+    return b"".join([*parts, text[at:]])

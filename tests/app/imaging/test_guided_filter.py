@@ -1,0 +1,84 @@
+"""The guided filter: edges follow the picture, and the result does not depend on strips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.imaging import guided_filter
+
+
+def disc(height: int, width: int) -> np.ndarray:
+    """Return a centered disc, float32 (height, width) of 0 and 1."""
+    y, x = np.mgrid[:height, :width]
+    return (np.hypot(y - height / 2, x - width / 2) < min(height, width) * 0.3).astype(np.float32)
+
+
+def upsample(found: np.ndarray, guide: np.ndarray, pixels: np.ndarray, strip: int | None = None) -> np.ndarray:
+    guided = guided_filter.fit(found, guide)
+    height, width = pixels.shape[:2]
+    rows = [slice(top, min(top + strip, height)) for top in range(0, height, strip)] if strip else [slice(0, height)]
+    return np.concatenate([guided_filter.apply(guided, pixels[one], one, (height, width)) for one in rows])
+
+
+def test_edges_follow_the_picture() -> None:
+    """Coarse probabilities at an eighth of the size get a sharp edge where the picture has one."""
+    truth = disc(256, 320)
+    pixels = np.where(truth[..., None] > 0, [200, 80, 40], [30, 90, 160]).astype(np.uint8)
+    small = pixels[4::8, 4::8].astype(np.float32) / 255
+    coarse = truth.reshape(32, 8, 40, 8).mean(axis=(1, 3))
+    coarse = np.pad(coarse, 1, mode="edge")
+    coarse = (coarse[1:-1, 1:-1] + coarse[:-2, 1:-1] + coarse[2:, 1:-1] + coarse[1:-1, :-2] + coarse[1:-1, 2:]) / 5
+    found = upsample(coarse[..., None].astype(np.float32), small, pixels)[..., 0]
+    plain = coarse.repeat(8, 0).repeat(8, 1)
+    assert ((found > 0.5) != (truth > 0.5)).mean() < 0.25 * ((plain > 0.5) != (truth > 0.5)).mean()
+
+
+def test_strips_equal_the_whole() -> None:
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 65536, (203, 117, 1), dtype=np.uint16)
+    found, guide = random.random((24, 16, 3), np.float32), random.random((24, 16, 3), np.float32)
+    whole = upsample(found, guide, pixels)
+    assert whole.shape == (203, 117, 3)
+    np.testing.assert_array_equal(upsample(found, guide, pixels, strip=64), whole)
+
+
+@pytest.mark.parametrize(("width", "most"), [(1, 256), (4096, 256), (8192, 128), (10**6, 16)])
+def test_a_strip_of_a_wide_picture_has_fewer_rows(width: int, most: int) -> None:
+    found = list(guided_filter.split_rows(600, width))
+    assert [row for rows in found for row in range(rows.start, rows.stop)] == list(range(600))
+    assert found[0] == slice(0, most)
+    assert next(guided_filter.split_rows(600, width, min_rows=300)) == slice(0, 300)
+
+
+def test_probabilities_of_0_and_1_are_kept() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    guide = np.random.default_rng(3).random((16, 16, 3), np.float32)
+    for value in (0.0, 1.0):
+        found = upsample(np.full((16, 16, 1), value, np.float32), guide, pixels)
+        np.testing.assert_allclose(found, value, atol=1e-4)
+
+
+def test_a_class_without_pixels_changes_nothing() -> None:
+    random = np.random.default_rng(4)
+    found, guide = random.random((20, 24, 3), np.float32), random.random((20, 24, 3), np.float32)
+    pixels = random.integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    found[..., 1] = 0.01
+    with_class = upsample(found, guide, pixels)
+    assert (with_class[..., 1] == 0).all()
+    np.testing.assert_allclose(with_class[..., [0, 2]], upsample(found[..., [0, 2]], guide, pixels), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (300, 1)])
+def test_any_size_of_picture(size: tuple[int, int]) -> None:
+    found = upsample(
+        np.full((16, 16, 2), 0.5, np.float32), np.zeros((16, 16, 3), np.float32), np.zeros((*size, 3), np.uint8)
+    )
+    assert found.shape == (*size, 2)
+
+
+def test_inverse_is_exact_for_a_window_of_two_colors() -> None:
+    color = np.random.default_rng(5).normal(0, 0.3, (50, 50, 3, 1)).astype(np.float32)
+    matrices = color @ color.swapaxes(-1, -2) + 1e-3 * np.eye(3, dtype=np.float32)
+    exact = np.linalg.inv(matrices.astype(np.float64))
+    np.testing.assert_allclose(guided_filter._invert(matrices), exact, rtol=1e-5, atol=1e-3)
