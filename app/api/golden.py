@@ -64,6 +64,9 @@ class Golden:
         async with self._lock:
             served = {entry.id.partition("/")[0] for entry in self._engine.statuses()}
             tasks = [task for task in self._tasks if task in served]
+            if not self._engine.worker_count:
+                self._judged.clear()  # a result from before does not hold when the workers are back
+                return dict.fromkeys(tasks, Verdict(False, "no worker"))
             stale = [task for task in tasks if self._clock() - self._judged.get(task, -float("inf")) > FRESH_S]
             verdicts = await asyncio.gather(*(self._judge(task) for task in stale))
             known = {task: self._last[task] for task in tasks if task not in stale}
