@@ -20,10 +20,11 @@ from unittest import mock
 import numpy as np
 
 from app.engine import ray as engine_of_many
+from app.engine.loader import Model
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays, InferenceRequest, ModelServer, RequestContext
 from app.engine.ray import Cluster, RayEngine
-from app.engine.registry import Model, Registry
+from app.engine.registry import Registry
 from app.engine.replica import Replica
 from benchmarks import results
 from benchmarks.costed import CostedLoader

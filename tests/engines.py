@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engine.loader import Model
 from app.engine.protocol import INTERACTIVE, Arrays, InferenceRequest, RequestContext
-from app.engine.registry import Model
 from app.errors import ModelUnavailable, UnknownModel
 from models.manifest import Manifest
 

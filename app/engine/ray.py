@@ -25,9 +25,10 @@ from typing import Any
 import structlog
 
 from app.engine.latency_model import LatencyModel
+from app.engine.loader import Model
 from app.engine.local import warmup_requests
 from app.engine.protocol import Arrays, Counters, DeviceStats, InferenceRequest, ModelStatus, RequestContext
-from app.engine.registry import Model, Registry
+from app.engine.registry import Registry
 from app.engine.replica import Replica, WireRequest, WireResult
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
 from models.manifest import Manifest

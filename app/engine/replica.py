@@ -15,9 +15,10 @@ from pathlib import Path
 
 import structlog
 
+from app.engine.loader import Loader
 from app.engine.local import LocalEngine, warmup_requests
 from app.engine.protocol import Arrays, Counters, InferenceRequest, RequestContext
-from app.engine.registry import Loader, Registry
+from app.engine.registry import Registry
 from app.errors import ServiceError
 from models import repository
 from models.manifest import Manifest, ManifestError

@@ -21,9 +21,10 @@ from PIL import Image
 
 from app.api.desk import Desk
 from app.api.server import Server
+from app.engine.loader import Model
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays
-from app.engine.registry import Model, Registry
+from app.engine.registry import Registry
 from app.main import create_app
 from app.settings import Settings
 from models import repository

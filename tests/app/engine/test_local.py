@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.engine.loader import Model
 from app.engine.local import LocalEngine, clearly_fastest, warm_sizes
+from app.engine.model_cache import UNLOAD_GRACE_S
 from app.engine.protocol import Arrays
-from app.engine.registry import UNLOAD_GRACE_S, Model, Registry
+from app.engine.registry import Registry
 from app.errors import ModelUnavailable, Overloaded, ShuttingDown, UnknownModel
 from models import repository
 from models.manifest import Geometry, Manifest, Signature, SizeRule

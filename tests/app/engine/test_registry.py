@@ -14,7 +14,9 @@ from unittest.mock import Mock
 import pytest
 from structlog.testing import capture_logs
 
-from app.engine.registry import UNLOAD_GRACE_S, Model, Registry
+from app.engine.loader import Model
+from app.engine.model_cache import UNLOAD_GRACE_S
+from app.engine.registry import Registry
 from app.errors import ModelUnavailable, Overloaded, UnknownModel
 from models import repository
 from models.manifest import MANIFEST_NAME, Manifest
@@ -246,7 +248,7 @@ def test_failed_load_is_remembered(put: Put, root: Path) -> None:
     loader = Loader({})
     found = Registry([root], loader)
     for _ in range(2):
-        with pytest.raises(ModelUnavailable, match="denoise/photo@1 is on the shelf but cannot be served"):
+        with pytest.raises(ModelUnavailable, match="denoise/photo@1 failed to load and is not served"):
             found.load("denoise/photo@1")
     assert loader.loads == ["denoise/photo@1"]
     assert found.statuses()[0].reason == "It cannot be loaded."
@@ -288,7 +290,7 @@ def test_a_new_model_is_there_at_once_and_a_new_version_when_it_is_proven(put: P
     model = found.load("denoise/photo@1")
     put(version=2)
     put(name="digits")
-    assert seen(found) == [("model on the shelf", "denoise/digits@1"), ("model on the shelf", "denoise/photo@2")]
+    assert seen(found) == [("model added", "denoise/digits@1"), ("model added", "denoise/photo@2")]
     assert found.find("denoise", "digits").version == 1
     assert found.find("denoise").version == found.find("denoise", "photo").version == 1
     assert found.find("denoise", "photo@2").version == 2
@@ -352,7 +354,7 @@ def test_what_is_being_copied_is_read_when_it_is_still_and_again_when_it_went_on
     assert ("model refused", "denoise/photo@2") in seen(found)  # it was still for a while, and is not complete
     write_anew(complete)
     (complete / MANIFEST_NAME).write_text(manifest_text, encoding="utf-8")
-    assert seen(found) == [("model on the shelf", "denoise/photo@2")]
+    assert seen(found) == [("model added", "denoise/photo@2")]
     assert [one.id for one in found.pending_promotions()] == ["denoise/photo@2"]
 
 
@@ -393,7 +395,7 @@ def test_a_removed_version_ends_what_runs_and_is_unloaded_later(put: Put, root: 
     with found.lease("denoise/photo@2"):
         model = found.load("denoise/photo@2")
         shutil.rmtree(removed)
-        assert ("model left the shelf", "denoise/photo@2") in seen(found)
+        assert ("model removed", "denoise/photo@2") in seen(found)
         assert found.find("denoise").version == 1
         with pytest.raises(UnknownModel):
             found.find("denoise", "photo@2")
@@ -421,7 +423,7 @@ def test_a_version_that_is_replaced_by_the_next_serves_until_that_is_proven(put:
     assert found.find("denoise").version == 1
     found.mark_ready("denoise/photo@2")
     assert found.find("denoise").version == 2
-    assert ("model left the shelf", "denoise/photo@1") in seen(found)
+    assert ("model removed", "denoise/photo@1") in seen(found)
 
 
 def test_what_left_the_shelf_and_still_serves_makes_no_room(put: Put, root: Path) -> None:
@@ -465,7 +467,7 @@ def test_what_was_refused_at_work_gives_its_memory_back_later_and_is_read_again_
     found.poll()
     assert loader.unloads == [model]
     write_anew(folder)
-    assert ("model on the shelf", "denoise/photo@2") in seen(found)
+    assert ("model added", "denoise/photo@2") in seen(found)
     assert found.find("denoise", "photo@2").version == 2
 
 
@@ -474,7 +476,7 @@ def test_files_changed_under_a_model_in_memory_do_not_touch_it(put: Put, root: P
     found = registry(root)
     model = found.load("denoise/photo@1")
     write_anew(folder, b"another graph")
-    changed = "model changed on the shelf, the one in memory goes on"
+    changed = "model files changed, the loaded model stays in use"
     assert seen(found) == [(changed, "denoise/photo@1")]
     assert seen(found) == []
     assert found.load("denoise/photo@1") is model
@@ -519,7 +521,7 @@ def test_what_could_not_be_read_at_a_look_is_read_again(put: Put, root: Path, mo
         patch.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
         found = registry(root)
     assert found.statuses()[0].reason == "it cannot be read: Too many open files"
-    assert seen(found) == [("model on the shelf", "denoise/photo@1")]
+    assert seen(found) == [("model added", "denoise/photo@1")]
     assert found.find("denoise").version == 1
 
 
@@ -611,7 +613,7 @@ def test_where_all_are_needed_one_more_is_loaded_and_the_excess_goes_later(five:
     with found.lease("denoise/m0@1"), capture_logs() as logs:
         use(found, 0, 1)
         assert in_memory(found) == ["m0", "m1"]
-    assert [line["mebibytes"] for line in logs if line["event"] == "models over their budget"] == [0.0]
+    assert [line["mebibytes"] for line in logs if line["event"] == "memory budget exceeded"] == [0.0]
     found.poll()
     assert in_memory(found) == ["m0"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from app.engine.latency_model import LatencyModel
+from app.engine.loader import Model
 from app.engine.protocol import BACKGROUND, Arrays, InferenceRequest
-from app.engine.registry import Model
 from app.engine.scheduler import INTERACTIVE_HOLD_S, Scheduler
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
 from tests.engines import Chain, Costly, Failing, Identity, Recording, Slow, request
