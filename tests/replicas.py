@@ -55,11 +55,11 @@ class Watched(Replica):
         self._held: Counter[str] = Counter()
 
     async def run(self, wire_request: WireRequest) -> WireResult:
-        self._held[wire_request.request] += 1
+        self._held[wire_request.request_id] += 1
         try:
             return await super().run(wire_request)
         finally:
-            self._held[wire_request.request] -= 1
+            self._held[wire_request.request_id] -= 1
 
     async def account(self) -> Account:
         import ray
