@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.engine.protocol import Arrays
-from app.engine.replica import Replica, WireRequest, WireResult
+from app.engine.ray.replica import Replica
+from app.engine.ray.wire import WireRequest, WireResult
 from app.engine.tensorflow_runtime import LoadedModel, Runtime
 from models.manifest import Manifest
 

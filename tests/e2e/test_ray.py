@@ -19,7 +19,8 @@ import httpx
 import numpy as np
 import pytest
 
-from app.engine.ray import APPLICATION, DEPLOYMENT, Cluster, RayEngine
+from app.engine.ray.cluster import APPLICATION, DEPLOYMENT, Cluster
+from app.engine.ray.engine import RayEngine
 from app.main import create_app
 from app.settings import Settings
 from models import manifest as contract

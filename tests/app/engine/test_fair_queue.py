@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.fair_queue import GROWS_AFTER, FairQueue, QueuedRequest
+from app.engine.fair_queue import GROW_AFTER, FairQueue, QueuedRequest
 from app.engine.latency_model import LatencyModel
 from app.engine.protocol import BACKGROUND, INTERACTIVE, InferenceRequest
 from tests.engines import request
@@ -96,7 +96,7 @@ def test_shares_are_of_time_and_not_of_tiles() -> None:
 
 def test_what_was_expected_is_settled_by_what_it_took() -> None:
     waiting = queue(*(request(i, client=client) for client in "ab" for i in range(20)))
-    waiting.settle(waiting.take(), 4 * SECONDS)  # a's first took four times as long
+    waiting.charge(waiting.take(), 4 * SECONDS)  # a's first took four times as long
     assert leads(waiting, 6) == "bbbbab"
 
 
@@ -111,14 +111,14 @@ def test_returning_client_has_saved_up_no_credit() -> None:
 
 def test_size_halves_after_a_failure_and_grows_back() -> None:
     waiting = queue(*(request(i) for i in range(700)), limit=8, call=0.1)
-    waiting.failed(waiting.take())
+    waiting.record_failure(waiting.take())
     sizes = [8]
     while waiting:
         batch = waiting.take()
-        waiting.succeeded(batch)
+        waiting.record_success(batch)
         sizes.append(len(batch))
-    assert sizes[1 : GROWS_AFTER + 1] == [4] * GROWS_AFTER
-    assert sizes[GROWS_AFTER + 1 : -1] == [8] * (len(sizes) - GROWS_AFTER - 2)
+    assert sizes[1 : GROW_AFTER + 1] == [4] * GROW_AFTER
+    assert sizes[GROW_AFTER + 1 : -1] == [8] * (len(sizes) - GROW_AFTER - 2)
 
 
 Entries = list[tuple[str, int, float, float]]

@@ -76,7 +76,7 @@ def test_result_and_account() -> None:
         assert value(await engine.submit(one, 1)) == 0.25
         assert model.calls == [("denoise", 1, [0.25])]
         assert (engine.counters.requests, engine.counters.batches, engine.counters.pixels) == (1, 1, 64)
-        assert one.context.device_seconds["model"] == engine.counters.busy_seconds > 0
+        assert one.context.usage.device_seconds == engine.counters.busy_seconds > 0
         assert (engine.depth, engine.megapixels, engine.busy) == (0, 0, False)
         await engine.close(10)
 
@@ -123,7 +123,7 @@ def test_a_second_of_two_lanes_is_counted_once() -> None:
         passed = time.perf_counter() - begun
         assert passed < 0.4, "two at once"
         assert engine.counters.busy_seconds <= passed
-        device_seconds = [one.context.device_seconds["model"] for one in requests]
+        device_seconds = [one.context.usage.device_seconds for one in requests]
         assert sum(device_seconds) == pytest.approx(engine.counters.busy_seconds)
         assert min(device_seconds) < 0.1, "they shared it"
         await engine.close(10)

@@ -1,27 +1,14 @@
-"""What of the engine of many machines needs no Ray. Clusters are in tests/e2e/test_ray.py."""
+"""The choice of a replica, without Ray."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock, Mock
 
-import pytest
-
-from app.engine import ray as engine_of_many
-from app.engine.ray import APPLICATION, DEPLOYMENT, Cluster, LeastOutstandingRouter, RayEngine
-from app.engine.replica import Replica
-from tests.engines import Loader
-
-ROOT = Path(__file__).parents[3]
+from app.engine.ray.router import LeastOutstandingRouter
 
 
 @dataclass(frozen=True)
@@ -137,31 +124,3 @@ def test_serve_hears_of_it_as_well() -> None:
     router.on_send_request("a")
     router.on_request_completed("a", "one")
     assert router.heard == ["sent to a", "one back from a"]
-
-
-def test_replicas_are_deployed_with_all_that_they_are_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"folders": [tmp_path], "preload": ("defaults",), "max_batch": 8, "budget": 1000}
-    ray, serve = MagicMock(), MagicMock()
-    there = Mock(deployments={DEPLOYMENT: Mock(replica_states={"RUNNING": 1})})
-    serve.status.side_effect = itertools.chain(
-        [Mock(applications={})], itertools.repeat(Mock(applications={APPLICATION: there}))
-    )
-    serve.run_many.return_value = [Mock()]
-    monkeypatch.setattr(engine_of_many, "_connected", lambda cluster: (ray, serve))
-    engine = RayEngine([tmp_path], Cluster(), preload=["defaults"], max_batch=8, budget=1000)
-    asyncio.run(engine.close(1))
-    bound = serve.deployment.return_value.bind.call_args
-    assert bound.kwargs == told
-    Replica(**bound.kwargs, loader=Loader())
-
-
-def test_without_the_package_the_start_says_so_in_one_line() -> None:
-    program = "import sys; sys.modules['ray'] = None; from app.main import main; sys.exit(main())"
-    told = {**os.environ, "RESTORE_ENGINE": "ray"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=told, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("restore: RESTORE_ENGINE=ray: ")
-    assert "requirements/ray.txt" in line

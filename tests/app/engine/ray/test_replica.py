@@ -10,7 +10,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from app.engine.replica import Replica, WireRequest
+from app.engine.ray.replica import Replica
+from app.engine.ray.wire import WireRequest
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, UnknownModel
 from models import repository
 from tests.engines import Chain, Costly, Failing, Identity, Loader, Recording, Slow, request
@@ -63,7 +64,7 @@ def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_
         for reply, value in zip(replies, (0.25, 0.75), strict=True):
             assert not isinstance(reply.outcome, ServiceError)
             assert reply.outcome["image"].flat[0] == np.float32(value)
-            assert reply.device_seconds["model"] > 0
+            assert reply.device_seconds > 0
             assert (reply.counters.requests, reply.counters.batches, reply.counters.pixels) == (1, 1, 64)
             assert reply.counters.batch_sizes == {1: 1}
         assert (replies[0].counters + replies[1].counters) == replica.engine.counters
@@ -152,7 +153,7 @@ def test_it_tells_what_is_wrong_with_a_model_in_its_place(root: Path, monkeypatc
         return asyncio.run(replica.problems(folder, expected[folder].model_copy(update=changed)))
 
     assert problems(identity) == []
-    assert problems(identity, title="Another one") == ["a replica's shelf holds another model in its place"]
+    assert problems(identity, title="Another one") == ["a replica has another model in its place"]
     assert problems(other) == ["operation ReadFile is not allowed"]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
