@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from app.engine.graph_allowlist import ALLOWED_OPERATIONS, IMPLICIT_OPERATIONS, SAVER_OPERATIONS
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.engine.registry import Registry
-from app.engine.tensorflow_runtime import ALLOWED, SAVER, WIRING, Runtime
+from app.engine.tensorflow_runtime import Runtime
 from app.errors import ModelUnavailable, Overloaded
 from models import manifest as contract
 from models import repository
@@ -329,9 +330,9 @@ def test_both_precisions_are_measured_and_the_faster_runs(runtime: Runtime, tmp_
 
 
 def test_lists_do_not_overlap_where_it_matters() -> None:
-    assert WIRING <= ALLOWED
-    assert not ALLOWED & SAVER
-    assert not {name for name in ALLOWED if "File" in name or "PyFunc" in name or "Recv" in name}
+    assert IMPLICIT_OPERATIONS <= ALLOWED_OPERATIONS
+    assert not ALLOWED_OPERATIONS & SAVER_OPERATIONS
+    assert not {name for name in ALLOWED_OPERATIONS if "File" in name or "PyFunc" in name or "Recv" in name}
 
 
 def evil(name: str) -> Callable[[Any], Any]:
@@ -370,7 +371,7 @@ def test_forbidden_operation_is_found_wherever_it_hides(runtime: Runtime, build:
 
     inner = tf.function(evil(operation))  # one function further in than a signature
     folder = build(lambda image: tf.cond(tf.reduce_sum(image) > 1e30, lambda: inner(image), lambda: image))
-    listed = manifest(operations=[*sorted(ALLOWED), operation])  # listing it in the manifest does not help
+    listed = manifest(operations=[*sorted(ALLOWED_OPERATIONS), operation])  # listing it in the manifest does not help
     assert f"operation {operation} is not allowed in a signature" in runtime.problems(folder, listed)
     with pytest.raises(ModelUnavailable):
         runtime.load(folder, listed)
@@ -565,6 +566,20 @@ def test_importing_the_engine_imports_no_tensorflow() -> None:
         "assert not {'tensorflow', 'keras'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_loading_a_published_model_writes_nothing_to_standard_error() -> None:
+    folder = max((PUBLISHED / "denoise" / "digits").glob("[0-9]*"))
+    code = (
+        "import sys; from pathlib import Path; from app.engine.tensorflow_runtime import Runtime;"
+        "from models import manifest; folder = Path(sys.argv[1]); Runtime().load(folder, manifest.read(folder))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True, text=True, timeout=240, check=True, env=environment,
+    )  # fmt: skip
+    assert done.stderr == ""
 
 
 def test_threads_at_once_get_what_each_gets_alone(runtime: Runtime) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.engine.graph_allowlist import ALLOWED_LITERT_OPERATORS
+from app.engine.litert_runtime import QuantizedModel
 from app.engine.protocol import Arrays
 from app.engine.registry import Registry
-from app.engine.tensorflow_runtime import ALLOWED_LITE, EightBit, LoadedModel, Runtime
+from app.engine.tensorflow_runtime import LoadedModel, Runtime
 from models import repository
 from models.manifest import Manifest, QuantizedSignature
 from tests.model_repository import tiny_repository as tiny_repository
@@ -77,7 +79,7 @@ def inputs(*shape: int) -> Arrays:
     return {"image": image, "level": np.full((shape[0], 1, 1, 1), 0.5, np.float32)}
 
 
-class Broken(EightBit):
+class Broken(QuantizedModel):
     """A variant whose interpreter fails."""
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -94,8 +96,8 @@ def test_answers_for_its_sizes_as_the_saved_model_does(
     runtime: Runtime, tiny_repository: Path, root: Changed, shape: tuple[int, ...]
 ) -> None:
     folder, manifest = root()
-    variant = EightBit(folder, manifest, manifest.quantized[0])
-    assert variant.takes(inputs(*shape))
+    variant = QuantizedModel(folder, manifest, manifest.quantized[0])
+    assert variant.accepts(inputs(*shape))
     found = variant.run(inputs(*shape))
     expected = saved(runtime, tiny_repository).run("denoise", inputs(*shape))
     assert found.keys() == expected.keys() == {"image"}
@@ -110,13 +112,13 @@ def test_the_saved_model_answers_for_all_others(
     folder, manifest = root()
     model = saved(runtime, tiny_repository)
     expected = model.run("denoise", inputs(*shape))
-    model.use(EightBit(folder, manifest, manifest.quantized[0]))
+    model.use(QuantizedModel(folder, manifest, manifest.quantized[0]))
     np.testing.assert_array_equal(model.run("denoise", inputs(*shape))["image"], expected["image"])
 
 
 def test_a_variant_in_use_answers(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
     folder, manifest = root()
-    model, variant = saved(runtime, tiny_repository), EightBit(folder, manifest, manifest.quantized[0])
+    model, variant = saved(runtime, tiny_repository), QuantizedModel(folder, manifest, manifest.quantized[0])
     model.use(variant)
     given = inputs(1, 64, 64)
     np.testing.assert_array_equal(model.run("denoise", given)["image"], variant.run(given)["image"])
@@ -143,7 +145,7 @@ def test_loading_tries_it_and_every_size_is_answered(runtime: Runtime, root: Cha
 
 
 def test_no_operator_reaches_beyond_its_tensors() -> None:
-    assert not ALLOWED_LITE & {"CUSTOM", "CALL_ONCE", "WHILE", "IF", "VAR_HANDLE", "HASHTABLE", "DELEGATE"}
+    assert not ALLOWED_LITERT_OPERATORS & {"CUSTOM", "CALL_ONCE", "WHILE", "IF", "VAR_HANDLE", "HASHTABLE", "DELEGATE"}
 
 
 def test_operators_must_stand_in_the_manifest(runtime: Runtime, root: Changed) -> None:
@@ -177,7 +179,7 @@ def test_a_size_that_the_file_does_not_have_leaves_the_saved_model_serving(
 ) -> None:
     folder, manifest = root(sizes=[(48, 48)])
     with pytest.raises((ValueError, RuntimeError)):
-        EightBit(folder, manifest, manifest.quantized[0])
+        QuantizedModel(folder, manifest, manifest.quantized[0])
     given = inputs(1, 48, 48)
     expected = saved(runtime, tiny_repository).run("denoise", given)
     np.testing.assert_array_equal(runtime.load(folder, manifest).run("denoise", given)["image"], expected["image"])
@@ -189,4 +191,4 @@ def test_a_function_of_other_tensors_is_refused(root: Changed, tiny_repository: 
     other = convert(tiny_repository / "denoise/photo/1", "estimate", SIZES, [])
     folder, manifest = root(other, operators=operators(other))
     with pytest.raises(ValueError, match="the manifest says"):
-        EightBit(folder, manifest, manifest.quantized[0])
+        QuantizedModel(folder, manifest, manifest.quantized[0])
