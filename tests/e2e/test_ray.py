@@ -178,7 +178,7 @@ def test_a_killed_replica_loses_nothing(front: Front) -> None:
     assert victim.pid not in front.accounts()
 
 
-def test_without_a_replica_callers_are_told_at_once_and_served_again_later(front: Front) -> None:
+def test_without_a_replica_requests_fail_at_once_and_are_served_again_later(front: Front) -> None:
     picture = noisy(1)
     expected = front.denoise(picture).content
     with ThreadPoolExecutor(8) as pool:
@@ -201,7 +201,7 @@ def test_without_a_replica_callers_are_told_at_once_and_served_again_later(front
     until(lambda: front.engine.worker_count == 2)
 
 
-def test_tickets_of_callers_that_gave_up_leave_the_replicas(front: Front) -> None:
+def test_requests_of_clients_that_disconnected_leave_the_replicas(front: Front) -> None:
     def hung_up(number: int) -> bool:
         form = {"files": {"image": noisy(number)}, "data": {"model": "photo", "strength": "0.2"}}
         try:
@@ -226,7 +226,7 @@ def test_replicas_check_the_graphs(front: Front) -> None:
     assert answer.json()["type"].endswith("model-unavailable")
 
 
-def test_replicas_count_for_the_metrics_of_the_front(front: Front) -> None:
+def test_counters_of_replicas_are_in_the_metrics(front: Front) -> None:
     names = ["restore_device_tiles", "restore_device_batches", "restore_device_busy_seconds"]
     for number in range(4):  # each replica has told what it did for callers that were gone
         front.denoise(noisy(number))
@@ -262,7 +262,7 @@ assert not {{"tensorflow", "keras"}} & sys.modules.keys()
 """
 
 
-def test_another_front_joins_the_same_replicas_bounds_its_own_queue_and_imports_no_tensorflow(
+def test_a_second_service_uses_the_same_replicas_limits_its_own_queue_and_imports_no_tensorflow(
     front: Front, address: str, root: Path
 ) -> None:
     pids = set(front.accounts())

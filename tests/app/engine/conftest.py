@@ -1,15 +1,19 @@
-"""A repository of models that need no TensorFlow."""
+"""Repositories of models without TensorFlow, and SavedModels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.engine.tensorflow_runtime import Runtime
 from models import repository
 from tests.app.engine.registries import Put
-from tests.model_repository import manifest
+from tests.model_repository import manifest, picture, save
+
+Build = Callable[..., Path]
 
 
 @pytest.fixture
@@ -28,3 +32,24 @@ def put(tmp_path: Path, root: Path) -> Put:
         return repository.publish(manifest(task, name, **changes), source, to)
 
     return publish
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return Runtime()
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """Save a SavedModel of one function of `image` as the signature `denoise`."""
+
+    def of(function: Callable[[Any], Any], **variables: Any) -> Path:
+        import tensorflow as tf
+
+        module = tf.Module()
+        for name, one in variables.items():
+            setattr(module, name, one)
+        named = {"denoise": (lambda image: {"image": function(image)}, {"image": picture()})}
+        return save(module, named, tmp_path / "model")
+
+    return of

@@ -33,11 +33,6 @@ Changed = Callable[..., tuple[Path, Manifest]]
 
 
 @pytest.fixture(scope="module")
-def runtime() -> Runtime:
-    return Runtime()
-
-
-@pytest.fixture(scope="module")
 def content(tiny_repository: Path) -> bytes:
     """The file of the tiny denoiser's variant for two sizes."""
     from training.export.eight_bit import convert
@@ -92,7 +87,7 @@ def saved(runtime: Runtime, tiny_repository: Path) -> LoadedModel:
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (1, 32, 64)])
-def test_answers_for_its_sizes_as_the_saved_model_does(
+def test_a_quantized_signature_gives_what_the_saved_model_gives(
     runtime: Runtime, tiny_repository: Path, root: Changed, shape: tuple[int, ...]
 ) -> None:
     folder, manifest = root()
@@ -106,7 +101,7 @@ def test_answers_for_its_sizes_as_the_saved_model_does(
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 64), (1, 64, 32), (1, 20, 16)])
-def test_the_saved_model_answers_for_all_others(
+def test_the_saved_model_runs_for_all_other_sizes(
     runtime: Runtime, tiny_repository: Path, root: Changed, shape: tuple[int, ...]
 ) -> None:
     folder, manifest = root()
@@ -116,7 +111,7 @@ def test_the_saved_model_answers_for_all_others(
     np.testing.assert_array_equal(model.run("denoise", inputs(*shape))["image"], expected["image"])
 
 
-def test_a_variant_in_use_answers(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
+def test_a_quantized_signature_in_use_is_run(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
     folder, manifest = root()
     model, variant = saved(runtime, tiny_repository), QuantizedModel(folder, manifest, manifest.quantized[0])
     model.use(variant)
@@ -124,7 +119,9 @@ def test_a_variant_in_use_answers(runtime: Runtime, tiny_repository: Path, root:
     np.testing.assert_array_equal(model.run("denoise", given)["image"], variant.run(given)["image"])
 
 
-def test_the_saved_model_answers_when_the_variant_fails(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
+def test_the_saved_model_runs_when_the_quantized_signature_fails(
+    runtime: Runtime, tiny_repository: Path, root: Changed
+) -> None:
     folder, manifest = root()
     model, given = saved(runtime, tiny_repository), inputs(1, 64, 64)
     expected = model.run("denoise", given)
@@ -133,7 +130,7 @@ def test_the_saved_model_answers_when_the_variant_fails(runtime: Runtime, tiny_r
         np.testing.assert_array_equal(model.run("denoise", given)["image"], expected["image"])
 
 
-def test_loading_tries_it_and_every_size_is_answered(runtime: Runtime, root: Changed) -> None:
+def test_a_loaded_model_runs_every_size(runtime: Runtime, root: Changed) -> None:
     folder, manifest = root()
     assert runtime.problems(folder, manifest) == []
     model = runtime.load(folder, manifest)
@@ -144,11 +141,11 @@ def test_loading_tries_it_and_every_size_is_answered(runtime: Runtime, root: Cha
 # --- what a file may be ---
 
 
-def test_no_operator_reaches_beyond_its_tensors() -> None:
+def test_no_allowed_operator_reaches_beyond_its_tensors() -> None:
     assert not ALLOWED_LITERT_OPERATORS & {"CUSTOM", "CALL_ONCE", "WHILE", "IF", "VAR_HANDLE", "HASHTABLE", "DELEGATE"}
 
 
-def test_operators_must_stand_in_the_manifest(runtime: Runtime, root: Changed) -> None:
+def test_operators_must_be_listed_in_the_manifest(runtime: Runtime, root: Changed) -> None:
     folder, manifest = root(operators=["ADD"])
     problems = runtime.problems(folder, manifest)
     assert f"operator MUL of {FILE} is not listed in the manifest" in problems
@@ -169,12 +166,12 @@ def test_an_operator_that_is_not_allowed_is_refused(runtime: Runtime, root: Chan
 
 
 @pytest.mark.parametrize("end", [0, 100, -1])
-def test_half_a_file_is_refused(runtime: Runtime, root: Changed, content: bytes, end: int) -> None:
+def test_a_truncated_file_is_refused(runtime: Runtime, root: Changed, content: bytes, end: int) -> None:
     folder, manifest = root(content[:end], bytes=1)
     assert runtime.problems(folder, manifest) == [f"{FILE} cannot be read"]
 
 
-def test_a_size_that_the_file_does_not_have_leaves_the_saved_model_serving(
+def test_where_the_file_lacks_a_size_the_saved_model_runs(
     runtime: Runtime, root: Changed, tiny_repository: Path
 ) -> None:
     folder, manifest = root(sizes=[(48, 48)])

@@ -73,7 +73,7 @@ class Shapes:
         return dict(inputs)
 
 
-def test_many_callers_wait_for_one_load_and_share_batches(root: Path) -> None:
+def test_many_requests_wait_for_one_load_and_share_batches(root: Path) -> None:
     async def work() -> None:
         loader = Gated(identity=Costly(call=0.005))
         engine = LocalEngine(Registry([root], loader))
@@ -106,7 +106,7 @@ def test_max_batch_caps_the_manifest(root: Path) -> None:
     scenario(work)
 
 
-def test_failed_load_fails_each_caller(root: Path) -> None:
+def test_a_failed_load_fails_every_request_that_waits(root: Path) -> None:
     async def work() -> None:
         engine = LocalEngine(Registry([root], Loader({})))
         results = await asyncio.gather(*(engine.run(request(i)) for i in range(3)), return_exceptions=True)
@@ -142,7 +142,7 @@ def test_warm_runs_every_signature_at_the_usual_size_or_at_all(root: Path) -> No
     scenario(work)
 
 
-def test_warm_finds_out_which_batches_pay_and_only_once(root: Path) -> None:
+def test_warm_measures_batches_only_once(root: Path) -> None:
     async def work() -> None:
         model = Recording()
         engine = LocalEngine(Registry([root], Loader({"identity": Chain(model, Costly(tile=0.1))})))
@@ -175,7 +175,7 @@ async def refreshed(engine: LocalEngine) -> None:
     await engine.refresh()
 
 
-def test_a_new_version_takes_its_place_once_it_is_warm(root: Path, tmp_path: Path) -> None:
+def test_a_new_version_is_promoted_once_it_is_warm(root: Path, tmp_path: Path) -> None:
     async def work() -> None:
         loader = Loader({"identity": Recording()})
         engine = LocalEngine(Registry([root], loader))
@@ -189,7 +189,7 @@ def test_a_new_version_takes_its_place_once_it_is_warm(root: Path, tmp_path: Pat
     scenario(work)
 
 
-def test_a_new_version_that_does_not_work_never_takes_its_place(root: Path, tmp_path: Path) -> None:
+def test_a_new_version_that_does_not_work_is_never_promoted(root: Path, tmp_path: Path) -> None:
     class Second(Loader):
         """Loads what fails as any version but the first."""
 
@@ -227,7 +227,7 @@ def test_a_new_version_that_finds_no_memory_is_tried_again(root: Path, tmp_path:
     scenario(work)
 
 
-def test_a_model_at_work_stays_and_the_idle_one_goes(root: Path) -> None:
+def test_a_model_in_use_stays_and_an_idle_one_is_evicted(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         loader = Loader({"identity": slow, "photo": Recording(), "digits": Recording()})
@@ -263,7 +263,7 @@ class Devices(Loader):
         return self.models[device]
 
 
-def test_tickets_spread_over_the_devices(root: Path) -> None:
+def test_requests_spread_over_the_devices(root: Path) -> None:
     async def work() -> None:
         loader = Devices(first=Slow(), second=Slow())
         engine = LocalEngine(Registry([root], loader))
@@ -281,7 +281,7 @@ def test_tickets_spread_over_the_devices(root: Path) -> None:
     scenario(work)
 
 
-def test_a_ticket_goes_where_least_work_is_ahead(root: Path) -> None:
+def test_a_request_goes_to_the_device_with_the_least_work_ahead(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         loader = Devices(first=slow, second=Recording())
@@ -298,7 +298,7 @@ def test_a_ticket_goes_where_least_work_is_ahead(root: Path) -> None:
     scenario(work)
 
 
-def test_a_model_that_left_the_shelf_runs_where_it_is_loaded(root: Path) -> None:
+def test_a_removed_model_runs_where_it_is_loaded(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         loader = Devices(first=slow, second=Recording())
@@ -373,7 +373,7 @@ def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half:
     scenario(work)
 
 
-def test_a_precision_is_chosen_anew_for_another_model_of_the_same_number(tmp_path: Path) -> None:
+def test_a_precision_is_chosen_again_for_another_model_with_the_same_version(tmp_path: Path) -> None:
     async def work() -> None:
         signature = Signature(
             inputs={"image": picture()}, outputs={"image": picture()}, precisions={"bfloat16": "in_half"}

@@ -47,7 +47,7 @@ def in_memory(found: Registry) -> list[str]:
     return [entry.manifest.name for entry in found.statuses() if entry.state == "loaded" and entry.manifest]
 
 
-def test_load_once_and_remember(put: Put, root: Path) -> None:
+def test_a_model_is_loaded_once(put: Put, root: Path) -> None:
     put(default=True)
     model = Identity()
     loader = Loader({"photo": model})

@@ -58,7 +58,7 @@ def test_a_failed_load_is_tried_again_when_the_files_change(put: Put, root: Path
 
 
 @pytest.mark.parametrize("where", ["open", "size", "load"])
-def test_a_machine_that_cannot_read_now_is_no_fault_of_the_model(
+def test_a_transient_read_error_does_not_make_a_model_unavailable(
     put: Put, root: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     put(default=True)
@@ -72,7 +72,7 @@ def test_a_machine_that_cannot_read_now_is_no_fault_of_the_model(
     assert found.load("denoise/photo@1") is loader.fakes["photo"]
 
 
-def test_a_disk_that_fails_is_a_fault_of_the_model(put: Put, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_error_makes_a_model_unavailable(put: Put, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(default=True)
     found = registry(root)
     monkeypatch.setattr(Path, "open", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
@@ -81,7 +81,7 @@ def test_a_disk_that_fails_is_a_fault_of_the_model(put: Put, root: Path, monkeyp
     assert found.statuses()[0].reason == "manifest.json: Input/output error"
 
 
-def test_too_little_memory_now_is_no_fault_of_the_model(put: Put, root: Path) -> None:
+def test_too_little_memory_does_not_make_a_model_unavailable(put: Put, root: Path) -> None:
     put(default=True)
 
     class Small(Loader):

@@ -68,7 +68,7 @@ async def occupied(model: Slow, to: Scheduler) -> asyncio.Task[Arrays]:
     return first
 
 
-def test_result_and_account() -> None:
+def test_result_and_counters() -> None:
     async def work() -> None:
         model = Recording()
         engine = scheduler(model)
@@ -95,7 +95,7 @@ def test_one_thread_of_its_own_calls_the_device() -> None:
     scenario(work)
 
 
-def test_lanes_are_batches_at_once_and_no_more() -> None:
+def test_no_more_than_max_concurrent_batches_run_at_once() -> None:
     async def work() -> None:
         model, record = Slow(), Recording()
         engine = scheduler(Chain(record, model), max_concurrent_batches=2)
@@ -114,7 +114,7 @@ def test_lanes_are_batches_at_once_and_no_more() -> None:
     scenario(work)
 
 
-def test_a_second_of_two_lanes_is_counted_once() -> None:
+def test_a_second_of_two_concurrent_batches_is_counted_once() -> None:
     async def work() -> None:
         engine = scheduler(Costly(call=0.1), max_concurrent_batches=2)
         requests = [request(i) for i in range(4)]
@@ -131,7 +131,7 @@ def test_a_second_of_two_lanes_is_counted_once() -> None:
     scenario(work)
 
 
-def test_no_job_has_the_other_lane_beside_somebody_who_had_less() -> None:
+def test_no_job_runs_beside_an_interactive_client_that_used_less() -> None:
     async def work() -> None:
         model, record = Slow(), Recording()
         to = scheduler(Chain(record, model), max_concurrent_batches=2)
@@ -227,7 +227,7 @@ def test_greedy_client_does_not_hold_up_the_polite_one() -> None:
     scenario(work)
 
 
-def test_the_device_is_kept_for_the_next_tile_of_who_waits_and_not_for_long() -> None:
+def test_the_device_is_held_for_an_interactive_clients_next_tile_and_not_for_long() -> None:
     async def run() -> None:
         model = Recording()
         to = scheduler(Chain(model, Costly(pixel=1e-6)))
@@ -282,7 +282,7 @@ def test_failing_batch_is_split_and_one_fails_alone() -> None:
     scenario(work)
 
 
-def test_out_of_memory_in_a_batch_is_mended_by_smaller_ones() -> None:
+def test_a_batch_that_is_out_of_memory_is_split() -> None:
     class Small:
         def run(self, signature: str, inputs: Arrays) -> Arrays:
             if len(inputs["image"]) > 2:
@@ -326,7 +326,7 @@ def test_model_that_gives_too_few_results_is_refused() -> None:
     scenario(work)
 
 
-def test_expired_ticket_never_reaches_the_device() -> None:
+def test_an_expired_request_never_reaches_the_device() -> None:
     async def work() -> None:
         clock, model, record = Clock(), Slow(), Recording()
         engine = scheduler(Chain(record, model), clock=clock)
@@ -348,7 +348,7 @@ def test_expired_ticket_never_reaches_the_device() -> None:
     scenario(work)
 
 
-def test_deadline_is_told_in_time_while_the_device_is_busy() -> None:
+def test_a_deadline_is_kept_while_the_device_is_busy() -> None:
     async def work() -> None:
         model = Slow()
         engine = scheduler(model)
@@ -365,7 +365,7 @@ def test_deadline_is_told_in_time_while_the_device_is_busy() -> None:
     scenario(work)
 
 
-def test_cancelled_ticket_leaves_the_queue() -> None:
+def test_a_cancelled_request_leaves_the_queue() -> None:
     async def work() -> None:
         model, record = Slow(), Recording()
         engine = scheduler(Chain(record, model))
@@ -386,7 +386,7 @@ def test_cancelled_ticket_leaves_the_queue() -> None:
     scenario(work)
 
 
-def test_batches_are_measured_up_to_the_knee() -> None:
+def test_batches_are_measured_until_larger_ones_do_not_pay() -> None:
     class Knee:
         """A device that does four tiles in the time of one."""
 
@@ -438,7 +438,7 @@ def test_full_queue_refuses_with_an_estimate() -> None:
     scenario(work)
 
 
-def test_a_full_queue_refuses_nobody_who_had_something_done() -> None:
+def test_a_full_queue_refuses_no_request_that_has_begun() -> None:
     async def work() -> None:
         model = Slow()
         engine = scheduler(model, max_megapixels=64e-6)
@@ -462,7 +462,7 @@ def test_a_full_queue_refuses_nobody_who_had_something_done() -> None:
     scenario(work)
 
 
-def test_ticket_larger_than_the_bound_runs_when_nothing_waits() -> None:
+def test_a_request_larger_than_the_limit_runs_when_nothing_waits() -> None:
     async def work() -> None:
         engine = scheduler(Identity(), max_megapixels=1e-6)
         assert value(await engine.submit(request(1), 1)) == 1
@@ -492,7 +492,7 @@ def test_estimate_follows_what_was_measured() -> None:
     scenario(work)
 
 
-def test_close_lets_work_finish_and_refuses_new() -> None:
+def test_close_finishes_requests_and_refuses_new_ones() -> None:
     async def work() -> None:
         model = Slow()
         engine = scheduler(model)
@@ -512,7 +512,7 @@ def test_close_lets_work_finish_and_refuses_new() -> None:
     scenario(work)
 
 
-def test_close_ends_what_does_not_finish_in_time() -> None:
+def test_close_fails_requests_that_do_not_finish_in_time() -> None:
     async def work() -> None:
         model = Slow()
         engine = scheduler(model)
@@ -529,5 +529,5 @@ def test_close_ends_what_does_not_finish_in_time() -> None:
     scenario(work)
 
 
-def test_close_when_nothing_is_there() -> None:
+def test_close_when_nothing_waits() -> None:
     scenario(lambda: scheduler(Identity()).close(0))

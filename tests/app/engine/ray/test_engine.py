@@ -21,7 +21,7 @@ from tests.engines import Loader
 ROOT = Path(__file__).parents[4]
 
 
-def test_replicas_are_deployed_with_all_that_they_are_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_are_deployed_with_all_their_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"folders": [tmp_path], "preload": ("defaults",), "max_batch": 8, "budget": 1000}
     ray, serve = MagicMock(), MagicMock()
     there = Mock(deployments={DEPLOYMENT: Mock(replica_states={"RUNNING": 1})})
@@ -37,7 +37,7 @@ def test_replicas_are_deployed_with_all_that_they_are_to_know(tmp_path: Path, mo
     Replica(**bound.kwargs, loader=Loader())
 
 
-def test_without_the_package_the_start_says_so_in_one_line() -> None:
+def test_without_the_package_ray_the_start_fails_with_one_line() -> None:
     program = "import sys; sys.modules['ray'] = None; from app.main import main; sys.exit(main())"
     told = {**os.environ, "RESTORE_ENGINE": "ray"}
     done = subprocess.run(

@@ -32,7 +32,7 @@ def wire_request(value: float = 0.5, *, left: float = 60.0, model: str = "denois
     return WireRequest.of(request(value, deadline=100.0 + left, model=model), "front", now=100.0)
 
 
-def test_a_ticket_arrives_as_it_was_sent_with_its_deadline_on_the_clock_there() -> None:
+def test_a_request_arrives_as_it_was_sent_with_its_deadline_on_the_replicas_clock() -> None:
     sent = request(0.25, client="key 1", request_id="abc#7", deadline=130.0, due=110.0, weight=1.0)
     there = pickle.loads(pickle.dumps(WireRequest.of(sent, "front", now=100.0)))
     received = there.request(now=5000.0)
@@ -44,7 +44,7 @@ def test_a_ticket_arrives_as_it_was_sent_with_its_deadline_on_the_clock_there() 
     np.testing.assert_array_equal(received.inputs["image"], sent.inputs["image"])
 
 
-def test_refusals_arrive_whole() -> None:
+def test_errors_keep_their_fields_when_pickled() -> None:
     refusal = Overloaded("The device has too little memory.", field="image", value=3, limit=2, retry_after=1.5)
     there = pickle.loads(pickle.dumps(refusal))
     assert type(there) is Overloaded
@@ -57,7 +57,7 @@ def test_refusals_arrive_whole() -> None:
     )
 
 
-def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_one(root: Path) -> None:
+def test_a_result_has_the_outputs_the_device_seconds_and_what_was_counted_since_the_last_one(root: Path) -> None:
     async def work() -> None:
         replica = Replica([root], (), 64, Loader({"identity": Identity()}))
         replies = [await replica.run(wire_request(value)) for value in (0.25, 0.75)]
@@ -72,7 +72,7 @@ def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_
     asyncio.run(work())
 
 
-def test_what_the_model_refuses_is_a_value(root: Path) -> None:
+def test_errors_of_the_model_are_returned_and_not_raised(root: Path) -> None:
     async def work() -> None:
         replica = Replica([root], (), 64, Loader({"identity": Failing(error=ModelUnavailable("It failed."))}))
         reply = await replica.run(wire_request())
@@ -84,7 +84,7 @@ def test_what_the_model_refuses_is_a_value(root: Path) -> None:
     asyncio.run(work())
 
 
-def test_tickets_share_batches_up_to_the_smaller_limit(root: Path) -> None:
+def test_requests_share_batches_up_to_the_smaller_limit(root: Path) -> None:
     async def work(max_batch: int) -> set[int]:
         slow = Slow()
         replica = Replica([root], (), max_batch, Loader({"identity": Chain(slow, Costly(call=0.01))}))
@@ -102,7 +102,7 @@ def test_tickets_share_batches_up_to_the_smaller_limit(root: Path) -> None:
     assert asyncio.run(work(1)) == {1}
 
 
-def test_cancelling_takes_a_ticket_off_the_queue(root: Path) -> None:
+def test_cancelling_takes_a_request_off_the_queue(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         replica = Replica([root], (), 1, Loader({"identity": slow}))
@@ -120,7 +120,7 @@ def test_cancelling_takes_a_ticket_off_the_queue(root: Path) -> None:
     asyncio.run(work())
 
 
-def test_it_is_warm_before_it_takes_work_and_a_model_that_fails_stops_no_other(root: Path) -> None:
+def test_preloaded_models_are_warm_at_the_start_and_one_that_fails_stops_no_other(root: Path) -> None:
     recording = Recording()
     loader = Loader({"identity": recording})
     Replica([root], ("denoise/other", "denoise/nobody", "defaults"), 64, loader)
@@ -128,7 +128,7 @@ def test_it_is_warm_before_it_takes_work_and_a_model_that_fails_stops_no_other(r
     assert [signature for signature, *_ in recording.calls] == ["denoise"]
 
 
-def test_models_that_it_was_not_told_to_keep_make_room(root: Path) -> None:
+def test_models_that_are_not_preloaded_are_evicted_first(root: Path) -> None:
     async def work() -> None:
         repository.publish(manifest(name="another"), root.parent / "source", root)
         loader = Loader({"identity": Identity(), "other": Identity(), "another": Identity()})
@@ -143,7 +143,7 @@ def test_models_that_it_was_not_told_to_keep_make_room(root: Path) -> None:
     asyncio.run(work())
 
 
-def test_it_tells_what_is_wrong_with_a_model_in_its_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_reports_what_is_wrong_with_a_model(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replica = Replica([root], (), 64, Loader(broken={"other": "operation ReadFile is not allowed"}))
 
     identity, other = root / "denoise/identity/1", root / "denoise/other/1"

@@ -50,7 +50,7 @@ def test_a_burst_is_spread_evenly() -> None:
     assert Counter(router.send("a", "b", "c") for _ in range(12)) == {"a": 4, "b": 4, "c": 4}
 
 
-def test_tickets_that_are_chosen_for_before_any_is_sent_are_spread_too() -> None:
+def test_requests_that_are_chosen_for_before_any_is_sent_are_spread_too() -> None:
     router = Router()
     assert Counter(router.choose("a", "b") for _ in range(6)) == {"a": 3, "b": 3}
 
@@ -70,7 +70,7 @@ def chosen(router: Router, futures: Sequence[asyncio.Future[str]], *names: str) 
     return asyncio.gather(*map(each, futures))
 
 
-def test_what_is_chosen_for_and_not_sent_yet_counts_with_what_is_unanswered() -> None:
+def test_requests_that_are_not_sent_yet_count_as_outstanding() -> None:
     async def work() -> None:
         router, futures = Router(), [asyncio.Future[str]() for _ in range(7)]
         router.on_send_request("a")
@@ -86,7 +86,7 @@ def test_what_is_chosen_for_and_not_sent_yet_counts_with_what_is_unanswered() ->
     asyncio.run(work())
 
 
-def test_a_choice_counts_once_and_not_when_its_ticket_is_given_up() -> None:
+def test_a_choice_counts_once_and_not_after_its_request_was_cancelled() -> None:
     async def work() -> None:
         router, (first, second) = Router(), [asyncio.Future[str]() for _ in range(2)]
         for _ in range(5):  # no candidate would take it: Serve asks again
@@ -101,7 +101,7 @@ def test_a_choice_counts_once_and_not_when_its_ticket_is_given_up() -> None:
     asyncio.run(work())
 
 
-def test_the_replica_with_the_fewest_unanswered_is_next() -> None:
+def test_the_replica_with_the_fewest_outstanding_requests_is_next() -> None:
     router = Router()
     for _ in range(6):
         router.send("a", "b")
@@ -119,7 +119,7 @@ def test_a_replica_that_died_is_forgotten_and_a_new_one_is_used() -> None:
     assert Counter(router.send("b", "c") for _ in range(4)) == {"b": 2, "c": 2}
 
 
-def test_serve_hears_of_it_as_well() -> None:
+def test_ray_serves_own_router_is_notified_as_well() -> None:
     router = Router()
     router.on_send_request("a")
     router.on_request_completed("a", "one")
