@@ -1,4 +1,4 @@
-"""Replicas for tests, told apart by what they do. They run in processes of their own, on the nodes of a cluster."""
+"""Replicas for tests. They run in processes of their own, on the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAUSE_S = 0.3
 
 @dataclass(frozen=True)
 class Account:
-    """A replica's own account: its process, its folder, and how many tickets of each request it holds unanswered."""
+    """A replica's report: its process, its node, and how many tiles of each request it has not answered."""
 
     pid: int
     node: str
@@ -49,7 +49,7 @@ class _SlowRuntime(Runtime):
 
 
 class Watched(Replica):
-    """A replica of the real models that takes its time over each ticket and tells what it holds."""
+    """A replica of the real models that is slow and reports what it holds."""
 
     def __init__(self, folders: Sequence[Path], preload: Sequence[str], max_batch: int, budget: int) -> None:
         super().__init__(folders, preload, max_batch, _SlowRuntime(), budget=budget)

@@ -16,8 +16,8 @@ RESTART_S = 15.0
 class AdmissionQueue:
     """Admits requests until `max_megapixels` wait for a worker (a device or a replica), and counts those admitted.
 
-    What would be more is Overloaded, except for a probe, for a job (few run at once), and for further tiles of a
-    request that has some admitted or done: it is not refused half-way, and its task bounds how many it sends at once.
+    A request above the limit is Overloaded, except for probes, for jobs (few run at once), and for further tiles of a
+    picture that has some admitted or done: it is not refused half-way, and its task limits how many it sends at once.
     `count` and `pixels` are those of admitted requests that have not left; `rejections` counts the others by reason.
     """
 

@@ -15,8 +15,8 @@ from models.manifest import Manifest, QuantizedSignature, Signature, Tensor
 
 
 class QuantizedModel:
-    """An 8-bit signature in memory: LiteRT's interpreter of its file. Safe to call from several threads: one at a time
-    runs."""
+    """An 8-bit signature in memory: LiteRT's interpreter of its file. Safe to call from several threads: they take
+    turns."""
 
     def __init__(self, folder: Path, manifest: Manifest, quantized: QuantizedSignature) -> None:
         """Raises ImportError where LiteRT is not installed, ValueError or RuntimeError for a file that cannot be read,

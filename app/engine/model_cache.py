@@ -26,7 +26,7 @@ UNLOAD_GRACE_S = 60.0
 class ModelCache:
     """Models in memory, at most about `budget` bytes of them on each device (0: any number).
 
-    To load a further one, models that nobody uses are unloaded, the least recently used first. Where all are in use it
+    To load a further one, unused models are unloaded, the least recently used first. Where all are in use it
     is loaded all the same. `retired` has the versions, by id, that were removed while they were in use. `lock` guards
     leases, `retired` and the models in memory, and is never held during a load.
     """
@@ -90,7 +90,7 @@ class ModelCache:
         return model
 
     def unload_if_idle(self, version: ModelVersion) -> None:
-        """Unload a version from all devices, unless somebody uses it."""
+        """Unload a version from all devices, unless it is leased."""
         with self._lock:
             idle = [] if version.leases else self._remove([version])
         self._unload(idle)
@@ -132,7 +132,7 @@ class ModelCache:
                 self._loading_bytes[device] -= size
 
     def _make_room(self, device: str) -> int:
-        """Unload what nobody uses, the least recently used first, until the device's models are within the budget.
+        """Unload unused models, the least recently used first, until the device's models are within the budget.
 
         Returns the bytes that remain above it.
         """

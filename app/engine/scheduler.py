@@ -1,10 +1,10 @@
-"""One device and a thread for each batch that it does at once; everything else is on the event loop.
+"""Runs batches on one device, each on a thread; everything else is on the event loop.
 
 `fair_queue.FairQueue` chooses the next batch; this module runs it. The device is never idle while an interactive
 request waits. While it runs an interactive batch, and for INTERACTIVE_HOLD_S after, it starts no job of a client that
 has had more of it: the next tiles of the same picture are on their way, and would find it busy.
 
-A second of a device that does several batches at once is divided among them (start-time fair queueing with depth: Jin,
+A second of a device that runs several batches at once is divided among them (start-time fair queueing with depth: Jin,
 Chase & Kaur, 2004), so that what they took adds up to the time that it was busy.
 """
 

@@ -113,8 +113,7 @@ class RayEngine:
 
     @property
     def counters(self) -> Counters:
-        """What was rejected here, and what replicas counted, as far as they told this engine: each count is sent to one
-        engine only."""
+        """What was rejected here, and what replicas reported: each of their counts is reported to one engine only."""
         return self._counters + Counters(rejections=self._admission.rejections)
 
     def statuses(self) -> list[ModelStatus]:

@@ -13,8 +13,8 @@ class LeastOutstandingRouter:
     """Sends each request to the replica with the fewest outstanding ones: sent and not answered, or chosen for and not
     sent yet. Of equal replicas the one that was used least recently is chosen.
 
-    A mixin for Ray Serve's router (`serve_router.Router`). It chooses on one event loop and is told of results from any
-    thread.
+    A mixin for Ray Serve's router (`serve_router.Router`). It chooses on one event loop and is notified of results from
+    any thread.
     """
 
     def initialize_state(self, **_: Any) -> None:

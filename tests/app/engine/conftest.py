@@ -18,12 +18,12 @@ Build = Callable[..., Path]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return tmp_path / "shelf"
+    return tmp_path / "models"
 
 
 @pytest.fixture
 def put(tmp_path: Path, root: Path) -> Put:
-    """Publish a manifest with a file that stands for its graph."""
+    """Return a function that publishes a manifest with a file that stands for its graph."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "saved_model.pb").write_bytes(b"graph")
@@ -41,7 +41,7 @@ def runtime() -> Runtime:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Build:
-    """Save a SavedModel of one function of `image` as the signature `denoise`."""
+    """Return a function that saves a SavedModel with one function of `image` as the signature `denoise`."""
 
     def of(function: Callable[[Any], Any], **variables: Any) -> Path:
         import tensorflow as tf

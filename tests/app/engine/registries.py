@@ -16,12 +16,12 @@ from tests.engines import Identity, Loader
 Put = Callable[..., Path]
 
 
-def registry(*shelves: Path, **fakes: Model) -> Registry:
-    return Registry(shelves, Loader(fakes or {"photo": Identity(), "digits": Identity()}))
+def registry(*folders: Path, **fakes: Model) -> Registry:
+    return Registry(folders, Loader(fakes or {"photo": Identity(), "digits": Identity()}))
 
 
 def poll_twice(found: Registry) -> list[tuple[str, Any]]:
-    """Look twice, as what changed must be still for one look; return (event, model or task) of each line of the log."""
+    """Poll twice, as changed files must be the same at two polls; return (event, model or task) of each log line."""
     with capture_logs() as logs:
         found.poll()
         found.poll()
@@ -29,7 +29,7 @@ def poll_twice(found: Registry) -> list[tuple[str, Any]]:
 
 
 def rewrite_graph(folder: Path, data: bytes = b"graph") -> None:
-    """Write the graph again, with a time that differs for sure."""
+    """Write the graph again, with another modification time."""
     file = folder / "saved_model.pb"
     later = file.stat().st_mtime + 2 if file.exists() else 0
     file.write_bytes(data)

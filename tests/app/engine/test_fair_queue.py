@@ -12,7 +12,7 @@ SECONDS = 0.01
 
 
 def queue(*requests: InferenceRequest, limit: int = 1, call: float = 0.0) -> FairQueue[QueuedRequest]:
-    """Return a queue of a device that takes SECONDS a tile and `call` a batch."""
+    """Return a queue of a device that takes SECONDS per tile and `call` per batch."""
     latency = LatencyModel()
     for pixels in (16, 64, 256):
         for tiles in (1, 2, 4, 8):
@@ -28,7 +28,7 @@ def names(batch: list[QueuedRequest]) -> list[tuple[str, float]]:
 
 
 def leads(waiting: FairQueue[QueuedRequest], count: int) -> str:
-    """Return the clients of the next batches, a letter each."""
+    """Return the clients of the next batches, one letter each."""
     return "".join(waiting.take()[0].client for _ in range(count))
 
 
@@ -184,7 +184,7 @@ def test_removed_requests_are_never_chosen(entries: Entries, limit: int, dice: o
 @settings(deadline=None)
 @given(st.integers(1, 5), st.lists(st.integers(0, 5), min_size=50, max_size=50))
 def test_no_client_starves(others: int, wants: list[int]) -> None:
-    """Whoever always has a tile waiting gets its share, however much the others send."""
+    """A client that always has a tile waiting gets its share, however much the others send."""
     waiting = queue()
     order, had = 0, 0
     waiting.add(QueuedRequest(request(client="steady"), 1, order))

@@ -1,4 +1,4 @@
-"""SavedModels whose graphs use what they must not."""
+"""SavedModels with operations that are not allowed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.model_repository import manifest, picture, save
 pytestmark = pytest.mark.tf
 
 
-def test_lists_do_not_overlap_where_it_matters() -> None:
+def test_the_lists_of_operations_do_not_overlap() -> None:
     assert IMPLICIT_OPERATIONS <= ALLOWED_OPERATIONS
     assert not ALLOWED_OPERATIONS & SAVER_OPERATIONS
     assert not {name for name in ALLOWED_OPERATIONS if "File" in name or "PyFunc" in name or "Recv" in name}
 
 
 def evil(name: str) -> Callable[[Any], Any]:
-    """Return a function of `image` that uses something it must not."""
+    """Return a function of `image` that uses a forbidden operation."""
     import tensorflow as tf
 
     place = {"prefix": "/tmp/never", "tensor_names": ["x"], "shape_and_slices": [""]}
@@ -73,7 +73,7 @@ def test_operation_must_be_listed_in_the_manifest_too(runtime: Runtime, build: B
     assert runtime.problems(folder, manifest(operations=["Mul", "Relu"])) == []
 
 
-def test_function_beside_the_signatures_is_held_to_the_same(runtime: Runtime, tmp_path: Path) -> None:
+def test_functions_beside_the_signatures_are_checked_as_well(runtime: Runtime, tmp_path: Path) -> None:
     import tensorflow as tf
 
     module = tf.Module()
@@ -111,8 +111,8 @@ def test_tables_and_assets_are_refused(runtime: Runtime, tmp_path: Path, build: 
     assert "operation LookupTableFindV2 is not allowed in a signature" in problems
 
 
-def test_signature_led_to_the_saver_is_refused(runtime: Runtime, build: Build) -> None:
-    """A graph whose signature was re-wired by hand: what is let pass for saving is not let pass for serving."""
+def test_a_signature_that_reaches_the_saver_is_refused(runtime: Runtime, build: Build) -> None:
+    """A graph whose signature was rewired by hand: what is allowed for saving is not allowed for serving."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     import tensorflow as tf  # isort: skip

@@ -1,4 +1,4 @@
-"""The runtime with variants in 8 bit: used where they are faster, never at the price of an answer."""
+"""Signatures in 8 bit on LiteRT: used where they are faster; the SavedModel runs where they fail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Changed = Callable[..., tuple[Path, Manifest]]
 
 @pytest.fixture(scope="module")
 def content(tiny_repository: Path) -> bytes:
-    """The file of the tiny denoiser's variant for two sizes."""
+    """A LiteRT file of the tiny denoiser, for two sizes."""
     from training.export.eight_bit import convert
 
     return convert(tiny_repository / "denoise/photo/1", "denoise", SIZES, [])
@@ -42,7 +42,7 @@ def content(tiny_repository: Path) -> bytes:
 
 @pytest.fixture
 def root(tiny_repository: Path, content: bytes, tmp_path: Path) -> Changed:
-    """Return what makes a shelf of the tiny denoiser with a variant; `changes` are other fields of its entry."""
+    """Return a function that publishes the tiny denoiser with a quantized signature whose entry has `changes`."""
     from training.export.eight_bit import operators
 
     def of(written: bytes = content, **changes: Any) -> tuple[Path, Manifest]:
@@ -60,9 +60,9 @@ def root(tiny_repository: Path, content: bytes, tmp_path: Path) -> Changed:
             "faster": 2.0,
             "operators": operators(content),
         }
-        variant = QuantizedSignature(**(fields | changes))
+        quantized = QuantizedSignature(**(fields | changes))
         folder = repository.publish(
-            old.model_copy(update={"quantized": [variant]}), tmp_path / "made", tmp_path / "shelf"
+            old.model_copy(update={"quantized": [quantized]}), tmp_path / "made", tmp_path / "models"
         )
         return folder, repository.open_model(folder)
 
@@ -75,7 +75,7 @@ def inputs(*shape: int) -> Arrays:
 
 
 class Broken(QuantizedModel):
-    """A variant whose interpreter fails."""
+    """A quantized signature whose interpreter fails."""
 
     def run(self, inputs: Arrays) -> Arrays:
         raise RuntimeError("XNNPACK ran out of something")
@@ -91,9 +91,9 @@ def test_a_quantized_signature_gives_what_the_saved_model_gives(
     runtime: Runtime, tiny_repository: Path, root: Changed, shape: tuple[int, ...]
 ) -> None:
     folder, manifest = root()
-    variant = QuantizedModel(folder, manifest, manifest.quantized[0])
-    assert variant.accepts(inputs(*shape))
-    found = variant.run(inputs(*shape))
+    quantized = QuantizedModel(folder, manifest, manifest.quantized[0])
+    assert quantized.accepts(inputs(*shape))
+    found = quantized.run(inputs(*shape))
     expected = saved(runtime, tiny_repository).run("denoise", inputs(*shape))
     assert found.keys() == expected.keys() == {"image"}
     assert found["image"].dtype == np.float32
@@ -113,10 +113,10 @@ def test_the_saved_model_runs_for_all_other_sizes(
 
 def test_a_quantized_signature_in_use_is_run(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
     folder, manifest = root()
-    model, variant = saved(runtime, tiny_repository), QuantizedModel(folder, manifest, manifest.quantized[0])
-    model.use(variant)
+    model, quantized = saved(runtime, tiny_repository), QuantizedModel(folder, manifest, manifest.quantized[0])
+    model.use(quantized)
     given = inputs(1, 64, 64)
-    np.testing.assert_array_equal(model.run("denoise", given)["image"], variant.run(given)["image"])
+    np.testing.assert_array_equal(model.run("denoise", given)["image"], quantized.run(given)["image"])
 
 
 def test_the_saved_model_runs_when_the_quantized_signature_fails(
@@ -138,7 +138,7 @@ def test_a_loaded_model_runs_every_size(runtime: Runtime, root: Changed) -> None
         assert model.run("denoise", inputs(*shape))["image"].shape == (*shape, 3)
 
 
-# --- what a file may be ---
+# --- files that break the contract ---
 
 
 def test_no_allowed_operator_reaches_beyond_its_tensors() -> None:

@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
     source = tmp_path / "source"
     source.mkdir()
     (source / "saved_model.pb").write_bytes(b"graph")
-    root = tmp_path / "shelf"
+    root = tmp_path / "models"
     described = [
         manifest(default=True, batch_sizes=[1, 2]),
         manifest(name="photo", signatures=photo_signatures()),
@@ -62,7 +62,7 @@ class Gated(Loader):
 
 
 class Shapes:
-    """A model that keeps the shapes and the first value of what it got."""
+    """A model that records the shapes and the first value of its inputs."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, tuple[int, ...]], float]] = []
@@ -147,7 +147,12 @@ def test_warm_measures_batches_only_once(root: Path) -> None:
         model = Recording()
         engine = LocalEngine(Registry([root], Loader({"identity": Chain(model, Costly(tile=0.1))})))
         await engine.warm(engine.find("denoise"))
-        assert [batch for _, batch, _ in model.calls] == [1, 1, 2, 2]  # two cost twice as much as one: no more is tried
+        assert [batch for _, batch, _ in model.calls] == [
+            1,
+            1,
+            2,
+            2,
+        ]  # two take twice as long: no more is tried
         await engine.warm(engine.find("denoise"))
         assert [batch for _, batch, _ in model.calls] == [1, 1, 2, 2, 1]
         await engine.close(10)
@@ -166,11 +171,11 @@ def test_warm_measures_other_sizes_where_that_is_quick(root: Path) -> None:
     scenario(work)
 
 
-# --- a shelf that changes ---
+# --- a repository that changes ---
 
 
 async def refreshed(engine: LocalEngine) -> None:
-    """Look twice: what is new must be still for one look."""
+    """Refresh twice, as new files must be the same at two polls."""
     await engine.refresh()
     await engine.refresh()
 
@@ -237,7 +242,7 @@ def test_a_model_in_use_stays_and_an_idle_one_is_evicted(root: Path) -> None:
         others = [asyncio.create_task(engine.run(request(model=f"denoise/{name}@1"))) for name in ("photo", "digits")]
         while len(loader.loads) < 3:
             await asyncio.sleep(0.001)
-        assert loader.unloads == []  # all three are waited for
+        assert loader.unloads == []  # requests wait for all three
         slow.gate.set()
         await asyncio.gather(running, *others)
         await engine.refresh()
@@ -251,7 +256,7 @@ def test_a_model_in_use_stays_and_an_idle_one_is_evicted(root: Path) -> None:
 
 
 class Devices(Loader):
-    """Two devices; a model is told apart by the one it was loaded on."""
+    """Two devices, whose models differ by the device they were loaded on."""
 
     def __init__(self, **models: Model) -> None:
         super().__init__()
@@ -307,7 +312,7 @@ def test_a_removed_model_runs_where_it_is_loaded(root: Path) -> None:
         assert await asyncio.to_thread(slow.entered.wait, 30)
         shutil.rmtree(root / "denoise" / "identity")
         await engine.refresh()
-        tasks.append(asyncio.create_task(engine.run(request(1))))  # the other device is idle, but cannot load it now
+        tasks.append(asyncio.create_task(engine.run(request(1))))  # the other device is idle, but the files are gone
         await asyncio.sleep(0)
         slow.gate.set()
         await asyncio.gather(*tasks)
@@ -332,7 +337,7 @@ def test_warm_on_every_device(root: Path) -> None:
 
 
 class Paced:
-    """A model whose functions take the seconds that their name is given."""
+    """A model whose functions take the given seconds, by name."""
 
     def __init__(self, **seconds: float) -> None:
         self.seconds = seconds
@@ -358,9 +363,9 @@ def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half:
         )
         (tmp_path / "source").mkdir()
         described = manifest(signatures={"denoise": signature}, default=True)
-        repository.publish(described, tmp_path / "source", tmp_path / "shelf")
+        repository.publish(described, tmp_path / "source", tmp_path / "models")
         model = Paced(denoise=0.02, in_half=half)
-        engine = LocalEngine(Registry([tmp_path / "shelf"], Loader({"identity": model})))
+        engine = LocalEngine(Registry([tmp_path / "models"], Loader({"identity": model})))
         assert engine.find("denoise").signatures["denoise"].precision == "float32"
         await engine.warm(engine.find("denoise"))
         assert model.calls[:8] == ["denoise", "in_half"] * 4
@@ -378,7 +383,7 @@ def test_a_precision_is_chosen_again_for_another_model_with_the_same_version(tmp
         signature = Signature(
             inputs={"image": picture()}, outputs={"image": picture()}, precisions={"bfloat16": "in_half"}
         )
-        source, root, now = tmp_path / "source", tmp_path / "shelf", [0.0]
+        source, root, now = tmp_path / "source", tmp_path / "models", [0.0]
         source.mkdir()
         loader = Loader({"identity": Paced(denoise=0.02, in_half=0.001)})
         folder = repository.publish(manifest(signatures={"denoise": signature}, default=True), source, root)
@@ -388,7 +393,7 @@ def test_a_precision_is_chosen_again_for_another_model_with_the_same_version(tmp
         await engine.refresh()
         now[0] += UNLOAD_GRACE_S
         await engine.refresh()
-        repository.publish(manifest(default=True), source, root)  # without the variant
+        repository.publish(manifest(default=True), source, root)  # without the other precision
         await refreshed(engine)
         loader.fakes["identity"] = Paced(denoise=0.0)
         await engine.run(request())

@@ -21,7 +21,7 @@ from tests.engines import Identity, Loader, Slow
 
 @pytest.fixture
 def five(put: Put, root: Path) -> Callable[..., tuple[Registry, Loader]]:
-    """Return what makes a registry of denoise/m0 to m4, of 100 bytes each, with a budget, and its loader."""
+    """Return a function that makes a registry of denoise/m0 to m4, of 100 bytes each, with a budget, and its loader."""
     for number in range(5):
         put(name=f"m{number}")
 
@@ -167,7 +167,7 @@ def test_a_model_that_fails_in_use_is_unloaded_later_and_read_again_when_its_fil
     loader = Loader({"photo": Identity()})
     found = Registry([root], loader)
     model = found.load("denoise/photo@2")
-    with found.lease("denoise/photo@2"):  # somebody's tile is on the device
+    with found.lease("denoise/photo@2"):  # a tile of it is on the device
         found.mark_unavailable("denoise/photo@2", "it failed")
         found.poll()
         assert loader.unloads == []
@@ -209,7 +209,7 @@ def test_pinned_models_are_evicted_last_and_leased_ones_never(five: Five) -> Non
     found.pin("denoise/m0@1")
     with found.lease("denoise/m1@1"):
         use(found, 0, 1, 2)
-        assert in_memory(found) == ["m1", "m2"]  # m0 is kept, but m1 is needed
+        assert in_memory(found) == ["m1", "m2"]  # m0 is pinned, but m1 is leased
     use(found, 0, 3, 4)
     assert in_memory(found) == ["m0", "m4"]
 

@@ -85,10 +85,10 @@ def test_a_model_that_is_being_copied_is_read_when_its_files_stop_changing(put: 
     manifest_text = (complete / MANIFEST_NAME).read_text("utf-8")
     (complete / MANIFEST_NAME).unlink()
     for size in range(3):
-        rewrite_graph(complete, b"g" * size)  # it grows from look to look
+        rewrite_graph(complete, b"g" * size)  # it grows from poll to poll
         found.poll()
         assert [entry.id for entry in found.statuses()] == ["denoise/photo@1"]
-    assert ("model refused", "denoise/photo@2") in poll_twice(found)  # it was still for a while, and is not complete
+    assert ("model refused", "denoise/photo@2") in poll_twice(found)  # it stopped changing, and is not complete
     rewrite_graph(complete)
     (complete / MANIFEST_NAME).write_text(manifest_text, encoding="utf-8")
     assert poll_twice(found) == [("model added", "denoise/photo@2")]

@@ -21,7 +21,7 @@ CALL = 0.01
 
 
 class Clock:
-    """Time that moves when it is told to."""
+    """A clock that moves when `now` is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -43,14 +43,14 @@ def scenario(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def value(outputs: Arrays) -> float:
-    """Return what an image is filled with; it must be filled with one value."""
+    """Return the value that an image is filled with; it must be a single one."""
     assert outputs["image"].shape[0] == 1
     assert np.ptp(outputs["image"]) == 0
     return float(outputs["image"].flat[0])
 
 
 def batches_pay() -> LatencyModel:
-    """Return costs of a device that is no slower for eight tiles than for one: `Costly(call=CALL)`."""
+    """Return latencies of a device that is no slower for eight tiles than for one: `Costly(call=CALL)`."""
     latency = LatencyModel()
     for tiles in (1, 2, 4, 8):
         latency.record("denoise/identity@1", "denoise", 64, tiles, CALL)
@@ -62,7 +62,7 @@ def send(to: Scheduler, *requests: InferenceRequest, limit: int = 1) -> list[asy
 
 
 async def occupied(model: Slow, to: Scheduler) -> asyncio.Task[Arrays]:
-    """Return a ticket that is on the device, which stays there until the gate opens."""
+    """Return a request that runs on the device until the gate opens."""
     (first,) = send(to, request(0.0, client="first"))
     await asyncio.to_thread(model.entered.wait, 30)
     return first
@@ -136,7 +136,7 @@ def test_no_job_runs_beside_an_interactive_client_that_used_less() -> None:
         model, record = Slow(), Recording()
         to = scheduler(Chain(record, model), max_concurrent_batches=2)
         first, second = send(to, *(request(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
-        while len(record.calls) < 2:  # nobody else is there: both lanes are its
+        while len(record.calls) < 2:  # no other client waits: it has both threads
             await asyncio.sleep(0.01)
         person = send(to, request(2, client="person"))
         more = send(to, *(request(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
@@ -146,7 +146,7 @@ def test_no_job_runs_beside_an_interactive_client_that_used_less() -> None:
         model.gate.clear()
         person = send(to, request(2, client="person"))
         await asyncio.sleep(3 * INTERACTIVE_HOLD_S)
-        assert [values[0] for _, _, values in record.calls] == [1, 1, 2, 2], "no job while somebody waits"
+        assert [values[0] for _, _, values in record.calls] == [1, 1, 2, 2], "no job while an interactive request waits"
         model.gate.set()
         await asyncio.gather(*person, *more)
         await to.close(10)
@@ -238,10 +238,10 @@ def test_the_device_is_held_for_an_interactive_clients_next_tile_and_not_for_lon
             if tile == 0:
                 jobs = send(to, *(request(1, client="job", weight=BACKGROUND, size=64) for _ in range(3)))
             await asyncio.gather(*person)
-            await asyncio.sleep(INTERACTIVE_HOLD_S / 10)  # what puts a tile into the picture and cuts the next
+            await asyncio.sleep(INTERACTIVE_HOLD_S / 10)  # about what a task needs between two tiles
         assert [values[0] for _, _, values in model.calls].count(2) == 3
         before = [values[0] for _, _, values in model.calls]
-        assert before.count(1) <= 1  # it had nothing yet, and went once
+        assert before.count(1) <= 1  # it had used nothing yet, and ran once
         await asyncio.gather(*jobs)
         assert [values[0] for _, _, values in model.calls].count(1) == 3
 
@@ -388,7 +388,7 @@ def test_a_cancelled_request_leaves_the_queue() -> None:
 
 def test_batches_are_measured_until_larger_ones_do_not_pay() -> None:
     class Knee:
-        """A device that does four tiles in the time of one."""
+        """A device that runs four tiles in the time of one."""
 
         def run(self, signature: str, inputs: Arrays) -> Arrays:
             time.sleep(0.02 * -(-len(inputs["image"]) // 4))
@@ -429,7 +429,7 @@ def test_full_queue_refuses_with_an_estimate() -> None:
         assert caught.value.retry_after >= 1
         assert f"{caught.value.retry_after:g} seconds" in caught.value.detail
         assert engine.counters.rejections == {"overloaded": 1}
-        here += send(engine, request(5, request_id="request 1"))  # it is half-way through: not refused
+        here += send(engine, request(5, request_id="request 1"))  # it has begun: not refused
         model.gate.set()
         await asyncio.gather(first, *here)
         assert value(await engine.submit(request(6), 1)) == 6
@@ -523,7 +523,7 @@ def test_close_fails_requests_that_do_not_finish_in_time() -> None:
         assert [type(one) for one in results] == [ShuttingDown, ShuttingDown]
         assert engine.depth == 0
         model.gate.set()
-        await engine.close(30)  # the device's thread comes back to a closed scheduler and does no harm
+        await engine.close(30)  # the device's thread returns to a closed scheduler
         assert not engine.busy
 
     scenario(work)

@@ -1,4 +1,4 @@
-"""The runtime with real SavedModels, good and evil."""
+"""The runtime with real SavedModels, valid and broken."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ def test_device_is_named(runtime: Runtime) -> None:
     assert runtime.devices
 
 
-# --- a shelf that changes ---
+# --- a repository that changes ---
 
 
 def test_a_repository_changes_under_load(runtime: Runtime, tiny_repository: Path, tmp_path: Path) -> None:
-    """Versions come, break and go while tickets run: a second blur is darker, a third has lost its variables."""
+    """Versions are added, broken and removed while requests run: version 2 is darker, version 3 has no variables."""
     import tensorflow as tf
 
-    root = tmp_path / "shelf"
+    root = tmp_path / "models"
     shutil.copytree(tiny_repository / "denoise" / "blur", root / "denoise" / "blur")
 
     def darker(version: int, listed: str = "Mul") -> Path:
@@ -172,7 +172,7 @@ def resident() -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc")
 def test_unloading_frees_the_memory(runtime: Runtime) -> None:
-    """Two published models in the room of one: each load unloads the other, thirty times."""
+    """Two published models in the memory of one: each load unloads the other, thirty times."""
     registry = Registry([PUBLISHED], runtime, budget=1)
     sizes = []
     for turn in range(60):
@@ -184,7 +184,7 @@ def test_unloading_frees_the_memory(runtime: Runtime) -> None:
             registry.load(f"denoise/{name}").run("denoise", inputs)
         assert sum(entry.state == "loaded" for entry in registry.statuses()) == 1
         sizes.append(resident())
-    assert sizes[-1] - sizes[19] < 20, sizes  # one of the twenty denoisers left behind would be as much
+    assert sizes[-1] - sizes[19] < 20, sizes  # a single denoiser that was not freed would be as much
 
 
 def test_size_in_memory_is_estimated_from_the_files(runtime: Runtime, tiny_repository: Path) -> None:
@@ -207,9 +207,9 @@ from app.engine.protocol import RequestContext, InferenceRequest
 from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
 
-async def main(shelf):
+async def main(root):
     runtime = Runtime()
-    engine = LocalEngine(Registry([shelf], runtime))
+    engine = LocalEngine(Registry([root], runtime))
     assert list(engine.schedulers) == runtime.devices == ["CPU:0", "CPU:1"]
     images = [np.full((1, 32, 32, 3), i / 16, np.float32) for i in range(16)]
     context = RequestContext("one")
@@ -267,8 +267,8 @@ def in_two_precisions(root: Path) -> Manifest:
 
 
 def test_another_precision_must_keep_the_contract_of_its_signature(runtime: Runtime, tmp_path: Path) -> None:
-    described = in_two_precisions(tmp_path / "shelf")
-    folder = tmp_path / "shelf" / "denoise" / "blur" / "1"
+    described = in_two_precisions(tmp_path / "models")
+    folder = tmp_path / "models" / "denoise" / "blur" / "1"
     assert runtime.problems(folder, described) == []
     other = described.signatures["denoise"].model_copy(update={"precisions": {"bfloat16": "half"}})
     assert runtime.problems(folder, described.model_copy(update={"signatures": {"denoise": other}})) == [
@@ -278,26 +278,26 @@ def test_another_precision_must_keep_the_contract_of_its_signature(runtime: Runt
 
 
 def test_both_precisions_are_measured_and_the_faster_runs(runtime: Runtime, tmp_path: Path) -> None:
-    described = in_two_precisions(tmp_path / "shelf")
+    described = in_two_precisions(tmp_path / "models")
 
     async def work() -> None:
-        engine = LocalEngine(Registry([tmp_path / "shelf"], runtime))
+        engine = LocalEngine(Registry([tmp_path / "models"], runtime))
         with capture_logs() as logs:
             await engine.warm(described)
-        told = next(line for line in logs if line["event"] == "precision chosen")
-        assert told["seconds"].keys() == {"denoise", "denoise_bfloat16"}
-        precision = {"denoise": "float32", "denoise_bfloat16": "bfloat16"}[told["function"]]
+        chosen = next(line for line in logs if line["event"] == "precision chosen")
+        assert chosen["seconds"].keys() == {"denoise", "denoise_bfloat16"}
+        precision = {"denoise": "float32", "denoise_bfloat16": "bfloat16"}[chosen["function"]]
         assert engine.find("denoise").signatures["denoise"].precision == precision
         model = engine.registry.load("denoise/blur@1")
         image = noise(1, 32, 32, 3)
         one = await engine.run(
             InferenceRequest("denoise/blur@1", "denoise", {"image": image}, RequestContext("one"), 1024)
         )
-        np.testing.assert_array_equal(one["image"], model.run(told["function"], {"image": image})["image"])
+        np.testing.assert_array_equal(one["image"], model.run(chosen["function"], {"image": image})["image"])
         apart = np.abs(
             model.run("denoise_bfloat16", {"image": image})["image"] - model.run("denoise", {"image": image})["image"]
         )
-        assert 1e-5 < apart.max() < 1e-2  # they are two
+        assert 1e-5 < apart.max() < 1e-2  # the functions differ
         await engine.close(30)
 
     asyncio.run(work())
@@ -419,7 +419,7 @@ def test_too_many_open_files_do_not_make_a_model_unavailable(
         with pytest.raises(Overloaded):
             found.load(described.id)
         monkeypatch.setattr(runtime, "problems", lambda *_: [])
-        with pytest.raises(Overloaded):  # TensorFlow is the first to find out
+        with pytest.raises(Overloaded):  # TensorFlow finds out first
             runtime.load(folder, described)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

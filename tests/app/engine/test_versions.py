@@ -160,13 +160,13 @@ def test_another_default_is_promoted_when_it_is_ready(put: Put, root: Path) -> N
     put(default=True)
     found = registry(root)
     found.load("denoise/photo@1")
-    repository.publish(manifest("denoise", "digits"), put(name="other"), root, default=True)  # takes the mark off photo
+    repository.publish(manifest("denoise", "digits"), put(name="other"), root, default=True)  # photo is unmarked
     poll_twice(found)
     assert found.find("denoise").name == "photo"
     assert [one.name for one in found.pending_promotions()] == ["digits"]
     found.mark_ready("denoise/digits@1")
     assert found.find("denoise").name == "digits"
-    assert found.loaded("denoise/photo@1") is not None  # the mark is no reason to load it again
+    assert found.loaded("denoise/photo@1") is not None  # a change of the mark does not reload it
 
 
 def test_a_removed_version_serves_until_its_successor_is_ready(put: Put, root: Path) -> None:

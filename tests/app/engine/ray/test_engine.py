@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[4]
 
 
 def test_replicas_are_deployed_with_all_their_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"folders": [tmp_path], "preload": ("defaults",), "max_batch": 8, "budget": 1000}
+    arguments = {"folders": [tmp_path], "preload": ("defaults",), "max_batch": 8, "budget": 1000}
     ray, serve = MagicMock(), MagicMock()
     there = Mock(deployments={DEPLOYMENT: Mock(replica_states={"RUNNING": 1})})
     serve.status.side_effect = itertools.chain(
@@ -33,15 +33,15 @@ def test_replicas_are_deployed_with_all_their_arguments(tmp_path: Path, monkeypa
     engine = RayEngine([tmp_path], Cluster(), preload=["defaults"], max_batch=8, budget=1000)
     asyncio.run(engine.close(1))
     bound = serve.deployment.return_value.bind.call_args
-    assert bound.kwargs == told
+    assert bound.kwargs == arguments
     Replica(**bound.kwargs, loader=Loader())
 
 
 def test_without_the_package_ray_the_start_fails_with_one_line() -> None:
     program = "import sys; sys.modules['ray'] = None; from app.main import main; sys.exit(main())"
-    told = {**os.environ, "RESTORE_ENGINE": "ray"}
+    environment = {**os.environ, "RESTORE_ENGINE": "ray"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=told, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

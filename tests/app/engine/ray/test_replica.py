@@ -24,8 +24,8 @@ def root(tmp_path: Path) -> Path:
     source.mkdir()
     (source / "saved_model.pb").write_bytes(b"graph")
     for one in (manifest(default=True, batch_sizes=[1, 2]), manifest(name="other")):
-        repository.publish(one, source, tmp_path / "shelf")
-    return tmp_path / "shelf"
+        repository.publish(one, source, tmp_path / "models")
+    return tmp_path / "models"
 
 
 def wire_request(value: float = 0.5, *, left: float = 60.0, model: str = "denoise/identity@1") -> WireRequest:
@@ -40,7 +40,7 @@ def test_a_request_arrives_as_it_was_sent_with_its_deadline_on_the_replicas_cloc
     assert received.context.due == 5010.0
     assert (received.model, received.signature, received.pixels) == (sent.model, sent.signature, sent.pixels)
     assert (received.context.client, received.context.weight) == ("key 1", 1.0)
-    assert received.context.request_id == "front/abc#7", "two fronts may give the same id"
+    assert received.context.request_id == "front/abc#7", "two senders may use the same id"
     np.testing.assert_array_equal(received.inputs["image"], sent.inputs["image"])
 
 
@@ -135,10 +135,10 @@ def test_models_that_are_not_preloaded_are_evicted_first(root: Path) -> None:
         replica = Replica([root], ("denoise/other",), 64, loader, budget=200)
         await replica.run(wire_request(model="denoise/other@1"))
         assert replica._measuring
-        await replica._measuring  # it holds the models that it measures
+        await replica._measuring  # it leases the models that it measures
         for model in ("identity", "another"):
             await replica.run(wire_request(model=f"denoise/{model}@1"))
-        assert loader.unloads == [loader.fakes["identity"]], "there is room for two, and one was to be kept"
+        assert loader.unloads == [loader.fakes["identity"]], "there is memory for two, and one is pinned"
 
     asyncio.run(work())
 

@@ -17,16 +17,16 @@ class Candidate:
 
 
 class Bare:
-    """The end of the line for what Serve's router is told as well."""
+    """Stands for Ray Serve's own router, and records its notifications."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.notifications: list[str] = []
 
     def on_send_request(self, replica_id: str) -> None:
-        self.heard.append(f"sent to {replica_id}")
+        self.notifications.append(f"sent to {replica_id}")
 
     def on_request_completed(self, replica_id: str, internal_request_id: str) -> None:
-        self.heard.append(f"{internal_request_id} back from {replica_id}")
+        self.notifications.append(f"{internal_request_id} back from {replica_id}")
 
 
 class Router(LeastOutstandingRouter, Bare):
@@ -61,7 +61,7 @@ class Pending:
 
 
 def chosen(router: Router, futures: Sequence[asyncio.Future[str]], *names: str) -> Awaitable[list[str]]:
-    """Choose for each of these tickets, before any is sent."""
+    """Choose a replica for each of these requests, before any is sent."""
 
     async def each(future: asyncio.Future[str]) -> str:
         candidates = [Candidate(name) for name in names]
@@ -76,7 +76,7 @@ def test_requests_that_are_not_sent_yet_count_as_outstanding() -> None:
         router.on_send_request("a")
         found = await chosen(router, futures, "a", "b")
         assert Counter(found) == {"a": 3, "b": 4}
-        for future, name in zip(futures, found, strict=True):  # as Serve does it
+        for future, name in zip(futures, found, strict=True):  # as Ray Serve does
             future.set_result(name)
             router.on_send_request(name)
         await asyncio.sleep(0)
@@ -89,7 +89,7 @@ def test_requests_that_are_not_sent_yet_count_as_outstanding() -> None:
 def test_a_choice_counts_once_and_not_after_its_request_was_cancelled() -> None:
     async def work() -> None:
         router, (first, second) = Router(), [asyncio.Future[str]() for _ in range(2)]
-        for _ in range(5):  # no candidate would take it: Serve asks again
+        for _ in range(5):  # no candidate accepted it: Ray Serve asks again
             await chosen(router, [first], "a", "b")
         assert sum(Counter(router._chosen.values()).values()) == 1
         first.cancel()
@@ -123,4 +123,4 @@ def test_ray_serves_own_router_is_notified_as_well() -> None:
     router = Router()
     router.on_send_request("a")
     router.on_request_completed("a", "one")
-    assert router.heard == ["sent to a", "one back from a"]
+    assert router.notifications == ["sent to a", "one back from a"]
