@@ -81,25 +81,25 @@ class FairQueue(Generic[W]):
             for queue in queues.values():
                 yield from queue
 
-    def __contains__(self, waiting: W) -> bool:
-        return waiting in self._queues.get(waiting.client, {}).get(waiting.key, ())
+    def __contains__(self, queued: W) -> bool:
+        return queued in self._queues.get(queued.client, {}).get(queued.key, ())
 
-    def add(self, waiting: W) -> None:
+    def add(self, queued: W) -> None:
         """Add a request."""
-        client = waiting.client
+        client = queued.client
         if client not in self._queues:
             self._served[client] = max(self._served.get(client, 0.0), self._virtual)
-        heapq.heappush(self._queues.setdefault(client, {}).setdefault(waiting.key, []), waiting)
+        heapq.heappush(self._queues.setdefault(client, {}).setdefault(queued.key, []), queued)
         self._count += 1
-        self.pixels += waiting.request.pixels
+        self.pixels += queued.request.pixels
 
-    def remove(self, waiting: W) -> None:
+    def remove(self, queued: W) -> None:
         """Remove a request, if it waits."""
-        if waiting in self:
-            queue = self._queues[waiting.client][waiting.key]
-            queue.remove(waiting)
+        if queued in self:
+            queue = self._queues[queued.client][queued.key]
+            queue.remove(queued)
             heapq.heapify(queue)
-            self._count_removed(waiting)
+            self._count_removed(queued)
 
     def clear(self) -> None:
         """Forget all requests and virtual times."""
@@ -178,12 +178,12 @@ class FairQueue(Generic[W]):
             if cap.tiles >= batch[0].limit:
                 del self._caps[batch[0].key]
 
-    def seconds(self, waiting: QueuedRequest) -> float:
+    def seconds(self, queued: QueuedRequest) -> float:
         """Return the estimated seconds of one request by itself."""
-        return self._seconds(waiting, 1)
+        return self._seconds(queued, 1)
 
-    def _seconds(self, waiting: QueuedRequest, tiles: int) -> float:
-        request = waiting.request
+    def _seconds(self, queued: QueuedRequest, tiles: int) -> float:
+        request = queued.request
         return self._latency.seconds(request.model, request.signature, request.pixels, tiles)
 
     def _size(self, next_request: QueuedRequest, waiting: int) -> int:
@@ -192,15 +192,15 @@ class FairQueue(Generic[W]):
         request = next_request.request
         return self._latency.best_batch_size(request.model, request.signature, request.pixels, waiting, limit)
 
-    def _count_removed(self, waiting: W) -> None:
-        queues = self._queues[waiting.client]
-        if not queues[waiting.key]:
-            del queues[waiting.key]
+    def _count_removed(self, queued: W) -> None:
+        queues = self._queues[queued.client]
+        if not queues[queued.key]:
+            del queues[queued.key]
             if not queues:
-                del self._queues[waiting.client]
+                del self._queues[queued.client]
         self._count -= 1
-        self.pixels -= waiting.request.pixels
+        self.pixels -= queued.request.pixels
 
 
-def _is_job(waiting: QueuedRequest) -> bool:
-    return waiting.request.context.background
+def _is_job(queued: QueuedRequest) -> bool:
+    return queued.request.context.background

@@ -27,8 +27,8 @@ class ModelCache:
     """Models in memory, at most about `budget` bytes of them on each device (0: any number).
 
     To load a further one, unused models are unloaded, the least recently used first. Where all are in use it
-    is loaded all the same. `retired` has the versions, by id, that were removed while they were in use. `lock` guards
-    leases, `retired` and the models in memory, and is never held during a load.
+    is loaded all the same. `retired` has the versions, by id, that were removed while they were in use. `lock`
+    guards leases, `retired` and the models in memory, and is never held during a load.
     """
 
     def __init__(
@@ -140,10 +140,10 @@ class ModelCache:
             return 0
         evicted = []
         with self._lock:
-            there = [version for version in self._resident if device in version.loaded]
-            excess = sum(version.memory_bytes for version in there) + self._loading_bytes[device] - self._budget
+            resident = [version for version in self._resident if device in version.loaded]
+            excess = sum(version.memory_bytes for version in resident) + self._loading_bytes[device] - self._budget
             # A removed version could not be loaded again: `unload_expired` unloads it.
-            idle = [version for version in there if not version.leases and not version.removed]
+            idle = [version for version in resident if not version.leases and not version.removed]
             for version in sorted(idle, key=lambda one: (one.pinned, one.last_used)):
                 if excess > 0:
                     evicted.append((version, device, version.loaded.pop(device)))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import pickle
 from collections import Counter
 from pathlib import Path
 from unittest.mock import Mock
@@ -12,7 +11,7 @@ import pytest
 
 from app.engine.ray.replica import Replica
 from app.engine.ray.wire import WireRequest
-from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, UnknownModel
+from app.errors import DeadlineExceeded, ModelUnavailable, ServiceError, UnknownModel
 from models import repository
 from tests.engines import Chain, Costly, Failing, Identity, Loader, Recording, Slow, request
 from tests.model_repository import manifest
@@ -30,31 +29,6 @@ def root(tmp_path: Path) -> Path:
 
 def wire_request(value: float = 0.5, *, left: float = 60.0, model: str = "denoise/identity@1") -> WireRequest:
     return WireRequest.of(request(value, deadline=100.0 + left, model=model), "front", now=100.0)
-
-
-def test_a_request_arrives_as_it_was_sent_with_its_deadline_on_the_replicas_clock() -> None:
-    sent = request(0.25, client="key 1", request_id="abc#7", deadline=130.0, due=110.0, weight=1.0)
-    there = pickle.loads(pickle.dumps(WireRequest.of(sent, "front", now=100.0)))
-    received = there.request(now=5000.0)
-    assert received.context.deadline == 5030.0
-    assert received.context.due == 5010.0
-    assert (received.model, received.signature, received.pixels) == (sent.model, sent.signature, sent.pixels)
-    assert (received.context.client, received.context.weight) == ("key 1", 1.0)
-    assert received.context.request_id == "front/abc#7", "two senders may use the same id"
-    np.testing.assert_array_equal(received.inputs["image"], sent.inputs["image"])
-
-
-def test_errors_keep_their_fields_when_pickled() -> None:
-    refusal = Overloaded("The device has too little memory.", field="image", value=3, limit=2, retry_after=1.5)
-    there = pickle.loads(pickle.dumps(refusal))
-    assert type(there) is Overloaded
-    assert (there.detail, there.field, there.value, there.limit, there.retry_after) == (
-        "The device has too little memory.",
-        "image",
-        3,
-        2,
-        1.5,
-    )
 
 
 def test_a_result_has_the_outputs_the_device_seconds_and_what_was_counted_since_the_last_one(root: Path) -> None:
