@@ -18,9 +18,10 @@ import uvicorn
 
 from app import settings as configuration
 from app.api.server import Server, ignore_signals
+from app.engine.loader import Model
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays
-from app.engine.registry import Model, Registry
+from app.engine.registry import Registry
 from app.main import create_app
 from app.settings import Settings
 from models.manifest import Manifest

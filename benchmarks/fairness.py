@@ -157,7 +157,7 @@ def simulate(policy: Policy, arrivals: Iterator[Request], until: float) -> Outco
         device_seconds = seconds_of(size)
         now += device_seconds
         if isinstance(policy, FairQueue):
-            policy.settle(batch, device_seconds)
+            policy.charge(batch, device_seconds)
         take_in()  # what came while the device was busy
         counted = now > WARM_UP
         if counted:

@@ -19,12 +19,13 @@ from unittest import mock
 
 import numpy as np
 
-from app.engine import ray as engine_of_many
+from app.engine.loader import Model
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays, InferenceRequest, ModelServer, RequestContext
 from app.engine.ray import Cluster, RayEngine
-from app.engine.registry import Model, Registry
-from app.engine.replica import Replica
+from app.engine.ray import cluster as ray_cluster
+from app.engine.ray.replica import Replica
+from app.engine.registry import Registry
 from benchmarks import results
 from benchmarks.costed import SimulatedLoader
 from models.manifest import Manifest
@@ -118,8 +119,8 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=4)
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     wish = arguments.parse_args()
-    router = SERVES_OWN if wish.router == "serve" else engine_of_many.ROUTER
-    with mock.patch.object(engine_of_many, "ROUTER", router):
+    router = SERVES_OWN if wish.router == "serve" else ray_cluster.ROUTER
+    with mock.patch.object(ray_cluster, "ROUTER", router):
         engine = RayEngine([SHELF], Cluster(replicas=2), max_batch=1, replica=EchoReplica)
         while engine.worker_count < 2:
             time.sleep(0.1)

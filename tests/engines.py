@@ -1,4 +1,4 @@
-"""Models and engines for tests, told apart by what they do. None of them needs TensorFlow."""
+"""Fake models and engines for tests, named after what they do. None of them needs TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engine.loader import Model
 from app.engine.protocol import INTERACTIVE, Arrays, InferenceRequest, RequestContext
-from app.engine.registry import Model
 from app.errors import ModelUnavailable, UnknownModel
 from models.manifest import Manifest
 
@@ -89,7 +89,7 @@ class Chain:
 
 
 class Painter:
-    """A model whose style is a mean colour: it gives the picture's mean that of the style; presets are red and green.
+    """A model whose style is a mean color: it gives the picture's mean that of the style; presets are red and green.
 
     As `optimize`, it goes a hundredth of the way in each step.
     """
@@ -144,9 +144,9 @@ Function = Callable[[InferenceRequest], Arrays]
 
 
 class FunctionEngine:
-    """An engine of given models whose every ticket is answered by `function`, on the event loop.
+    """An engine of given models that runs `function` for every request, on the event loop.
 
-    `most` is how many tickets were here at once; nothing is answered before there were `together`.
+    `most` is how many requests were running at once; none returns before there were `together`.
     """
 
     def __init__(self, function: Function, *manifests: Manifest) -> None:
@@ -205,7 +205,7 @@ def request(
     size: int = 8,
     weight: float = INTERACTIVE,
 ) -> InferenceRequest:
-    """Return a ticket whose picture is filled with `value`, of a request of its own unless told."""
+    """Return a request whose picture is filled with `value`; by default each has a `request_id` of its own."""
     image: NDArray[np.float32] = np.full((1, size, size, 3), value, np.float32)
     context = RequestContext(request_id or f"{client} {value}", client, deadline, due, weight=weight)
     return InferenceRequest(model, signature, {"image": image}, context, size * size)

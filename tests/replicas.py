@@ -1,4 +1,4 @@
-"""Replicas for tests, told apart by what they do. They run in processes of their own, on the nodes of a cluster."""
+"""Replicas for tests. They run in processes of their own, on the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.engine.protocol import Arrays
-from app.engine.replica import Replica, WireRequest, WireResult
+from app.engine.ray.replica import Replica
+from app.engine.ray.wire import WireRequest, WireResult
 from app.engine.tensorflow_runtime import LoadedModel, Runtime
 from models.manifest import Manifest
 
@@ -19,7 +20,7 @@ PAUSE_S = 0.3
 
 @dataclass(frozen=True)
 class Account:
-    """A replica's own account: its process, its folder, and how many tickets of each request it holds unanswered."""
+    """A replica's report: its process, its node, and how many tiles of each request it has not answered."""
 
     pid: int
     node: str
@@ -48,18 +49,18 @@ class _SlowRuntime(Runtime):
 
 
 class Watched(Replica):
-    """A replica of the real models that takes its time over each ticket and tells what it holds."""
+    """A replica of the real models that is slow and reports what it holds."""
 
     def __init__(self, folders: Sequence[Path], preload: Sequence[str], max_batch: int, budget: int) -> None:
         super().__init__(folders, preload, max_batch, _SlowRuntime(), budget=budget)
         self._held: Counter[str] = Counter()
 
     async def run(self, wire_request: WireRequest) -> WireResult:
-        self._held[wire_request.request] += 1
+        self._held[wire_request.request_id] += 1
         try:
             return await super().run(wire_request)
         finally:
-            self._held[wire_request.request] -= 1
+            self._held[wire_request.request_id] -= 1
 
     async def account(self) -> Account:
         import ray

@@ -62,6 +62,9 @@ class ReadinessProbe:
         async with self._lock:
             served = {status.id.partition("/")[0] for status in self._engine.statuses()}
             tasks = [task for task in self._tasks if task in served]
+            if not self._engine.worker_count:
+                self._probed_at.clear()  # a result from before does not hold when the workers are back
+                return dict.fromkeys(tasks, ProbeResult(False, "no worker"))
             stale = [task for task in tasks if self._clock() - self._probed_at.get(task, -float("inf")) > FRESH_S]
             results = await asyncio.gather(*(self._probe(task) for task in stale))
             fresh = {task: self._results[task] for task in tasks if task not in stale}

@@ -1,9 +1,9 @@
-"""Whose turn it is. Knows no thread, no event loop and no clock: tickets in, batches out.
+"""Chooses the next batch. Knows no thread, no event loop and no clock: requests in, batches out.
 
 Between clients the device's time is shared by start-time fair queueing (Goyal, Vin & Cheng, 1996), in measured seconds
-over the caller's weight: of all clients that wait, the one that had least goes next, and one that comes or returns
-starts level with the rest. Inside a client what is due first goes first. A batch never waits to fill: it takes what
-is there, in the size that costs least a tile.
+over the client's weight: of all clients that wait, the one with the lowest virtual time goes next, and one that comes
+or returns starts level with the others. Of one client's requests the one that is due first goes first. A batch never
+waits to fill: it takes the requests that wait, in the size that takes least time per tile.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Generic, TypeVar
 from app.engine.latency_model import LatencyModel
 from app.engine.protocol import InferenceRequest
 
-GROWS_AFTER = 50
-"""Batches of the largest size allowed that must go well before twice as many tiles are tried again."""
+GROW_AFTER = 50
+"""Successful batches of the largest size allowed after which twice as many tiles are tried again."""
 
 Key = tuple[object, ...]
 
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """A ticket in the queue. Tickets of equal `key` may share a batch of up to `limit`; `order` is that of arrival."""
+    """A request in the queue. Those of equal `key` may share a batch of up to `limit`; `order` is that of arrival."""
 
     request: InferenceRequest
     limit: int
@@ -42,7 +42,7 @@ class QueuedRequest:
 
     @property
     def rank(self) -> tuple[float, int]:
-        """The turn inside a client."""
+        """The order among the requests of one client, lowest first."""
         context = self.request.context
         return min(context.due, context.deadline), self.order
 
@@ -52,17 +52,17 @@ class QueuedRequest:
 
 @dataclass(slots=True)
 class _BatchCap:
-    """How many tiles a batch of one key may have, since one failed."""
+    """How many tiles a batch of one key may have since one failed, and how many batches of that size went well."""
 
     tiles: int
-    good: int = 0
+    successes: int = 0
 
 
 W = TypeVar("W", bound=QueuedRequest)
 
 
 class FairQueue(Generic[W]):
-    """Tickets that wait, and what each client had of the device."""
+    """Requests that wait, and the virtual time of each client: the device seconds it used, over its weight."""
 
     def __init__(self, latency: LatencyModel) -> None:
         self._latency = latency
@@ -81,50 +81,52 @@ class FairQueue(Generic[W]):
             for queue in queues.values():
                 yield from queue
 
-    def __contains__(self, waiting: W) -> bool:
-        return waiting in self._queues.get(waiting.client, {}).get(waiting.key, ())
+    def __contains__(self, queued: W) -> bool:
+        return queued in self._queues.get(queued.client, {}).get(queued.key, ())
 
-    def add(self, waiting: W) -> None:
-        """Let a ticket wait."""
-        client = waiting.client
+    def add(self, queued: W) -> None:
+        """Add a request."""
+        client = queued.client
         if client not in self._queues:
             self._served[client] = max(self._served.get(client, 0.0), self._virtual)
-        heapq.heappush(self._queues.setdefault(client, {}).setdefault(waiting.key, []), waiting)
+        heapq.heappush(self._queues.setdefault(client, {}).setdefault(queued.key, []), queued)
         self._count += 1
-        self.pixels += waiting.request.pixels
+        self.pixels += queued.request.pixels
 
-    def remove(self, waiting: W) -> None:
-        """Take a ticket off the queue, if it is there."""
-        if waiting in self:
-            queue = self._queues[waiting.client][waiting.key]
-            queue.remove(waiting)
+    def remove(self, queued: W) -> None:
+        """Remove a request, if it waits."""
+        if queued in self:
+            queue = self._queues[queued.client][queued.key]
+            queue.remove(queued)
             heapq.heapify(queue)
-            self._left(waiting)
+            self._count_removed(queued)
 
     def clear(self) -> None:
-        """Forget all that wait and what anybody had."""
+        """Forget all requests and virtual times."""
         self._queues.clear()
         self._served.clear()
         self._virtual = 0.0
         self._count = self.pixels = 0
 
-    def had(self, client: str) -> float:
-        """Return the client's virtual time: what it had, in seconds over its weight."""
+    def virtual_time(self, client: str) -> float:
+        """Return the device seconds that a client used, over its weight."""
         return self._served.get(client, 0.0)
 
     def next_request(self, *, jobs: bool = True) -> W | None:
-        """Return the ticket whose turn it is, one of somebody who waits where not `jobs`."""
+        """Return the request whose turn it is; without `jobs`, the interactive one."""
         heads = [
-            (self.had(client), min(queue[0] for queue in queues.values())) for client, queues in self._queues.items()
+            (self.virtual_time(client), min(queue[0] for queue in queues.values()))
+            for client, queues in self._queues.items()
         ]
         return min((head for head in heads if jobs or not _is_job(head[1])), default=(0.0, None))[1]
 
     def take(self, *, jobs: bool = True) -> list[W]:
-        """Return the next batch, the lead's tickets and others' of its key by turns, and charge it to its clients."""
+        """Return the next batch and charge it to its clients: the next request and others of its key, from their
+        clients in turn."""
         next_request = self.next_request(jobs=jobs)
         if next_request is None:
             return []
-        self._virtual = self.had(next_request.client)
+        self._virtual = self.virtual_time(next_request.client)
         queues = {
             client: queues[next_request.key] for client, queues in self._queues.items() if next_request.key in queues
         }
@@ -134,25 +136,25 @@ class FairQueue(Generic[W]):
         size = self._size(next_request, waiting)
         count = min(size, waiting)
         cost = self._seconds(next_request, size) / count
-        heads = [(self.had(client), queue[0]) for client, queue in queues.items()]
+        heads = [(self.virtual_time(client), queue[0]) for client, queue in queues.items()]
         heapq.heapify(heads)
         batch: list[W] = []
         while len(batch) < count:
             _, one = heapq.heappop(heads)
             queue = queues[one.client]
             batch.append(heapq.heappop(queue))
-            self._left(one)
+            self._count_removed(one)
             one.charged = cost
-            self._served[one.client] = self.had(one.client) + cost / one.request.context.weight
+            self._served[one.client] = self.virtual_time(one.client) + cost / one.request.context.weight
             if queue:
-                heapq.heappush(heads, (self.had(one.client), queue[0]))
+                heapq.heappush(heads, (self.virtual_time(one.client), queue[0]))
         self._served = {
             client: time for client, time in self._served.items() if client in self._queues or time > self._virtual
         }
         return batch
 
-    def settle(self, batch: Sequence[QueuedRequest], seconds: float) -> None:
-        """Charge what a batch took in place of what was expected."""
+    def charge(self, batch: Sequence[QueuedRequest], seconds: float) -> None:
+        """Charge the `seconds` that a batch took, in place of the estimate."""
         for one in batch:
             if one.client in self._served:
                 self._served[one.client] += (seconds / len(batch) - one.charged) / one.request.context.weight
@@ -161,27 +163,27 @@ class FairQueue(Generic[W]):
         """Return how many tiles the device is given for `batch`: copies fill it up to a size that repeats."""
         return max(len(batch), self._size(batch[0], len(batch)))
 
-    def failed(self, batch: Sequence[QueuedRequest]) -> None:
-        """Take in that a batch of several failed: half as many go together from now on."""
+    def record_failure(self, batch: Sequence[QueuedRequest]) -> None:
+        """Halve the batch size after a batch of several failed."""
         self._caps[batch[0].key] = _BatchCap(max(1, len(batch) // 2))
 
-    def succeeded(self, batch: Sequence[QueuedRequest]) -> None:
-        """Take in that a batch went well."""
+    def record_success(self, batch: Sequence[QueuedRequest]) -> None:
+        """Count a batch that went well: GROW_AFTER of them double the batch size again."""
         cap = self._caps.get(batch[0].key)
         if cap is None or len(batch) < cap.tiles:
             return
-        cap.good += 1
-        if cap.good >= GROWS_AFTER:
-            cap.tiles, cap.good = cap.tiles * 2, 0
+        cap.successes += 1
+        if cap.successes >= GROW_AFTER:
+            cap.tiles, cap.successes = cap.tiles * 2, 0
             if cap.tiles >= batch[0].limit:
                 del self._caps[batch[0].key]
 
-    def seconds(self, waiting: QueuedRequest) -> float:
-        """Return what one ticket takes by itself, as far as is known."""
-        return self._seconds(waiting, 1)
+    def seconds(self, queued: QueuedRequest) -> float:
+        """Return the estimated seconds of one request by itself."""
+        return self._seconds(queued, 1)
 
-    def _seconds(self, waiting: QueuedRequest, tiles: int) -> float:
-        request = waiting.request
+    def _seconds(self, queued: QueuedRequest, tiles: int) -> float:
+        request = queued.request
         return self._latency.seconds(request.model, request.signature, request.pixels, tiles)
 
     def _size(self, next_request: QueuedRequest, waiting: int) -> int:
@@ -190,15 +192,15 @@ class FairQueue(Generic[W]):
         request = next_request.request
         return self._latency.best_batch_size(request.model, request.signature, request.pixels, waiting, limit)
 
-    def _left(self, waiting: W) -> None:
-        queues = self._queues[waiting.client]
-        if not queues[waiting.key]:
-            del queues[waiting.key]
+    def _count_removed(self, queued: W) -> None:
+        queues = self._queues[queued.client]
+        if not queues[queued.key]:
+            del queues[queued.key]
             if not queues:
-                del self._queues[waiting.client]
+                del self._queues[queued.client]
         self._count -= 1
-        self.pixels -= waiting.request.pixels
+        self.pixels -= queued.request.pixels
 
 
-def _is_job(waiting: QueuedRequest) -> bool:
-    return waiting.request.context.background
+def _is_job(queued: QueuedRequest) -> bool:
+    return queued.request.context.background

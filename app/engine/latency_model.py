@@ -1,4 +1,4 @@
-"""What calls of the device take, as measured: the one table that batch sizes, shares, estimates and admission read."""
+"""Measured times of model calls: batch sizes, shares, estimates and admission are all computed from them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import structlog
 log = structlog.get_logger(__name__)
 
 MOST_S = 0.5
-"""A batch of several takes no longer than this, so that whoever comes next waits no longer."""
+"""A batch of several tiles may take no longer than this, because the next request waits for it."""
 GAIN = 0.05
-"""A larger batch must save so much of a tile's cost: less is noise."""
+"""A larger batch must save this share of the time per tile: less is noise."""
 SMOOTHING = 0.2
 """Weight of the newest call in an average."""
 MOST_POINTS = 200
-"""Sizes that are remembered of one signature; a call of another one takes the place of the oldest."""
+"""Sizes that are remembered per signature; a further one replaces the oldest."""
 UNKNOWN = 1e-6
-"""Seconds a pixel of a model that was never called, where no other was either."""
+"""Seconds per pixel before any model was called."""
 
 
 @dataclass(slots=True)
@@ -30,8 +30,8 @@ class _Average:
     seconds: float
     calls: int = 1
 
-    def take_in(self, seconds: float) -> None:
-        """The second call replaces the first, which also prepares the device for its size."""
+    def update(self, seconds: float) -> None:
+        """Add a call. The second replaces the first, which also prepares the device for its size."""
         self.seconds += max(SMOOTHING, 1 / self.calls) * (seconds - self.seconds)
         self.calls += 1
 
@@ -49,11 +49,11 @@ class LatencyModel:
         self._lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
 
     def record(self, model: str, signature: str, pixels: int, tiles: int, seconds: float) -> None:
-        """Take in that a batch of `tiles` of `pixels` each took `seconds`."""
+        """Add the time of a batch: `tiles` of `pixels` each took `seconds`."""
         sizes = self._measured.setdefault((model, signature), {})
         size = (pixels, tiles)
         if size in sizes:
-            sizes[size].take_in(seconds)
+            sizes[size].update(seconds)
         else:
             sizes[size] = _Average(seconds)
         if len(sizes) > MOST_POINTS:
@@ -73,10 +73,10 @@ class LatencyModel:
         return _read_off(self._line(model, signature), pixels * tiles) if exact is None else exact.seconds
 
     def best_batch_size(self, model: str, signature: str, pixels: int, waiting: int, limit: int) -> int:
-        """Return the batch size that costs least a tile where so many wait: a power of two, at most `limit`.
+        """Return the batch size with the least time per tile when so many wait: a power of two, at most `limit`.
 
-        It may be more than wait: the device is then given copies to fill it, so that sizes repeat. Of sizes that cost
-        about the same the smallest is returned.
+        It may be more than `waiting`: copies then fill the batch, so that few different sizes are used. Of sizes that
+        take about the same time the smallest is returned.
         """
         alone = self.seconds(model, signature, pixels)
         best, least = 1, alone
@@ -105,16 +105,17 @@ class LatencyModel:
         ]
 
     def save(self, path: Path) -> None:
-        """Write the table to `path`, whole or not at all. A disk that takes nothing is logged: all is measured anew."""
-        beside = path.with_name(f"{path.name}.new")
+        """Write the table to `path`, whole or not at all. A disk error is logged, and
+        the times are measured again at the next start."""
+        temporary = path.with_name(f"{path.name}.new")
         try:
-            beside.write_text(json.dumps({"device": self.device, "rows": self.rows()}), encoding="utf-8")
-            beside.replace(path)
+            temporary.write_text(json.dumps({"device": self.device, "rows": self.rows()}), encoding="utf-8")
+            temporary.replace(path)
         except OSError as error:
-            log.warning("costs not saved", error=error.strerror)
+            log.warning("latencies not saved", error=error.strerror)
 
     def load(self, path: Path) -> None:
-        """Read what `save` wrote on the same device; what is no such file is left alone."""
+        """Read what `save` wrote on the same device; any other file is ignored."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["device"] != self.device:
@@ -125,10 +126,10 @@ class LatencyModel:
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError):
-            log.warning("costs not read: they are measured anew")
+            log.warning("latencies not read: they are measured again")
 
     def _rate(self) -> float:
-        """Return the seconds a pixel, on average over all that was measured."""
+        """Return the seconds per pixel, on average over all that was measured."""
         rows = self.rows()
         return sum(row[-1] for row in rows) / sum(row[2] * row[3] for row in rows) if rows else UNKNOWN
 

@@ -22,7 +22,7 @@ from models.manifest import Geometry, Manifest, Tensor
 log = structlog.get_logger(__name__)
 
 MARGIN = 1.1
-"""How many times as fast as a signature a variant of another precision must be to be used in its place."""
+"""How many times as fast as the float32 function one of another precision must be to be used in its place."""
 
 _TURNS = 4
 
@@ -30,10 +30,10 @@ _TURNS = 4
 class LocalEngine:
     """Implements `protocol.ModelServer` with models in this process.
 
-    `max_batch` caps what manifests allow. Each device does `lanes` batches at once.
+    `max_batch` caps the batch sizes of manifests. Each device runs `max_concurrent_batches` at once.
 
-    A ticket goes to the device with the least work ahead, so that the tiles of a picture spread; a model is loaded on a
-    device when its first ticket comes there.
+    A request goes to the device with the least work ahead, so that the tiles of a picture spread; a model is loaded on
+    a device when its first request comes there.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class LocalEngine:
         self._max_batch = max_batch
         self._limits: dict[str, int] = {}
         self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._loading_requests: Counter[str] = Counter()  # tickets that wait for a model to be loaded, by device
-        self._functions: dict[str, dict[str, str]] = {}  # {model: {signature: the function that runs for it}}
-        self._chosen_for: dict[str, Manifest] = {}  # the model as it was when that was found out
+        self._loading_requests: Counter[str] = Counter()  # requests that wait for a model to be loaded, by device
+        self._functions: dict[str, dict[str, str]] = {}  # {model: {signature: function that computes it}}
+        self._chosen_for: dict[str, Manifest] = {}  # the manifest for which that was measured
         self._choosing = asyncio.Lock()
 
     @property
@@ -84,7 +84,7 @@ class LocalEngine:
         return sum((scheduler.counters for scheduler in self.schedulers.values()), Counters())
 
     def statuses(self) -> list[ModelStatus]:
-        """Return what is on the shelf, by task, name and version."""
+        """Return all versions of all models, by task, name and version."""
         return self.registry.statuses()
 
     def defaults(self) -> list[Manifest]:
@@ -112,14 +112,14 @@ class LocalEngine:
         return manifest.model_copy(update={"signatures": signatures})
 
     async def run(self, request: InferenceRequest) -> Arrays:
-        """Return the outputs of `ticket`, loading its model if it is not in memory."""
+        """Return the outputs of `request`, loading its model if it is not in memory."""
         return await self._run(request, self._least_busy(self.registry.places(request.model)))
 
     async def warm(self, manifest: Manifest, *, keep: bool = False, every_size: bool = False) -> None:
         """Load a model on every device and run each signature at its first tile size, or at every one, so that
         requests find it ready.
 
-        What batches take is measured then, also at other sizes where that is quick. What is to be kept is unloaded
+        Batch latencies are measured as well, also at other sizes where that is quick. With `keep` the model is unloaded
         last. Raises what `run` raises.
         """
         if keep:
@@ -132,17 +132,17 @@ class LocalEngine:
             if every_size or is_quick or request.pixels == first[0] * first[1]:
                 await self._measure(request, device)
         self.registry.mark_ready(manifest.id)
-        log.info("model warm", model=manifest.id, seconds=round(context.device_seconds.get("model", 0.0), 2))
+        log.info("model warm", model=manifest.id, seconds=round(context.usage.device_seconds, 2))
 
     async def _measure(self, request: InferenceRequest, device: str) -> None:
-        """Run `ticket`, and find out which batches of it pay if that is not known from an earlier start."""
+        """Run `request`, and measure its batches if they were not measured at an earlier start."""
         await self._run(request, device)
         limit = self._limits[request.model]
         if limit > 1 and not self.latency.knows(request.model, request.signature, request.pixels, 2):
             await self.schedulers[device].measure(request, limit)
 
     async def refresh(self) -> None:
-        """Look at the shelves. What is new there takes its place once it is warm; what cannot be warmed never does."""
+        """Poll the model repository. New versions are promoted once they are warm; what cannot be warmed never is."""
         await asyncio.to_thread(self.registry.poll)
         for manifest in self.registry.pending_promotions():
             try:
@@ -156,11 +156,12 @@ class LocalEngine:
                 self.registry.mark_unavailable(manifest.id, type(error).__name__)
 
     async def close(self, limit: float) -> None:
-        """End gracefully: what is here gets `limit` seconds, then ShuttingDown."""
+        """End gracefully: admitted requests get `limit` seconds, then ShuttingDown."""
         await asyncio.gather(*(scheduler.close(limit) for scheduler in self.schedulers.values()))
 
     def _least_busy(self, devices: Iterable[str]) -> str:
-        """Return the device with the least work ahead, of equal ones the one that fewest tickets are to come to."""
+        """Return the device with the least work ahead, of equal ones the one that fewest
+        requests wait to load a model on."""
         first, *others = devices
         if not others:  # the usual case: what waits need not be counted
             return first
@@ -177,57 +178,57 @@ class LocalEngine:
             return await self.schedulers[device].submit(request, self._limits.get(request.model, 1))
 
     async def _load(self, model: str, device: str) -> None:
-        # One load however many wait, and it goes on when those who wait go away.
+        # One load for all requests that wait for it; it goes on when they are cancelled.
         key = model, device
         task = self._loads.get(key)
         if task is None:
-            task = self._loads[key] = asyncio.create_task(self._bring(model, device))
-            task.add_done_callback(lambda done: self._brought(key, done))
+            task = self._loads[key] = asyncio.create_task(self._load_and_choose(model, device))
+            task.add_done_callback(lambda done: self._end_load(key, done))
         await asyncio.shield(task)
 
-    async def _bring(self, model: str, device: str) -> None:
+    async def _load_and_choose(self, model: str, device: str) -> None:
         await asyncio.to_thread(self.registry.load, model, device)
         task, _, name = model.partition("/")
         manifest = self.registry.find(task, name)
         async with self._choosing:
-            before = self._chosen_for.get(model, manifest)
-            if (before.files, before.signatures) != (manifest.files, manifest.signatures):
-                self._functions.pop(model, None)  # another model has taken its number
+            measured = self._chosen_for.get(model, manifest)
+            if (measured.files, measured.signatures) != (manifest.files, manifest.signatures):
+                self._functions.pop(model, None)  # another model with the same version number
             if model not in self._functions and any(one.precisions for one in manifest.signatures.values()):
-                self._functions[model] = await self._fastest(manifest, device)
+                self._functions[model] = await self._choose_functions(manifest, device)
                 self._chosen_for[model] = manifest
 
-    def _brought(self, key: tuple[str, str], done: asyncio.Task[None]) -> None:
+    def _end_load(self, key: tuple[str, str], done: asyncio.Task[None]) -> None:
         del self._loads[key]
         if not done.cancelled():
-            done.exception()  # seen, even where everybody who waited has gone
+            done.exception()  # retrieved, also when no request waits any more
 
-    async def _fastest(self, manifest: Manifest, device: str) -> dict[str, str]:
-        """Return {signature: the function to run for it}, by timing each with its variants, in turns, on a whole tile.
+    async def _choose_functions(self, manifest: Manifest, device: str) -> dict[str, str]:
+        """Return {signature: function to run for it}: precisions are timed, in turn, on a whole tile.
 
-        One choice a model, wherever it runs: the tiles of a picture are all of one precision.
+        One choice per model on all devices: the tiles of a picture are all of one precision.
         """
         size = warm_sizes(manifest.geometry)[-1]
         chosen = {}
         for name, signature in manifest.signatures.items():
             seconds = {function: [math.inf] for function in (name, *signature.precisions.values())}
             for turn, function in itertools.product(range(_TURNS), seconds if signature.precisions else ()):
-                taken = await self._seconds(manifest, function, size, device)
+                taken = await self._measure_function(manifest, function, size, device)
                 seconds[function] += [taken] if turn else []  # the first call of a shape prepares it
             chosen[name] = clearly_fastest(name, seconds)
             if signature.precisions:
-                told = {function: round(min(times), 4) for function, times in seconds.items()}
-                log.info("precision chosen", model=manifest.id, signature=name, function=chosen[name], seconds=told)
+                best = {function: round(min(times), 4) for function, times in seconds.items()}
+                log.info("precision chosen", model=manifest.id, signature=name, function=chosen[name], seconds=best)
         return chosen
 
-    async def _seconds(self, manifest: Manifest, function: str, size: tuple[int, int], device: str) -> float:
-        """Return the seconds that a call of `function` takes; infinity where the device cannot do it."""
+    async def _measure_function(self, manifest: Manifest, function: str, size: tuple[int, int], device: str) -> float:
+        """Return the seconds that a call of `function` takes; infinity where the device cannot run it."""
         context = RequestContext(request_id=f"measure {manifest.id}", client="warm-up", probe=True)
         try:
-            await self.schedulers[device].submit(_grey_request(manifest, function, size, context), 1)
+            await self.schedulers[device].submit(_gray_request(manifest, function, size, context), 1)
         except ModelUnavailable:
             return math.inf
-        return context.device_seconds["model"]
+        return context.usage.device_seconds
 
     def _execute(self, device: str, model: str, signature: str, inputs: Arrays) -> Arrays:
         function = self._functions.get(model, {}).get(signature, signature)
@@ -244,10 +245,10 @@ def clearly_fastest(usual: str, seconds: Mapping[str, Sequence[float]]) -> str:
 def warmup_requests(
     manifest: Manifest, context: RequestContext, *, every_size: bool = False
 ) -> Iterator[InferenceRequest]:
-    """Yield a ticket for each signature at the model's first tile size, or at every one."""
+    """Yield a request for each signature at the model's first tile size, or at every one."""
     sizes = warm_sizes(manifest.geometry)
     for name, size in itertools.product(manifest.signatures, sizes if every_size else sizes[:1]):
-        yield _grey_request(manifest, name, size, context)
+        yield _gray_request(manifest, name, size, context)
 
 
 def warm_sizes(geometry: Geometry) -> list[tuple[int, int]]:
@@ -261,15 +262,15 @@ def warm_sizes(geometry: Geometry) -> list[tuple[int, int]]:
     return list(geometry.canonical_sizes if geometry.kind == "canonical" else geometry.valid_sizes)
 
 
-def _grey_request(
+def _gray_request(
     manifest: Manifest, function: str, size: tuple[int, int], context: RequestContext
 ) -> InferenceRequest:
-    inputs = {key: _grey(tensor, size) for key, tensor in manifest.functions[function].inputs.items()}
+    inputs = {key: _gray(tensor, size) for key, tensor in manifest.functions[function].inputs.items()}
     return InferenceRequest(manifest.id, function, inputs, context, pixels=size[0] * size[1])
 
 
-def _grey(tensor: Tensor, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Return a batch of one for `tensor`: mid-grey, or the middle of its range."""
+def _gray(tensor: Tensor, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Return a batch of one for `tensor`: mid-gray, or the middle of its range."""
     low, high = tensor.range or (0.0, 1.0)
     free = iter(size)
     rest = [(next(free, 1) if tensor.per == "tile" else 1) if n == -1 else n for n in tensor.shape[1:]]

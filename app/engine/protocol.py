@@ -1,4 +1,4 @@
-"""What the tasks see of the engine, models to ask for by name and tickets to run, and what the service sees of it."""
+"""The interface of the engine: `Engine` is what tasks use of it, `ModelServer` what the service uses as well."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Arrays = dict[str, NDArray[np.float32]]
 
 
 INTERACTIVE, BACKGROUND = 4.0, 1.0
-"""Weights of a caller who waits for the answer, and of a job: shares of the device where both want it."""
+"""Weights of a request whose client waits for the response, and of a job: their shares of the device."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a caller's work is, in steps of the task's own: tiles, holes, calls of a model."""
+    """How many steps of a request are done. A step is a tile, a hole or a call of a model, as its task defines."""
 
     done: int = 0
     all: int = 0
 
     def expect(self, steps: int) -> None:
-        """Say that so many steps more are to be done."""
+        """Add `steps` to those to be done."""
         self.all += steps
 
     def step(self) -> None:
@@ -37,14 +37,20 @@ class Progress:
         self.done += 1
 
 
+@dataclass(slots=True)
+class Usage:
+    """What a request has used: its share of the device's time, in seconds."""
+
+    device_seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """For whom work is done. `deadline` is on the clock of `time.monotonic`, in seconds; of one client's requests the
-    one that is `due` first has the device first, the earliest deadline where nothing is due.
+    """Who asks, and until when. `deadline` and `due` are on the clock of `time.monotonic`, in seconds; of one client's
+    requests the one that is `due` first has the device first, the earliest deadline where nothing is due.
 
-    The engine adds to `spent` what the caller's tickets used, in seconds: `model`, their share of the device's time.
-    A `probe` asks whether the device works, and is not refused because others wait. Tasks count their steps in
-    `progress`.
+    The engine adds to `usage`, and tasks count their steps in `progress`; copies by `dataclasses.replace` share both.
+    A `probe` asks whether the device works, and is not refused when the queue is full.
     """
 
     request_id: str
@@ -53,18 +59,18 @@ class RequestContext:
     due: float = float("inf")
     probe: bool = False
     weight: float = INTERACTIVE
-    device_seconds: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    usage: Usage = field(default_factory=Usage, compare=False, repr=False)
     progress: Progress = field(default_factory=Progress, compare=False, repr=False)
 
     @property
     def background(self) -> bool:
-        """Whether nobody waits for the answer: it is a job's."""
+        """Whether no client waits for the response: it is a job's."""
         return self.weight < INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """One tile's worth of work: the unit that the scheduler orders, batches, counts and cancels.
+    """One tile to run through a model: the unit that the scheduler orders, batches, counts and cancels.
 
     `inputs` are float32 arrays with a batch axis of 1, as the signature's manifest entry names them.
     """
@@ -78,7 +84,7 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One version on the shelf. `manifest` is None where it cannot be read; `reason` says why it is unavailable;
+    """One version of a model. `manifest` is None where it cannot be read; `reason` says why it is unavailable;
     `latest` is the version that the name alone means."""
 
     id: str
@@ -91,10 +97,10 @@ class ModelStatus:
 
 @dataclass(slots=True)
 class Counters:
-    """What happened since the start, for metrics. They only grow, and those of two devices add up.
+    """What happened since the start, for metrics. Counters only grow, and those of two devices add up.
 
-    `busy_seconds` are those in which a device worked, `pixels` were done, `retries` are tickets that were sent to
-    another replica because theirs died.
+    `busy_seconds` are those in which a device worked, `pixels` were done, `retries` are requests that were sent
+    to another replica because theirs died.
     """
 
     requests: int = 0
@@ -117,7 +123,7 @@ class Counters:
 
 
 class Engine(Protocol):
-    """Runs tickets. Safe to call from the event loop; never blocks it. `accelerated` where the device is no CPU."""
+    """Runs models. Safe to call from the event loop; never blocks it. `accelerated` where the device is no CPU."""
 
     accelerated: bool
 
@@ -128,9 +134,9 @@ class Engine(Protocol):
         """
 
     async def run(self, request: InferenceRequest) -> Arrays:
-        """Return the outputs of `ticket` by name, float32, batch axis of 1.
+        """Return the outputs of `request` by name, float32, batch axis of 1.
 
-        Cancelling the awaiting task takes a waiting ticket off the queue. Raises DeadlineExceeded, Overloaded,
+        Cancelling the awaiting task takes a waiting request off the queue. Raises DeadlineExceeded, Overloaded,
         ModelUnavailable, ShuttingDown.
         """
 
@@ -140,7 +146,7 @@ class DeviceStats(Protocol):
 
     @property
     def depth(self) -> int:
-        """Tickets that wait."""
+        """Requests that wait."""
 
     @property
     def megapixels(self) -> float:
@@ -152,7 +158,7 @@ class DeviceStats(Protocol):
 
 
 class ModelServer(Engine, Protocol):
-    """What the service needs of an engine beside what tasks need. `costs` is what was measured."""
+    """What the service needs of an engine beyond what tasks need. `latency` has the measured times."""
 
     latency: LatencyModel
 
@@ -173,7 +179,7 @@ class ModelServer(Engine, Protocol):
         """What happened on all devices since the start, as far as it is known here."""
 
     def statuses(self) -> list[ModelStatus]:
-        """Return what is on the shelf, by task, name and version."""
+        """Return all versions of all models, by task, name and version."""
 
     def defaults(self) -> list[Manifest]:
         """Return the default model of each task that has one that can be served."""
@@ -182,13 +188,14 @@ class ModelServer(Engine, Protocol):
         """Return `manifest` with the precision that each signature is computed with here."""
 
     async def refresh(self) -> None:
-        """Take in what changed on the shelves."""
+        """Load what changed in the model repository."""
 
     async def warm(self, manifest: Manifest, *, keep: bool = False) -> None:
-        """Load a model and run each signature once, so that requests find it ready; `keep` it before others.
+        """Load a model and run each signature once, so that requests find it ready; with `keep` it is unloaded
+        last.
 
         Raises what `run` raises.
         """
 
     async def close(self, limit: float) -> None:
-        """End gracefully: what is here gets `limit` seconds, then ShuttingDown."""
+        """End gracefully: admitted requests get `limit` seconds, then ShuttingDown."""

@@ -1,10 +1,10 @@
-"""One device and a thread for each batch that it does at once; everything else is on the event loop.
+"""Runs batches on one device, each on a thread; everything else is on the event loop.
 
-Whose turn it is says `policy.FairQueue`; this is the machinery around it. The device is never idle while somebody
-waits. It is kept free of jobs while it does a batch of somebody who waits and for a moment after: the next tiles of the
-same picture are on their way, and would find it busy.
+`fair_queue.FairQueue` chooses the next batch; this module runs it. The device is never idle while an interactive
+request waits. While it runs an interactive batch, and for INTERACTIVE_HOLD_S after, it starts no job of a client that
+has had more of it: the next tiles of the same picture are on their way, and would find it busy.
 
-A second of a device that does several batches at once is divided among them (start-time fair queueing with depth: Jin,
+A second of a device that runs several batches at once is divided among them (start-time fair queueing with depth: Jin,
 Chase & Kaur, 2004), so that what they took adds up to the time that it was busy.
 """
 
@@ -14,7 +14,6 @@ import asyncio
 import itertools
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from functools import partial
 import numpy as np
 import structlog
 
+from app.engine.admission_queue import AdmissionQueue, shutting_down, too_late
 from app.engine.fair_queue import FairQueue, QueuedRequest
 from app.engine.latency_model import LatencyModel
 from app.engine.protocol import Arrays, Counters, InferenceRequest
-from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
+from app.errors import ModelUnavailable, Overloaded, ServiceError
 
 log = structlog.get_logger(__name__)
 
@@ -34,21 +34,21 @@ Execute = Callable[[str, str, Arrays], Arrays]  # (model id, signature, batch) -
 Outcome = Arrays | ServiceError
 
 INTERACTIVE_HOLD_S = 0.02
-"""Seconds that the device waits for the next tiles of a picture before it takes a job's."""
+"""Seconds for which the device waits for the next tiles of a picture before it starts a job's."""
 
 
 @dataclass(slots=True, eq=False)
 class _PendingRequest(QueuedRequest):
-    """A ticket that somebody awaits."""
+    """A queued request and the future of its outputs."""
 
     future: asyncio.Future[Arrays]
     timer: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
-    """What became of a batch that was given to the device as `size` tiles: an outcome a ticket, in order, and for what
-    it had to be split."""
+class _BatchResult:
+    """The outcome of each request of a batch, in order. The device was given `size` tiles and took `seconds`; `splits`
+    are the errors for which the batch was split."""
 
     outcomes: list[Outcome]
     size: int
@@ -57,38 +57,36 @@ class _Done:
 
 
 class DeviceClock:
-    """Tells seconds of a device that several threads share: each second counts for them all together once."""
+    """Measures the seconds of a device that several threads share: each second is divided among those that use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sharing = 0
-        self._then = 0.0
-        self._each = 0.0
+        self._users = 0
+        self._changed_at = 0.0
+        self._seconds_per_user = 0.0
 
     def enter(self) -> float:
-        """Begin to share the device; return what `leave` needs to be told."""
-        return self._turn(+1)
+        """Begin to use the device; return the value to pass to `leave`."""
+        return self._change_users(+1)
 
     def leave(self, entered: float) -> float:
-        """Share it no longer; return the seconds of it that were had."""
-        return self._turn(-1) - entered
+        """Stop using the device; return this user's share of its seconds."""
+        return self._change_users(-1) - entered
 
-    def _turn(self, change: int) -> float:
+    def _change_users(self, change: int) -> float:
         with self._lock:
             now = time.perf_counter()
-            if self._sharing:
-                self._each += (now - self._then) / self._sharing
-            self._then, self._sharing = now, self._sharing + change
-            return self._each
+            if self._users:
+                self._seconds_per_user += (now - self._changed_at) / self._users
+            self._changed_at, self._users = now, self._users + change
+            return self._seconds_per_user
 
 
 class Scheduler:
-    """Runs tickets on one device through `execute`, which is called on `lanes` threads of the scheduler's own.
+    """Runs requests on one device through `execute`, which is called on `max_concurrent_batches` threads of its own.
 
-    At most `max_megapixels` wait; what would be more is Overloaded, except for a probe, for a job (few run at once) and
-    for a request that has tickets here or had some done: it is not refused half-way (its task bounds how many it sends
-    at once).
-    Call everything but `execute` on one event loop.
+    `AdmissionQueue` says which requests are refused when more than `max_megapixels` wait. Call everything but `execute`
+    on one event loop.
     """
 
     def __init__(
@@ -102,25 +100,23 @@ class Scheduler:
     ) -> None:
         self._execute = execute
         self.latency = LatencyModel() if latency is None else latency
-        self._max_pixels = max_megapixels * 1e6
+        self._admission = AdmissionQueue(max_megapixels, clock=clock)
         self._clock = clock
         self._max_concurrent_batches = max_concurrent_batches
         self._device = ThreadPoolExecutor(max_concurrent_batches, thread_name_prefix="device")
-        self._clock_of_device = DeviceClock()
+        self._device_clock = DeviceClock()
         self._queue: FairQueue[_PendingRequest] = FairQueue(self.latency)
         self._running: list[list[_PendingRequest]] = []
-        self._tiles_by_request: Counter[str] = Counter()
         self._order = 0
-        self._kept: asyncio.TimerHandle | None = None
-        self._kept_at = 0.0
-        self._closing = False
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._hold_virtual_time = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.counters = Counters()
+        self.counters = Counters(rejections=self._admission.rejections)
 
     @property
     def depth(self) -> int:
-        """Tickets that wait."""
+        """Requests that wait."""
         return len(self._queue)
 
     @property
@@ -135,182 +131,164 @@ class Scheduler:
 
     def seconds_ahead(self) -> float:
         """Return the estimated seconds of work that wait or run."""
-        return sum(self._queue.seconds(waiting) for waiting in self._all())
+        return sum(self._queue.seconds(pending) for pending in self._all_requests())
 
     async def submit(self, request: InferenceRequest, limit: int) -> Arrays:
-        """Return the ticket's outputs; it may share a batch of at most `limit`. Cancelling takes it off the queue.
+        """Return the outputs of `request`, which may share a batch of at most `limit`. Cancelling takes it off the
+        queue.
 
         Raises Overloaded, DeadlineExceeded, ShuttingDown, and whatever ServiceError the model itself raises.
         """
-        self._admit(request)
+        self._admission.enter(request, waiting_pixels=self._queue.pixels, seconds_ahead=self.seconds_ahead)
         loop = asyncio.get_running_loop()
         self._order += 1
-        waiting = _PendingRequest(request, limit, self._order, loop.create_future())
+        pending = _PendingRequest(request, limit, self._order, loop.create_future())
         remaining = request.context.deadline - self._clock()
         if remaining < float("inf"):
-            waiting.timer = loop.call_later(remaining, self._expire, waiting)
-        self._queue.add(waiting)
-        self._tiles_by_request[request.context.request_id] += 1
+            pending.timer = loop.call_later(remaining, self._expire, pending)
+        self._queue.add(pending)
         self._idle.clear()
-        self._pump()
+        self._start_batches()
         try:
-            return await waiting.future
+            return await pending.future
         finally:
-            self._leave(waiting)
+            self._remove(pending)
 
     async def measure(self, request: InferenceRequest, limit: int) -> None:
-        """Time batches of 1, 2, 4 … copies of `ticket`, up to `limit` and for as long as larger ones may pay.
+        """Time batches of 1, 2, 4 … copies of `request`, up to `limit` and for as long as larger ones may pay.
 
         Raises whatever ServiceError the model raises for one.
         """
         tiles, paid = 1, True
         while paid and tiles <= limit:
             for _ in range(min(tiles, 2)):  # the first call of a size also prepares the device for it
-                done = await asyncio.get_running_loop().run_in_executor(
-                    self._device, self._timed, [request] * tiles, tiles
+                result = await asyncio.get_running_loop().run_in_executor(
+                    self._device, self._run_timed, [request] * tiles, tiles
                 )
-                if isinstance(done.outcomes[0], ServiceError):
-                    raise done.outcomes[0]
-                if done.splits:
+                if isinstance(result.outcomes[0], ServiceError):
+                    raise result.outcomes[0]
+                if result.splits:
                     return
-                self._note(request, done)
+                self._record_latency(request, result)
             paid = self.latency.larger_batch_pays(request.model, request.signature, request.pixels, tiles)
             tiles *= 2
 
     async def close(self, limit: float) -> None:
-        """Refuse new tickets, give those here `limit` seconds to be done, then end the rest with ShuttingDown."""
-        self._closing = True
+        """Refuse new requests, give those admitted `limit` seconds, then end the rest with ShuttingDown."""
+        self._admission.closing = True
         try:
             async with asyncio.timeout(limit):
                 await self._idle.wait()
         except TimeoutError:
-            for waiting in self._all():
-                _fail(waiting, ShuttingDown("The service is shutting down."))
+            for pending in self._all_requests():
+                _fail(pending, shutting_down())
             self._queue.clear()
         self._device.shutdown(wait=False, cancel_futures=True)
 
-    def _all(self) -> list[_PendingRequest]:
+    def _all_requests(self) -> list[_PendingRequest]:
         return [*self._queue, *itertools.chain.from_iterable(self._running)]
 
-    def _admit(self, request: InferenceRequest) -> None:
-        if self._closing:
-            raise self._rejected("shutting-down", ShuttingDown("The service is shutting down."))
-        if request.context.deadline <= self._clock():
-            raise self._rejected("deadline-exceeded", _too_late())
-        context, pixels = request.context, self._queue.pixels
-        if self._tiles_by_request[context.request_id] or context.device_seconds or context.probe or context.background:
-            return
-        if pixels and pixels + request.pixels > self._max_pixels:
-            wait = round(max(1.0, self.seconds_ahead()), 1)
-            text = f"The queue is full. Try again in {wait:g} seconds."
-            raise self._rejected("overloaded", Overloaded(text, retry_after=wait))
+    def _remove(self, pending: _PendingRequest) -> None:
+        """Remove a request, whether done, failed or cancelled."""
+        if pending.timer:
+            pending.timer.cancel()
+        self._queue.remove(pending)
+        self._admission.leave(pending.request)
+        self._reset_if_idle()
 
-    def _rejected(self, reason: str, error: ServiceError) -> ServiceError:
-        self.counters.rejections[reason] += 1
-        return error
-
-    def _leave(self, waiting: _PendingRequest) -> None:
-        """Forget a ticket, whether done, failed or cancelled."""
-        if waiting.timer:
-            waiting.timer.cancel()
-        self._queue.remove(waiting)
-        request_id = waiting.request.context.request_id
-        self._tiles_by_request[request_id] -= 1
-        if not self._tiles_by_request[request_id]:
-            del self._tiles_by_request[request_id]
-        self._rest()
-
-    def _rest(self) -> None:
+    def _reset_if_idle(self) -> None:
         if not self._queue and not self._running:
             self._queue.clear()
             self._idle.set()
 
-    def _expire(self, waiting: _PendingRequest) -> None:
-        if not waiting.future.done():
-            self._rejected("deadline-exceeded", _fail(waiting, _too_late()))
-        self._queue.remove(waiting)
+    def _expire(self, pending: _PendingRequest) -> None:
+        if not pending.future.done():
+            self._admission.reject("deadline-exceeded", _fail(pending, too_late()))
+        self._queue.remove(pending)
 
-    def _pump(self) -> None:
-        """Give the device its next batches, where it has a lane free."""
+    def _start_batches(self) -> None:
+        """Give the device its next batches, as many as it may run at once."""
         if len(self._running) == self._max_concurrent_batches:
             return
         now = self._clock()
-        for waiting in [waiting for waiting in self._queue if waiting.request.context.deadline <= now]:
-            self._expire(waiting)
+        for pending in [pending for pending in self._queue if pending.request.context.deadline <= now]:
+            self._expire(pending)
         while len(self._running) < self._max_concurrent_batches and (
-            batch := self._queue.take(jobs=not self._is_kept())
+            batch := self._queue.take(jobs=not self._must_jobs_wait())
         ):
             self._running.append(batch)
-            requests, size = [waiting.request for waiting in batch], self._queue.size_for(batch)
-            done = asyncio.get_running_loop().run_in_executor(self._device, self._timed, requests, size)
-            done.add_done_callback(partial(self._finish, batch))
-        self._rest()
+            requests, size = [pending.request for pending in batch], self._queue.size_for(batch)
+            future = asyncio.get_running_loop().run_in_executor(self._device, self._run_timed, requests, size)
+            future.add_done_callback(partial(self._finish, batch))
+        self._reset_if_idle()
 
-    def _finish(self, batch: list[_PendingRequest], future: asyncio.Future[_Done]) -> None:
+    def _finish(self, batch: list[_PendingRequest], future: asyncio.Future[_BatchResult]) -> None:
         self._running.remove(batch)
-        done = future.result()
-        self._account(batch, done)
-        for waiting, outcome in zip(batch, done.outcomes, strict=True):
-            device_seconds = waiting.request.context.device_seconds
-            device_seconds["model"] = device_seconds.get("model", 0.0) + done.seconds / len(batch)
+        result = future.result()
+        self._record_batch(batch, result)
+        for pending, outcome in zip(batch, result.outcomes, strict=True):
+            pending.request.context.usage.device_seconds += result.seconds / len(batch)
             if isinstance(outcome, ServiceError):
                 self.counters.failures += 1
-                _fail(waiting, outcome)
-            elif not waiting.future.done():
-                waiting.future.set_result(outcome)
+                _fail(pending, outcome)
+            elif not pending.future.done():
+                pending.future.set_result(outcome)
         if not batch[0].request.context.background:
-            self._keep(batch[0].client)
-        self._pump()
+            self._hold_for(batch[0].client)
+        self._start_batches()
 
-    def _keep(self, client: str) -> None:
-        """Keep the device free of jobs for a moment, as long as `client` had less of it than they."""
-        if self._kept:
-            self._kept.cancel()
-        self._kept_at = self._queue.had(client)
-        self._kept = asyncio.get_running_loop().call_later(INTERACTIVE_HOLD_S, self._let_go)
+    def _hold_for(self, client: str) -> None:
+        """Start no job of a client that has had more of the device than `client`, for INTERACTIVE_HOLD_S."""
+        if self._hold_timer:
+            self._hold_timer.cancel()
+        self._hold_virtual_time = self._queue.virtual_time(client)
+        self._hold_timer = asyncio.get_running_loop().call_later(INTERACTIVE_HOLD_S, self._end_hold)
 
-    def _let_go(self) -> None:
-        self._kept = None
-        self._pump()
+    def _end_hold(self) -> None:
+        self._hold_timer = None
+        self._start_batches()
 
-    def _is_kept(self) -> bool:
-        """Whether no job may come now: somebody who waits has the device, or had it just now, and had less of it."""
+    def _must_jobs_wait(self) -> bool:
+        """Whether an interactive client runs a batch, or ran one just now, and has had less of the device than the
+        client whose turn it is."""
         next_request = self._queue.next_request()
-        had = [self._queue.had(one[0].client) for one in self._running if not one[0].request.context.background]
-        had += [self._kept_at] if self._kept else []
-        return next_request is not None and any(self._queue.had(next_request.client) >= theirs for theirs in had)
+        if next_request is None:
+            return False
+        interactive = [batch[0].client for batch in self._running if not batch[0].request.context.background]
+        times = [self._queue.virtual_time(client) for client in interactive]
+        times += [self._hold_virtual_time] if self._hold_timer else []
+        return any(self._queue.virtual_time(next_request.client) >= time for time in times)
 
-    def _account(self, batch: list[_PendingRequest], done: _Done) -> None:
-        pixels = sum(waiting.request.pixels for waiting in batch)
+    def _record_batch(self, batch: list[_PendingRequest], result: _BatchResult) -> None:
         self.counters.requests += len(batch)
         self.counters.batches += 1
-        self.counters.pixels += pixels
-        self.counters.busy_seconds += done.seconds
+        self.counters.pixels += sum(pending.request.pixels for pending in batch)
+        self.counters.busy_seconds += result.seconds
         self.counters.batch_sizes[len(batch)] += 1
-        self._queue.settle(batch, done.seconds)
-        if any(isinstance(error, Overloaded) for error in done.splits):
-            self._queue.failed(batch)
-        elif not done.splits and not isinstance(done.outcomes[0], ServiceError):
-            self._queue.succeeded(batch)
-            self._note(batch[0].request, done)
+        self._queue.charge(batch, result.seconds)
+        if any(isinstance(error, Overloaded) for error in result.splits):
+            self._queue.record_failure(batch)
+        elif not result.splits and not isinstance(result.outcomes[0], ServiceError):
+            self._queue.record_success(batch)
+            self._record_latency(batch[0].request, result)
 
-    def _timed(self, requests: list[InferenceRequest], size: int) -> _Done:
+    def _run_timed(self, requests: list[InferenceRequest], size: int) -> _BatchResult:
         splits: list[Exception] = []
-        entered = self._clock_of_device.enter()
+        entered = self._device_clock.enter()
         try:
             outcomes = _attempt(self._execute, requests, size, splits)
         finally:
-            seconds = self._clock_of_device.leave(entered)
-        return _Done(outcomes, size, seconds, splits)
+            seconds = self._device_clock.leave(entered)
+        return _BatchResult(outcomes, size, seconds, splits)
 
-    def _note(self, request: InferenceRequest, done: _Done) -> None:
-        self.latency.record(request.model, request.signature, request.pixels, done.size, done.seconds)
+    def _record_latency(self, request: InferenceRequest, result: _BatchResult) -> None:
+        self.latency.record(request.model, request.signature, request.pixels, result.size, result.seconds)
 
 
 def _attempt(execute: Execute, requests: list[InferenceRequest], size: int, splits: list[Exception]) -> list[Outcome]:
-    """Return one outcome a ticket, in order. A batch that fails is split in two; one ticket fails alone."""
+    """Return one outcome per request, in order. A batch that fails is split in two; one request fails alone."""
     try:
-        return list(_together(execute, requests, size))
+        return list(_run_batch(execute, requests, size))
     except Exception as error:  # whatever a model does, the device thread goes on
         if len(requests) > 1:
             log.warning("batch split", model=requests[0].model, requests=len(requests), error=type(error).__name__)
@@ -324,8 +302,8 @@ def _attempt(execute: Execute, requests: list[InferenceRequest], size: int, spli
         return [ModelUnavailable(f"The model {requests[0].model} failed on this picture.", value=requests[0].model)]
 
 
-def _together(execute: Execute, requests: list[InferenceRequest], size: int) -> list[Arrays]:
-    """Return what a batch of `size` gives for each ticket. The last is repeated to fill it, and its copies dropped."""
+def _run_batch(execute: Execute, requests: list[InferenceRequest], size: int) -> list[Arrays]:
+    """Return the outputs of each request of a batch, which copies of the last fill up to `size` tiles."""
     first, filled = requests[0], [*requests, *[requests[-1]] * (size - len(requests))]
     if size == 1:
         inputs = first.inputs
@@ -337,11 +315,7 @@ def _together(execute: Execute, requests: list[InferenceRequest], size: int) -> 
     return [{name: array[i : i + 1] for name, array in outputs.items()} for i in range(len(requests))]
 
 
-def _fail(waiting: _PendingRequest, error: ServiceError) -> ServiceError:
-    if not waiting.future.done():
-        waiting.future.set_exception(error)
+def _fail(pending: _PendingRequest, error: ServiceError) -> ServiceError:
+    if not pending.future.done():
+        pending.future.set_exception(error)
     return error
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("The work was not done before its deadline and was taken off the queue.")

@@ -55,7 +55,7 @@ class _Work:
     @property
     def left(self) -> float:
         """Seconds of the device that it still needs; one that takes longer than expected needs a little more."""
-        device_seconds = self.context.device_seconds.get("model", 0.0) if self.context else 0.0
+        device_seconds = self.context.usage.device_seconds if self.context else 0.0
         return max(self.seconds - device_seconds, self.seconds / 10)
 
 
@@ -111,12 +111,12 @@ class Admission:
         due = now + min(allowed * work.seconds / LONG_S, max(0.0, allowed - work.seconds) / 2)
         try:
             yield due
-            if "model" in context.device_seconds:
-                self._latency.record(kind, "request", size, 1, context.device_seconds["model"])
+            if context.usage.device_seconds:
+                self._latency.record(kind, "request", size, 1, context.usage.device_seconds)
         finally:
             self._jobs.pop(id(context), None)
             self._here.pop(id(context), None)
-            self._done += context.device_seconds.get("model", 0.0)
+            self._done += context.usage.device_seconds
             self._observe()
 
     def _admit(self, work: _Work, deadline: float) -> None:
@@ -172,7 +172,7 @@ class Admission:
         """
         now = self._clock()
         contexts = [*self._jobs.values(), *(work.context for work in self._here.values() if work.context)]
-        device_seconds = self._done + sum(context.device_seconds.get("model", 0.0) for context in contexts)
+        device_seconds = self._done + sum(context.usage.device_seconds for context in contexts)
         passed = now - self._then
         if self._at_work and passed > 0:
             devices = max(1, self._devices())

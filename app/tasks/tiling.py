@@ -30,11 +30,11 @@ class Stopwatch:
     def __init__(self, context: RequestContext) -> None:
         self._caller = context
         self._begin = time.perf_counter()
-        self._spent = context.device_seconds.get("model", 0.0)
+        self._spent = context.usage.device_seconds
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds since the start."""
-        model = self._caller.device_seconds.get("model", 0.0) - self._spent
+        model = self._caller.usage.device_seconds - self._spent
         return {"queue": max(0.0, time.perf_counter() - self._begin - model), "model": model}
 
 

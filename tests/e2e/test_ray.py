@@ -1,4 +1,4 @@
-"""Two Ray nodes on this machine, a replica on each, real models, and deaths."""
+"""Two Ray nodes on this machine with a replica each and real models; replicas are killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import httpx
 import numpy as np
 import pytest
 
-from app.engine.ray import APPLICATION, DEPLOYMENT, Cluster, RayEngine
+from app.engine.ray.cluster import APPLICATION, DEPLOYMENT, Cluster
+from app.engine.ray.engine import RayEngine
 from app.main import create_app
 from app.settings import Settings
 from models import manifest as contract
@@ -75,8 +76,8 @@ class Front:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shelf of two published models, and of one whose graph is not what its manifest says."""
-    root = tmp_path_factory.mktemp("shelf")
+    """A repository of two published models, and of one whose graph is not what its manifest says."""
+    root = tmp_path_factory.mktemp("models")
     for name in ("photo", "digits"):
         shutil.copytree(PUBLISHED / name, root / "denoise" / name)
     folder = PUBLISHED / "digits" / "1"
@@ -116,7 +117,7 @@ def front(address: str, root: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(autouse=True)
 def rested(request: pytest.FixtureRequest) -> None:
-    """Let both replicas be there and idle, whatever the test before did to them."""
+    """Wait until both replicas work and are idle."""
     if "front" in request.fixturenames:
         front: Front = request.getfixturevalue("front")
         until(lambda: front.engine.worker_count == 2 and not front.engine.depth)
@@ -127,13 +128,13 @@ def until(condition: Callable[[], T], limit: float = 180) -> T:
     """Wait until `condition` holds, and return it."""
     end = time.monotonic() + limit
     while not (found := condition()):
-        assert time.monotonic() < end, "it never came"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.1)
     return found
 
 
 def noisy(number: int, side: int = 64) -> bytes:
-    """Return a picture of its own."""
+    """Return a different picture for each number."""
     chance = np.random.default_rng(number)
     return file((120 + number + chance.normal(0, 12, (side, side, 3))).clip(0, 255).astype(np.uint8))
 
@@ -147,12 +148,12 @@ def together(front: Front, pictures: list[bytes], pool: ThreadPoolExecutor) -> d
 
 
 def owners(account: Account) -> set[str]:
-    """Return the ids of the requests whose tickets a replica holds."""
+    """Return the ids of the HTTP requests whose tiles a replica holds."""
     return {request.partition("/")[2].partition("#")[0] for request in account.held}
 
 
 def test_a_killed_replica_loses_nothing(front: Front) -> None:
-    """`kill -9` while it holds tickets: every answer is there, and is the one that an untouched run gives."""
+    """`kill -9` while it holds tiles: every response arrives, with the same content as without the kill."""
     pictures = [noisy(number) for number in range(REQUESTS)] + [noisy(REQUESTS, side=900)]
     with ThreadPoolExecutor(len(pictures)) as pool:
         untouched = [one.result() for one in together(front, pictures, pool).values()]
@@ -161,11 +162,11 @@ def test_a_killed_replica_loses_nothing(front: Front) -> None:
 
         going = together(front, pictures, pool)
         victim = until(lambda: next((one for one in front.accounts().values() if one.held.total() > 4), None))
-        os.kill(victim.pid, signal.SIGSTOP)  # from here on it answers nothing
-        time.sleep(0.5)  # what it had answered has come
+        os.kill(victim.pid, signal.SIGSTOP)  # it answers nothing any more
+        time.sleep(0.5)  # until its last results have arrived
         unanswered = {name for name in owners(victim) if not going[name].done()}
         os.kill(victim.pid, signal.SIGKILL)
-        assert len(unanswered) > 2, "tickets were in flight on it"
+        assert len(unanswered) > 2, "tiles were in flight on it"
         answers = [one.result() for one in going.values()]
 
     assert [answer.status_code for answer in answers] == [200] * len(pictures)
@@ -177,7 +178,7 @@ def test_a_killed_replica_loses_nothing(front: Front) -> None:
     assert victim.pid not in front.accounts()
 
 
-def test_without_a_replica_callers_are_told_at_once_and_served_again_later(front: Front) -> None:
+def test_without_a_replica_requests_fail_at_once_and_are_served_again_later(front: Front) -> None:
     picture = noisy(1)
     expected = front.denoise(picture).content
     with ThreadPoolExecutor(8) as pool:
@@ -200,7 +201,7 @@ def test_without_a_replica_callers_are_told_at_once_and_served_again_later(front
     until(lambda: front.engine.worker_count == 2)
 
 
-def test_tickets_of_callers_that_gave_up_leave_the_replicas(front: Front) -> None:
+def test_requests_of_clients_that_disconnected_leave_the_replicas(front: Front) -> None:
     def hung_up(number: int) -> bool:
         form = {"files": {"image": noisy(number)}, "data": {"model": "photo", "strength": "0.2"}}
         try:
@@ -225,9 +226,9 @@ def test_replicas_check_the_graphs(front: Front) -> None:
     assert answer.json()["type"].endswith("model-unavailable")
 
 
-def test_replicas_count_for_the_metrics_of_the_front(front: Front) -> None:
+def test_counters_of_replicas_are_in_the_metrics(front: Front) -> None:
     names = ["restore_device_tiles", "restore_device_batches", "restore_device_busy_seconds"]
-    for number in range(4):  # each replica has told what it did for callers that were gone
+    for number in range(4):  # each replica has reported what it did for clients that had disconnected
         front.denoise(noisy(number))
     before = [front.metric(name) for name in names]
     answer = front.denoise(noisy(3))
@@ -261,7 +262,7 @@ assert not {{"tensorflow", "keras"}} & sys.modules.keys()
 """
 
 
-def test_another_front_joins_the_same_replicas_bounds_its_own_queue_and_imports_no_tensorflow(
+def test_a_second_service_uses_the_same_replicas_limits_its_own_queue_and_imports_no_tensorflow(
     front: Front, address: str, root: Path
 ) -> None:
     pids = set(front.accounts())
@@ -275,8 +276,8 @@ def test_another_front_joins_the_same_replicas_bounds_its_own_queue_and_imports_
 
 
 def test_one_command_serves_with_a_cluster_of_its_own(root: Path) -> None:
-    told = {"RESTORE_ENGINE": "ray", "RESTORE_RAY_REPLICAS": "1", "RESTORE_PRELOAD": "denoise/digits"}
-    with started(root, **told) as process:
+    environment = {"RESTORE_ENGINE": "ray", "RESTORE_RAY_REPLICAS": "1", "RESTORE_PRELOAD": "denoise/digits"}
+    with started(root, **environment) as process:
 
         def answers() -> bool:
             try:

@@ -83,13 +83,13 @@ def test_pictures_of_a_batch_do_not_mix(networks: tuple[Any, Any]) -> None:
 
 
 def test_what_is_published_goes_on_from_its_state(networks: tuple[Any, Any], tmp_path: Path) -> None:
-    from app.engine.tensorflow_runtime import ALLOWED
+    from app.engine.graph_allowlist import ALLOWED_OPERATIONS
     from training.export.manifest import flops_per_pixel, operations
     from training.export.savedmodel import compare, save
 
     gan, search = networks
     save({"search": search}, tmp_path / "model")
     compare({"search": search}, tmp_path / "model")
-    assert set(operations(tmp_path / "model")) <= ALLOWED
+    assert set(operations(tmp_path / "model")) <= ALLOWED_OPERATIONS
     # Ten steps of eight starts, forwards and backwards: many times one picture's, and the loop's turns are counted.
     assert flops_per_pixel(search, (28, 28)) > 100 * flops_per_pixel(gan, (28, 28))

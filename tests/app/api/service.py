@@ -21,9 +21,10 @@ from PIL import Image
 
 from app.api.lifecycle import Shutdown
 from app.api.server import Server
+from app.engine.loader import Model
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays
-from app.engine.registry import Model, Registry
+from app.engine.registry import Registry
 from app.limits.concurrency import ConcurrencyLimit
 from app.main import create_app
 from app.pipeline import ImagePipeline

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from app.api import readiness
+from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays
 from app.errors import ModelUnavailable, Overloaded
 from tests.app.api.service import Honest, Service, png, serving
@@ -140,6 +141,17 @@ def test_a_verdict_holds_for_a_while_and_many_may_ask() -> None:
         before = len(calls)
         asyncio.run(ask(service.port))
         assert len(calls) == before
+
+
+def test_without_workers_the_service_is_not_ready_whatever_was_probed_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as service:
+        assert service.client.get("/readyz").status_code == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalEngine, "worker_count", 0)
+            answer = service.client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json() == {"status": "not ready", "tasks": dict.fromkeys(TASKS, "no worker")}
+        assert service.client.get("/readyz").status_code == 200
 
 
 def test_a_shelf_without_models_or_without_a_default_is_not_ready() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.fair_queue import GROWS_AFTER, FairQueue, QueuedRequest
+from app.engine.fair_queue import GROW_AFTER, FairQueue, QueuedRequest
 from app.engine.latency_model import LatencyModel
 from app.engine.protocol import BACKGROUND, INTERACTIVE, InferenceRequest
 from tests.engines import request
@@ -12,7 +12,7 @@ SECONDS = 0.01
 
 
 def queue(*requests: InferenceRequest, limit: int = 1, call: float = 0.0) -> FairQueue[QueuedRequest]:
-    """Return a queue of a device that takes SECONDS a tile and `call` a batch."""
+    """Return a queue of a device that takes SECONDS per tile and `call` per batch."""
     latency = LatencyModel()
     for pixels in (16, 64, 256):
         for tiles in (1, 2, 4, 8):
@@ -28,23 +28,23 @@ def names(batch: list[QueuedRequest]) -> list[tuple[str, float]]:
 
 
 def leads(waiting: FairQueue[QueuedRequest], count: int) -> str:
-    """Return the clients of the next batches, a letter each."""
+    """Return the clients of the next batches, one letter each."""
     return "".join(waiting.take()[0].client for _ in range(count))
 
 
-def test_nothing_waits() -> None:
+def test_an_empty_queue_has_no_batch() -> None:
     waiting = queue()
     assert (waiting.next_request(), waiting.take(), len(waiting), waiting.pixels) == (None, [], 0, 0)
 
 
-def test_client_with_least_goes_first_then_the_earliest_deadline_then_the_first_come() -> None:
+def test_the_client_that_used_least_goes_first_then_the_earliest_deadline_then_the_first_to_arrive() -> None:
     waiting = queue(
         request(1, client="a"), request(2, client="b"), request(3, client="b", deadline=5), request(4, client="b")
     )
     assert [names(waiting.take()) for _ in range(4)] == [[("b", 3)], [("a", 1)], [("b", 2)], [("b", 4)]]
 
 
-def test_inside_a_client_what_is_due_first_goes_first_whenever_it_came() -> None:
+def test_of_one_clients_requests_the_first_due_goes_first_whenever_it_arrived() -> None:
     large = [request(i, request_id="large", deadline=300, due=100) for i in (1, 2)]
     waiting = queue(*large, request(3, request_id="small", deadline=300, due=20), request(4, deadline=10))
     assert [names(waiting.take())[0][1] for _ in range(4)] == [4, 3, 1, 2]
@@ -55,7 +55,7 @@ def test_batch_is_shared_between_clients_in_turn() -> None:
     assert names(queue(*requests, limit=4, call=0.1).take()) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
 
 
-def test_batch_has_the_size_that_costs_least_a_tile_and_never_waits_to_fill() -> None:
+def test_a_batch_has_the_size_with_the_least_time_per_tile_and_never_waits_to_fill() -> None:
     requests = [request(i) for i in range(6)]
     assert [len(queue(*requests, limit=limit, call=0.1).take()) for limit in (1, 2, 4, 64)] == [1, 2, 4, 6]
     assert len(queue(*requests, limit=64, call=0).take()) == 1
@@ -94,13 +94,13 @@ def test_shares_are_of_time_and_not_of_tiles() -> None:
     assert order.count("slow") == 5
 
 
-def test_what_was_expected_is_settled_by_what_it_took() -> None:
+def test_the_time_that_a_batch_took_replaces_the_estimate() -> None:
     waiting = queue(*(request(i, client=client) for client in "ab" for i in range(20)))
-    waiting.settle(waiting.take(), 4 * SECONDS)  # a's first took four times as long
+    waiting.charge(waiting.take(), 4 * SECONDS)  # a's first took four times as long
     assert leads(waiting, 6) == "bbbbab"
 
 
-def test_returning_client_has_saved_up_no_credit() -> None:
+def test_a_returning_client_has_no_credit() -> None:
     waiting = queue(*(request(i, client="a") for i in range(60)))
     assert leads(waiting, 30) == "a" * 30
     for i in range(10):
@@ -111,14 +111,14 @@ def test_returning_client_has_saved_up_no_credit() -> None:
 
 def test_size_halves_after_a_failure_and_grows_back() -> None:
     waiting = queue(*(request(i) for i in range(700)), limit=8, call=0.1)
-    waiting.failed(waiting.take())
+    waiting.record_failure(waiting.take())
     sizes = [8]
     while waiting:
         batch = waiting.take()
-        waiting.succeeded(batch)
+        waiting.record_success(batch)
         sizes.append(len(batch))
-    assert sizes[1 : GROWS_AFTER + 1] == [4] * GROWS_AFTER
-    assert sizes[GROWS_AFTER + 1 : -1] == [8] * (len(sizes) - GROWS_AFTER - 2)
+    assert sizes[1 : GROW_AFTER + 1] == [4] * GROW_AFTER
+    assert sizes[GROW_AFTER + 1 : -1] == [8] * (len(sizes) - GROW_AFTER - 2)
 
 
 Entries = list[tuple[str, int, float, float]]
@@ -142,7 +142,7 @@ def tickets_of(entries: Entries) -> list[InferenceRequest]:
 
 
 @given(ENTRIES, st.integers(1, 9), st.sampled_from([0.0, 0.1]))
-def test_work_is_conserved_and_every_ticket_is_chosen_exactly_once(entries: Entries, limit: int, call: float) -> None:
+def test_every_request_is_chosen_exactly_once(entries: Entries, limit: int, call: float) -> None:
     waiting = queue(*tickets_of(entries), limit=limit, call=call)
     seen: list[QueuedRequest] = []
     while waiting:
@@ -158,9 +158,7 @@ def test_work_is_conserved_and_every_ticket_is_chosen_exactly_once(entries: Entr
 
 
 @given(ENTRIES, st.integers(1, 9))
-def test_no_ticket_of_a_client_overtakes_one_of_its_own_kind_with_an_earlier_deadline(
-    entries: Entries, limit: int
-) -> None:
+def test_no_request_overtakes_one_of_its_client_and_key_with_an_earlier_deadline(entries: Entries, limit: int) -> None:
     waiting = queue(*tickets_of(entries), limit=limit, call=0.1)
     seen = [one for _ in range(len(entries)) for one in waiting.take()]
     for place, one in enumerate(seen):
@@ -172,7 +170,7 @@ def test_no_ticket_of_a_client_overtakes_one_of_its_own_kind_with_an_earlier_dea
 
 
 @given(ENTRIES, st.integers(1, 9), st.randoms(use_true_random=False))
-def test_removed_tickets_never_come(entries: Entries, limit: int, dice: object) -> None:
+def test_removed_requests_are_never_chosen(entries: Entries, limit: int, dice: object) -> None:
     waiting = queue(*tickets_of(entries), limit=limit, call=0.1)
     gone = [one for one in waiting if dice.random() < 0.5]  # type: ignore[attr-defined]
     for one in gone:
@@ -185,8 +183,8 @@ def test_removed_tickets_never_come(entries: Entries, limit: int, dice: object) 
 
 @settings(deadline=None)
 @given(st.integers(1, 5), st.lists(st.integers(0, 5), min_size=50, max_size=50))
-def test_nobody_starves(others: int, wants: list[int]) -> None:
-    """Whoever always has a tile waiting gets its share, however much the others send."""
+def test_no_client_starves(others: int, wants: list[int]) -> None:
+    """A client that always has a tile waiting gets its share, however much the others send."""
     waiting = queue()
     order, had = 0, 0
     waiting.add(QueuedRequest(request(client="steady"), 1, order))

@@ -18,7 +18,7 @@ def measured(*sizes: tuple[int, int, float], device: str = "") -> LatencyModel:
     return table
 
 
-def test_first_call_counts_until_there_is_a_second_and_then_the_average_follows() -> None:
+def test_the_second_call_replaces_the_first_and_later_ones_are_averaged() -> None:
     table = LatencyModel()
     table.record(*NAME, 100, 1, 8.0)  # it also prepares the device
     assert table.seconds(*NAME, 100) == 8.0
@@ -29,7 +29,7 @@ def test_first_call_counts_until_there_is_a_second_and_then_the_average_follows(
     assert table.seconds(*NAME, 100) == pytest.approx(2.0, rel=1e-3)
 
 
-def test_size_that_was_never_called_is_read_off_the_line() -> None:
+def test_a_size_that_was_never_called_is_interpolated() -> None:
     table = measured((100, 1, 1.0), (100, 4, 2.0))
     assert table.seconds(*NAME, 100, 2) == pytest.approx(1 + 1 / 3)
     assert table.seconds(*NAME, 200, 1) == pytest.approx(1 + 1 / 3)
@@ -37,12 +37,12 @@ def test_size_that_was_never_called_is_read_off_the_line() -> None:
     assert table.seconds(*NAME, 100, 8) == pytest.approx(4.0)
 
 
-def test_model_that_was_never_called_costs_what_others_do() -> None:
+def test_a_model_that_was_never_called_takes_as_long_as_others() -> None:
     assert LatencyModel().seconds("a", "b", 1000) == pytest.approx(1000 * UNKNOWN)
     assert measured((100, 1, 1.0), (100, 3, 3.0)).seconds("a", "b", 1000) == pytest.approx(10.0)
 
 
-def test_batch_is_that_of_the_least_cost_a_tile() -> None:
+def test_the_best_batch_takes_the_least_time_per_tile() -> None:
     # Four milliseconds a call and one and a half a tile, up to eight; beyond, it takes eight at a time.
     table = measured(*((100, n, (4 + 1.5 * n) / 1000) for n in (1, 2, 4, 8)), (100, 16, 0.032))
     chosen = {waiting: table.best_batch_size(*NAME, 100, waiting, 64) for waiting in (1, 2, 3, 4, 5, 6, 7, 8, 9, 100)}
@@ -50,7 +50,7 @@ def test_batch_is_that_of_the_least_cost_a_tile() -> None:
     assert table.best_batch_size(*NAME, 100, 100, 4) == 4
 
 
-def test_batch_is_one_where_several_cost_what_they_cost_one_by_one() -> None:
+def test_the_best_batch_is_one_tile_where_larger_ones_save_nothing() -> None:
     assert measured((100, 1, 0.1), (100, 2, 0.198)).best_batch_size(*NAME, 100, 50, 64) == 1
 
 
@@ -74,7 +74,7 @@ def test_number_of_sizes_is_bounded() -> None:
     assert not table.knows(*NAME, 1)
 
 
-def test_table_comes_back_from_its_file_on_the_same_device_only(tmp_path: Path) -> None:
+def test_latencies_are_loaded_from_a_file_of_the_same_device_only(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     table = measured((100, 1, 1.0), (100, 4, 2.0), device="one")
     table.save(path)
@@ -88,7 +88,7 @@ def test_table_comes_back_from_its_file_on_the_same_device_only(tmp_path: Path) 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"device": ""}', '{"device": "", "rows": [[1]]}', '{"device": "", "rows": 5}']
 )
-def test_file_that_is_none_is_left_alone(tmp_path: Path, text: str) -> None:
+def test_a_broken_file_is_ignored(tmp_path: Path, text: str) -> None:
     path = tmp_path / "costs.json"
     path.write_text(text)
     table = LatencyModel()
@@ -96,7 +96,7 @@ def test_file_that_is_none_is_left_alone(tmp_path: Path, text: str) -> None:
     assert table.rows() == []
 
 
-def test_times_that_are_none_are_left_out(tmp_path: Path) -> None:
+def test_values_that_are_no_times_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     path.write_text('{"device": "", "rows": [["m", "s", 1, 1, NaN], ["m", "s", 2, 1, -1], ["m", "s", 3, 1, 0.5]]}')
     table = LatencyModel()
@@ -104,5 +104,5 @@ def test_times_that_are_none_are_left_out(tmp_path: Path) -> None:
     assert table.rows() == [("m", "s", 3, 1, 0.5)]
 
 
-def test_disk_that_takes_nothing_is_no_error(tmp_path: Path) -> None:
+def test_a_full_disk_is_no_error(tmp_path: Path) -> None:
     measured((100, 1, 1.0)).save(tmp_path / "not there" / "costs.json")

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.engine.loader import Model
 from app.engine.local import LocalEngine, clearly_fastest, warm_sizes
+from app.engine.model_cache import UNLOAD_GRACE_S
 from app.engine.protocol import Arrays
-from app.engine.registry import UNLOAD_GRACE_S, Model, Registry
+from app.engine.registry import Registry
 from app.errors import ModelUnavailable, Overloaded, ShuttingDown, UnknownModel
 from models import repository
 from models.manifest import Geometry, Manifest, Signature, SizeRule
@@ -27,7 +29,7 @@ def root(tmp_path: Path) -> Path:
     source = tmp_path / "source"
     source.mkdir()
     (source / "saved_model.pb").write_bytes(b"graph")
-    root = tmp_path / "shelf"
+    root = tmp_path / "models"
     described = [
         manifest(default=True, batch_sizes=[1, 2]),
         manifest(name="photo", signatures=photo_signatures()),
@@ -60,7 +62,7 @@ class Gated(Loader):
 
 
 class Shapes:
-    """A model that keeps the shapes and the first value of what it got."""
+    """A model that records the shapes and the first value of its inputs."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, tuple[int, ...]], float]] = []
@@ -71,7 +73,7 @@ class Shapes:
         return dict(inputs)
 
 
-def test_many_callers_wait_for_one_load_and_share_batches(root: Path) -> None:
+def test_many_requests_wait_for_one_load_and_share_batches(root: Path) -> None:
     async def work() -> None:
         loader = Gated(identity=Costly(call=0.005))
         engine = LocalEngine(Registry([root], loader))
@@ -104,7 +106,7 @@ def test_max_batch_caps_the_manifest(root: Path) -> None:
     scenario(work)
 
 
-def test_failed_load_fails_each_caller(root: Path) -> None:
+def test_a_failed_load_fails_every_request_that_waits(root: Path) -> None:
     async def work() -> None:
         engine = LocalEngine(Registry([root], Loader({})))
         results = await asyncio.gather(*(engine.run(request(i)) for i in range(3)), return_exceptions=True)
@@ -140,12 +142,17 @@ def test_warm_runs_every_signature_at_the_usual_size_or_at_all(root: Path) -> No
     scenario(work)
 
 
-def test_warm_finds_out_which_batches_pay_and_only_once(root: Path) -> None:
+def test_warm_measures_batches_only_once(root: Path) -> None:
     async def work() -> None:
         model = Recording()
         engine = LocalEngine(Registry([root], Loader({"identity": Chain(model, Costly(tile=0.1))})))
         await engine.warm(engine.find("denoise"))
-        assert [batch for _, batch, _ in model.calls] == [1, 1, 2, 2]  # two cost twice as much as one: no more is tried
+        assert [batch for _, batch, _ in model.calls] == [
+            1,
+            1,
+            2,
+            2,
+        ]  # two take twice as long: no more is tried
         await engine.warm(engine.find("denoise"))
         assert [batch for _, batch, _ in model.calls] == [1, 1, 2, 2, 1]
         await engine.close(10)
@@ -164,16 +171,16 @@ def test_warm_measures_other_sizes_where_that_is_quick(root: Path) -> None:
     scenario(work)
 
 
-# --- a shelf that changes ---
+# --- a repository that changes ---
 
 
 async def refreshed(engine: LocalEngine) -> None:
-    """Look twice: what is new must be still for one look."""
+    """Refresh twice, as new files must be the same at two polls."""
     await engine.refresh()
     await engine.refresh()
 
 
-def test_a_new_version_takes_its_place_once_it_is_warm(root: Path, tmp_path: Path) -> None:
+def test_a_new_version_is_promoted_once_it_is_warm(root: Path, tmp_path: Path) -> None:
     async def work() -> None:
         loader = Loader({"identity": Recording()})
         engine = LocalEngine(Registry([root], loader))
@@ -187,7 +194,7 @@ def test_a_new_version_takes_its_place_once_it_is_warm(root: Path, tmp_path: Pat
     scenario(work)
 
 
-def test_a_new_version_that_does_not_work_never_takes_its_place(root: Path, tmp_path: Path) -> None:
+def test_a_new_version_that_does_not_work_is_never_promoted(root: Path, tmp_path: Path) -> None:
     class Second(Loader):
         """Loads what fails as any version but the first."""
 
@@ -225,7 +232,7 @@ def test_a_new_version_that_finds_no_memory_is_tried_again(root: Path, tmp_path:
     scenario(work)
 
 
-def test_a_model_at_work_stays_and_the_idle_one_goes(root: Path) -> None:
+def test_a_model_in_use_stays_and_an_idle_one_is_evicted(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         loader = Loader({"identity": slow, "photo": Recording(), "digits": Recording()})
@@ -235,7 +242,7 @@ def test_a_model_at_work_stays_and_the_idle_one_goes(root: Path) -> None:
         others = [asyncio.create_task(engine.run(request(model=f"denoise/{name}@1"))) for name in ("photo", "digits")]
         while len(loader.loads) < 3:
             await asyncio.sleep(0.001)
-        assert loader.unloads == []  # all three are waited for
+        assert loader.unloads == []  # requests wait for all three
         slow.gate.set()
         await asyncio.gather(running, *others)
         await engine.refresh()
@@ -249,7 +256,7 @@ def test_a_model_at_work_stays_and_the_idle_one_goes(root: Path) -> None:
 
 
 class Devices(Loader):
-    """Two devices; a model is told apart by the one it was loaded on."""
+    """Two devices, whose models differ by the device they were loaded on."""
 
     def __init__(self, **models: Model) -> None:
         super().__init__()
@@ -261,7 +268,7 @@ class Devices(Loader):
         return self.models[device]
 
 
-def test_tickets_spread_over_the_devices(root: Path) -> None:
+def test_requests_spread_over_the_devices(root: Path) -> None:
     async def work() -> None:
         loader = Devices(first=Slow(), second=Slow())
         engine = LocalEngine(Registry([root], loader))
@@ -279,7 +286,7 @@ def test_tickets_spread_over_the_devices(root: Path) -> None:
     scenario(work)
 
 
-def test_a_ticket_goes_where_least_work_is_ahead(root: Path) -> None:
+def test_a_request_goes_to_the_device_with_the_least_work_ahead(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         loader = Devices(first=slow, second=Recording())
@@ -296,7 +303,7 @@ def test_a_ticket_goes_where_least_work_is_ahead(root: Path) -> None:
     scenario(work)
 
 
-def test_a_model_that_left_the_shelf_runs_where_it_is_loaded(root: Path) -> None:
+def test_a_removed_model_runs_where_it_is_loaded(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         loader = Devices(first=slow, second=Recording())
@@ -305,7 +312,7 @@ def test_a_model_that_left_the_shelf_runs_where_it_is_loaded(root: Path) -> None
         assert await asyncio.to_thread(slow.entered.wait, 30)
         shutil.rmtree(root / "denoise" / "identity")
         await engine.refresh()
-        tasks.append(asyncio.create_task(engine.run(request(1))))  # the other device is idle, but cannot load it now
+        tasks.append(asyncio.create_task(engine.run(request(1))))  # the other device is idle, but the files are gone
         await asyncio.sleep(0)
         slow.gate.set()
         await asyncio.gather(*tasks)
@@ -330,7 +337,7 @@ def test_warm_on_every_device(root: Path) -> None:
 
 
 class Paced:
-    """A model whose functions take the seconds that their name is given."""
+    """A model whose functions take the given seconds, by name."""
 
     def __init__(self, **seconds: float) -> None:
         self.seconds = seconds
@@ -356,9 +363,9 @@ def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half:
         )
         (tmp_path / "source").mkdir()
         described = manifest(signatures={"denoise": signature}, default=True)
-        repository.publish(described, tmp_path / "source", tmp_path / "shelf")
+        repository.publish(described, tmp_path / "source", tmp_path / "models")
         model = Paced(denoise=0.02, in_half=half)
-        engine = LocalEngine(Registry([tmp_path / "shelf"], Loader({"identity": model})))
+        engine = LocalEngine(Registry([tmp_path / "models"], Loader({"identity": model})))
         assert engine.find("denoise").signatures["denoise"].precision == "float32"
         await engine.warm(engine.find("denoise"))
         assert model.calls[:8] == ["denoise", "in_half"] * 4
@@ -371,12 +378,12 @@ def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half:
     scenario(work)
 
 
-def test_a_precision_is_chosen_anew_for_another_model_of_the_same_number(tmp_path: Path) -> None:
+def test_a_precision_is_chosen_again_for_another_model_with_the_same_version(tmp_path: Path) -> None:
     async def work() -> None:
         signature = Signature(
             inputs={"image": picture()}, outputs={"image": picture()}, precisions={"bfloat16": "in_half"}
         )
-        source, root, now = tmp_path / "source", tmp_path / "shelf", [0.0]
+        source, root, now = tmp_path / "source", tmp_path / "models", [0.0]
         source.mkdir()
         loader = Loader({"identity": Paced(denoise=0.02, in_half=0.001)})
         folder = repository.publish(manifest(signatures={"denoise": signature}, default=True), source, root)
@@ -386,7 +393,7 @@ def test_a_precision_is_chosen_anew_for_another_model_of_the_same_number(tmp_pat
         await engine.refresh()
         now[0] += UNLOAD_GRACE_S
         await engine.refresh()
-        repository.publish(manifest(default=True), source, root)  # without the variant
+        repository.publish(manifest(default=True), source, root)  # without the other precision
         await refreshed(engine)
         loader.fakes["identity"] = Paced(denoise=0.0)
         await engine.run(request())

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from app.engine.latency_model import LatencyModel
+from app.engine.loader import Model
 from app.engine.protocol import BACKGROUND, Arrays, InferenceRequest
-from app.engine.registry import Model
 from app.engine.scheduler import INTERACTIVE_HOLD_S, Scheduler
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
 from tests.engines import Chain, Costly, Failing, Identity, Recording, Slow, request
@@ -21,7 +21,7 @@ CALL = 0.01
 
 
 class Clock:
-    """Time that moves when it is told to."""
+    """A clock that moves when `now` is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -43,14 +43,14 @@ def scenario(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def value(outputs: Arrays) -> float:
-    """Return what an image is filled with; it must be filled with one value."""
+    """Return the value that an image is filled with; it must be a single one."""
     assert outputs["image"].shape[0] == 1
     assert np.ptp(outputs["image"]) == 0
     return float(outputs["image"].flat[0])
 
 
 def batches_pay() -> LatencyModel:
-    """Return costs of a device that is no slower for eight tiles than for one: `Costly(call=CALL)`."""
+    """Return latencies of a device that is no slower for eight tiles than for one: `Costly(call=CALL)`."""
     latency = LatencyModel()
     for tiles in (1, 2, 4, 8):
         latency.record("denoise/identity@1", "denoise", 64, tiles, CALL)
@@ -62,13 +62,13 @@ def send(to: Scheduler, *requests: InferenceRequest, limit: int = 1) -> list[asy
 
 
 async def occupied(model: Slow, to: Scheduler) -> asyncio.Task[Arrays]:
-    """Return a ticket that is on the device, which stays there until the gate opens."""
+    """Return a request that runs on the device until the gate opens."""
     (first,) = send(to, request(0.0, client="first"))
     await asyncio.to_thread(model.entered.wait, 30)
     return first
 
 
-def test_result_and_account() -> None:
+def test_result_and_counters() -> None:
     async def work() -> None:
         model = Recording()
         engine = scheduler(model)
@@ -76,7 +76,7 @@ def test_result_and_account() -> None:
         assert value(await engine.submit(one, 1)) == 0.25
         assert model.calls == [("denoise", 1, [0.25])]
         assert (engine.counters.requests, engine.counters.batches, engine.counters.pixels) == (1, 1, 64)
-        assert one.context.device_seconds["model"] == engine.counters.busy_seconds > 0
+        assert one.context.usage.device_seconds == engine.counters.busy_seconds > 0
         assert (engine.depth, engine.megapixels, engine.busy) == (0, 0, False)
         await engine.close(10)
 
@@ -95,7 +95,7 @@ def test_one_thread_of_its_own_calls_the_device() -> None:
     scenario(work)
 
 
-def test_lanes_are_batches_at_once_and_no_more() -> None:
+def test_no_more_than_max_concurrent_batches_run_at_once() -> None:
     async def work() -> None:
         model, record = Slow(), Recording()
         engine = scheduler(Chain(record, model), max_concurrent_batches=2)
@@ -114,7 +114,7 @@ def test_lanes_are_batches_at_once_and_no_more() -> None:
     scenario(work)
 
 
-def test_a_second_of_two_lanes_is_counted_once() -> None:
+def test_a_second_of_two_concurrent_batches_is_counted_once() -> None:
     async def work() -> None:
         engine = scheduler(Costly(call=0.1), max_concurrent_batches=2)
         requests = [request(i) for i in range(4)]
@@ -123,7 +123,7 @@ def test_a_second_of_two_lanes_is_counted_once() -> None:
         passed = time.perf_counter() - begun
         assert passed < 0.4, "two at once"
         assert engine.counters.busy_seconds <= passed
-        device_seconds = [one.context.device_seconds["model"] for one in requests]
+        device_seconds = [one.context.usage.device_seconds for one in requests]
         assert sum(device_seconds) == pytest.approx(engine.counters.busy_seconds)
         assert min(device_seconds) < 0.1, "they shared it"
         await engine.close(10)
@@ -131,12 +131,12 @@ def test_a_second_of_two_lanes_is_counted_once() -> None:
     scenario(work)
 
 
-def test_no_job_has_the_other_lane_beside_somebody_who_had_less() -> None:
+def test_no_job_runs_beside_an_interactive_client_that_used_less() -> None:
     async def work() -> None:
         model, record = Slow(), Recording()
         to = scheduler(Chain(record, model), max_concurrent_batches=2)
         first, second = send(to, *(request(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
-        while len(record.calls) < 2:  # nobody else is there: both lanes are its
+        while len(record.calls) < 2:  # no other client waits: it has both threads
             await asyncio.sleep(0.01)
         person = send(to, request(2, client="person"))
         more = send(to, *(request(1, client="job", weight=BACKGROUND, size=64) for _ in range(2)))
@@ -146,7 +146,7 @@ def test_no_job_has_the_other_lane_beside_somebody_who_had_less() -> None:
         model.gate.clear()
         person = send(to, request(2, client="person"))
         await asyncio.sleep(3 * INTERACTIVE_HOLD_S)
-        assert [values[0] for _, _, values in record.calls] == [1, 1, 2, 2], "no job while somebody waits"
+        assert [values[0] for _, _, values in record.calls] == [1, 1, 2, 2], "no job while an interactive request waits"
         model.gate.set()
         await asyncio.gather(*person, *more)
         await to.close(10)
@@ -227,7 +227,7 @@ def test_greedy_client_does_not_hold_up_the_polite_one() -> None:
     scenario(work)
 
 
-def test_the_device_is_kept_for_the_next_tile_of_who_waits_and_not_for_long() -> None:
+def test_the_device_is_held_for_an_interactive_clients_next_tile_and_not_for_long() -> None:
     async def run() -> None:
         model = Recording()
         to = scheduler(Chain(model, Costly(pixel=1e-6)))
@@ -238,10 +238,10 @@ def test_the_device_is_kept_for_the_next_tile_of_who_waits_and_not_for_long() ->
             if tile == 0:
                 jobs = send(to, *(request(1, client="job", weight=BACKGROUND, size=64) for _ in range(3)))
             await asyncio.gather(*person)
-            await asyncio.sleep(INTERACTIVE_HOLD_S / 10)  # what puts a tile into the picture and cuts the next
+            await asyncio.sleep(INTERACTIVE_HOLD_S / 10)  # about what a task needs between two tiles
         assert [values[0] for _, _, values in model.calls].count(2) == 3
         before = [values[0] for _, _, values in model.calls]
-        assert before.count(1) <= 1  # it had nothing yet, and went once
+        assert before.count(1) <= 1  # it had used nothing yet, and ran once
         await asyncio.gather(*jobs)
         assert [values[0] for _, _, values in model.calls].count(1) == 3
 
@@ -282,7 +282,7 @@ def test_failing_batch_is_split_and_one_fails_alone() -> None:
     scenario(work)
 
 
-def test_out_of_memory_in_a_batch_is_mended_by_smaller_ones() -> None:
+def test_a_batch_that_is_out_of_memory_is_split() -> None:
     class Small:
         def run(self, signature: str, inputs: Arrays) -> Arrays:
             if len(inputs["image"]) > 2:
@@ -326,7 +326,7 @@ def test_model_that_gives_too_few_results_is_refused() -> None:
     scenario(work)
 
 
-def test_expired_ticket_never_reaches_the_device() -> None:
+def test_an_expired_request_never_reaches_the_device() -> None:
     async def work() -> None:
         clock, model, record = Clock(), Slow(), Recording()
         engine = scheduler(Chain(record, model), clock=clock)
@@ -348,7 +348,7 @@ def test_expired_ticket_never_reaches_the_device() -> None:
     scenario(work)
 
 
-def test_deadline_is_told_in_time_while_the_device_is_busy() -> None:
+def test_a_deadline_is_kept_while_the_device_is_busy() -> None:
     async def work() -> None:
         model = Slow()
         engine = scheduler(model)
@@ -365,7 +365,7 @@ def test_deadline_is_told_in_time_while_the_device_is_busy() -> None:
     scenario(work)
 
 
-def test_cancelled_ticket_leaves_the_queue() -> None:
+def test_a_cancelled_request_leaves_the_queue() -> None:
     async def work() -> None:
         model, record = Slow(), Recording()
         engine = scheduler(Chain(record, model))
@@ -386,9 +386,9 @@ def test_cancelled_ticket_leaves_the_queue() -> None:
     scenario(work)
 
 
-def test_batches_are_measured_up_to_the_knee() -> None:
+def test_batches_are_measured_until_larger_ones_do_not_pay() -> None:
     class Knee:
-        """A device that does four tiles in the time of one."""
+        """A device that runs four tiles in the time of one."""
 
         def run(self, signature: str, inputs: Arrays) -> Arrays:
             time.sleep(0.02 * -(-len(inputs["image"]) // 4))
@@ -429,7 +429,7 @@ def test_full_queue_refuses_with_an_estimate() -> None:
         assert caught.value.retry_after >= 1
         assert f"{caught.value.retry_after:g} seconds" in caught.value.detail
         assert engine.counters.rejections == {"overloaded": 1}
-        here += send(engine, request(5, request_id="request 1"))  # it is half-way through: not refused
+        here += send(engine, request(5, request_id="request 1"))  # it has begun: not refused
         model.gate.set()
         await asyncio.gather(first, *here)
         assert value(await engine.submit(request(6), 1)) == 6
@@ -438,7 +438,7 @@ def test_full_queue_refuses_with_an_estimate() -> None:
     scenario(work)
 
 
-def test_a_full_queue_refuses_nobody_who_had_something_done() -> None:
+def test_a_full_queue_refuses_no_request_that_has_begun() -> None:
     async def work() -> None:
         model = Slow()
         engine = scheduler(model, max_megapixels=64e-6)
@@ -462,7 +462,7 @@ def test_a_full_queue_refuses_nobody_who_had_something_done() -> None:
     scenario(work)
 
 
-def test_ticket_larger_than_the_bound_runs_when_nothing_waits() -> None:
+def test_a_request_larger_than_the_limit_runs_when_nothing_waits() -> None:
     async def work() -> None:
         engine = scheduler(Identity(), max_megapixels=1e-6)
         assert value(await engine.submit(request(1), 1)) == 1
@@ -492,7 +492,7 @@ def test_estimate_follows_what_was_measured() -> None:
     scenario(work)
 
 
-def test_close_lets_work_finish_and_refuses_new() -> None:
+def test_close_finishes_requests_and_refuses_new_ones() -> None:
     async def work() -> None:
         model = Slow()
         engine = scheduler(model)
@@ -512,7 +512,7 @@ def test_close_lets_work_finish_and_refuses_new() -> None:
     scenario(work)
 
 
-def test_close_ends_what_does_not_finish_in_time() -> None:
+def test_close_fails_requests_that_do_not_finish_in_time() -> None:
     async def work() -> None:
         model = Slow()
         engine = scheduler(model)
@@ -523,11 +523,11 @@ def test_close_ends_what_does_not_finish_in_time() -> None:
         assert [type(one) for one in results] == [ShuttingDown, ShuttingDown]
         assert engine.depth == 0
         model.gate.set()
-        await engine.close(30)  # the device's thread comes back to a closed scheduler and does no harm
+        await engine.close(30)  # the device's thread returns to a closed scheduler
         assert not engine.busy
 
     scenario(work)
 
 
-def test_close_when_nothing_is_there() -> None:
+def test_close_when_nothing_waits() -> None:
     scenario(lambda: scheduler(Identity()).close(0))

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.engine.latency_model import LatencyModel
-from app.engine.protocol import BACKGROUND, INTERACTIVE, RequestContext
+from app.engine.protocol import BACKGROUND, INTERACTIVE, RequestContext, Usage
 from app.errors import Overloaded
 from app.limits.admission import GRACE, RESERVE, Admission
 
@@ -66,7 +66,7 @@ class House:
 
     def leave(self, context: RequestContext, seconds: float = 1.0) -> None:
         """Let a request be done that took so long of the device."""
-        context.device_seconds["model"] = seconds
+        context.usage.device_seconds = seconds
         self.doors.pop(context).close()
 
     def work(self, callers: list[RequestContext], seconds: int, pace: float) -> None:
@@ -74,7 +74,7 @@ class House:
         for _ in range(seconds):
             self.clock.now += 1.0
             for context in callers:
-                context.device_seconds["model"] = context.device_seconds.get("model", 0.0) + pace
+                context.usage.device_seconds += pace
             self.admission._observe()
 
 
@@ -119,7 +119,7 @@ def test_promise_that_nobody_takes_is_forgotten() -> None:
     assert house.refused(within=10.0) > 1
     passed = waits[-1] * (1 + GRACE) + 20
     house.clock.now += passed
-    here[0].device_seconds["model"] = passed  # the device was not idle meanwhile
+    here[0].usage.device_seconds = passed  # the device was not idle meanwhile
     house.come(within=10.0)
 
 
@@ -155,7 +155,7 @@ def test_what_is_done_makes_room() -> None:
     house = House()
     here = [house.come(within=10.0) for _ in range(7)]
     house.refused(within=10.0, mark=-1)
-    here[0].device_seconds["model"] = 0.9  # nearly done
+    here[0].usage.device_seconds = 0.9  # nearly done
     house.leave(here[1])
     assert house.admission.seconds == pytest.approx(5.1)
     house.come(within=10.0, mark=-1)
@@ -235,7 +235,7 @@ def test_request_that_fails_teaches_nothing() -> None:
     house = House()
     with (
         pytest.raises(RuntimeError),
-        house.admission.enter("photo", SECOND, RequestContext("x", device_seconds={"model": 50.0})),
+        house.admission.enter("photo", SECOND, RequestContext("x", usage=Usage(50.0))),
     ):
         raise RuntimeError
     house.come()

@@ -162,10 +162,10 @@ def test_unknown_model() -> None:
 
 def test_seconds_are_the_devices_and_the_rest() -> None:
     context = RequestContext("test")
-    context.device_seconds["model"] = 5.0  # from before
+    context.usage.device_seconds = 5.0  # from before
 
     def working(request: InferenceRequest) -> Arrays:
-        request.context.device_seconds["model"] += 0.5
+        request.context.usage.device_seconds += 0.5
         return identity(request)
 
     engine = FunctionEngine(working, PLAIN)

@@ -51,7 +51,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("precision", ["int8", "dynamic"])
 def test_the_next_version_has_a_variant_that_answers_alike(published: Path, tmp_path: Path, precision: Any) -> None:
-    from app.engine.tensorflow_runtime import EightBit, Runtime
+    from app.engine.litert_runtime import QuantizedModel
+    from app.engine.tensorflow_runtime import Runtime
     from training.export.eight_bit import quantize
     from training.export.savedmodel import Published
 
@@ -68,10 +69,10 @@ def test_the_next_version_has_a_variant_that_answers_alike(published: Path, tmp_
     assert "denoise/tiny@2" in (place / "card.md").read_text()
     assert f"| denoise | {precision} | 64x64 |" in (place / "card.md").read_text()
 
-    loaded = EightBit(place, made, variant)
+    loaded = QuantizedModel(place, made, variant)
     random = np.random.default_rng(1)
     inputs = {"image": random.random((1, 64, 64, 3), np.float32), "level": np.full((1, 1, 1, 1), 0.3, np.float32)}
-    assert loaded.takes(inputs)
+    assert loaded.accepts(inputs)
     difference = np.abs(loaded.run(inputs)["image"] - Published(place)["denoise"](inputs)["image"])
     assert 0 < difference.max() < 0.05
 

@@ -1,8 +1,4 @@
-"""What works on another machine: an engine of its own, and the form in which a ticket travels there and back.
-
-A replica imports TensorFlow; who sends it tickets does not. Clocks of two machines differ, so a deadline travels as
-seconds left. Refusals travel as values: what is raised here would arrive inside another error of the carrier's.
-"""
+"""A replica: a local engine in a process of its own, on a node of the cluster. It imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,14 +6,15 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
+from app.engine.loader import Loader
 from app.engine.local import LocalEngine, warmup_requests
-from app.engine.protocol import Arrays, Counters, InferenceRequest, RequestContext
-from app.engine.registry import Loader, Registry
+from app.engine.protocol import Arrays, Counters, RequestContext
+from app.engine.ray.wire import WireRequest, WireResult
+from app.engine.registry import Registry
 from app.errors import ServiceError
 from models import repository
 from models.manifest import Manifest, ManifestError
@@ -26,51 +23,10 @@ from models.repository import RepositoryError
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class WireRequest:
-    """A ticket on its way. `left` and `due` are the seconds until its deadline and until it is due; `request` is unique
-    among all who send."""
-
-    model: str
-    signature: str
-    inputs: Arrays = field(repr=False)
-    pixels: int
-    request_id: str
-    client: str
-    left: float
-    due: float
-    weight: float
-
-    @classmethod
-    def of(cls, request: InferenceRequest, sender: str, now: float) -> WireRequest:
-        """Return `ticket` as `sender` sends it at `now` on its clock."""
-        context = request.context
-        request_id, left = f"{sender}/{context.request_id}", context.deadline - now
-        inputs, pixels = request.inputs, request.pixels
-        due = context.due - now
-        return cls(
-            request.model, request.signature, inputs, pixels, request_id, context.client, left, due, context.weight
-        )
-
-    def request(self, now: float) -> InferenceRequest:
-        """Return the ticket, with its deadline on the clock of whoever received it at `now`."""
-        context = RequestContext(self.request_id, self.client, now + self.left, now + self.due, weight=self.weight)
-        return InferenceRequest(self.model, self.signature, self.inputs, context, self.pixels)
-
-
-@dataclass(frozen=True, slots=True)
-class WireResult:
-    """What became of a parcel, what it used, and what the replica counted since its last reply to anybody."""
-
-    outcome: Arrays | ServiceError = field(repr=False)
-    device_seconds: dict[str, float]
-    counters: Counters
-
-
 class Replica:
-    """An engine with the models in `folders`; `preload` names those that it loads and warms before it takes work.
+    """An engine with the models in `folders`; `preload` names those that it loads and warms before it takes requests.
 
-    Its queue has no bound: whoever sends tickets bounds them. Its models in memory are held to `budget` as the
+    Its queue has no limit: senders limit what they send. Its models in memory are held to `budget` bytes as the
     Registry's are. Without `loader`, TensorFlow is imported.
     """
 
@@ -97,15 +53,15 @@ class Replica:
             max_megapixels=float("inf"),
             max_concurrent_batches=max_concurrent_batches,
         )
-        self._told = Counters()
+        self._reported = Counters()
         self._measuring: asyncio.Task[None] | None = None
         self._preloaded = preloaded(self._registry, preload)
         for manifest in self._preloaded:
-            with suppress(ServiceError):  # it is in the log, and whoever asks for the model is told
+            with suppress(ServiceError):  # it is in the log, and a request for the model gets the error
                 self._warm(manifest)
 
     async def run(self, wire_request: WireRequest) -> WireResult:
-        """Return what became of a ticket. Cancelling takes it off the queue."""
+        """Return the result of a request. Cancelling takes it off the queue."""
         if self._measuring is None:  # there is an event loop now
             self._measuring = asyncio.create_task(self._measure())
         request = wire_request.request(time.monotonic())
@@ -117,8 +73,8 @@ class Replica:
         except ServiceError as error:
             outcome = error
         now = self.engine.counters + Counters()  # a copy
-        told, self._told = self._told, now
-        return WireResult(outcome, request.context.device_seconds, now - told)
+        reported, self._reported = self._reported, now
+        return WireResult(outcome, request.context.usage.device_seconds, now - reported)
 
     async def problems(self, folder: Path, manifest: Manifest) -> list[str]:
         """Return every breach of the contract in the model that lies in `folder` here, which should be `manifest`."""
@@ -127,7 +83,7 @@ class Replica:
     def _problems(self, folder: Path, manifest: Manifest) -> list[str]:
         try:
             if repository.open_model(folder) != manifest:
-                return ["a replica's shelf holds another model in its place"]
+                return ["a replica has another model in its place"]
             return self._loader.problems(folder, manifest)
         except (ManifestError, RepositoryError) as error:
             return error.problems
@@ -135,7 +91,7 @@ class Replica:
             return [f"it cannot be read: {error.strerror}"]
 
     async def _measure(self) -> None:
-        """Find out which batches pay."""
+        """Measure the latency of batches of the preloaded models."""
         for manifest in self._preloaded:
             with suppress(ServiceError):
                 await self.engine.warm(manifest)
@@ -149,7 +105,7 @@ class Replica:
 
 
 def preloaded(registry: Registry, wanted: Sequence[str]) -> list[Manifest]:
-    """Return the models that `wanted` names (`defaults`, `task/name` or `task/name@version`) and that are there."""
+    """Return the models that `wanted` names (`defaults`, `task/name` or `task/name@version`) and that can be served."""
     chosen: dict[str, Manifest] = {}
     for entry in wanted:
         task, _, name = entry.partition("/")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import pickle
 from collections import Counter
 from pathlib import Path
 from unittest.mock import Mock
@@ -10,8 +9,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from app.engine.replica import Replica, WireRequest
-from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, UnknownModel
+from app.engine.ray.replica import Replica
+from app.engine.ray.wire import WireRequest
+from app.errors import DeadlineExceeded, ModelUnavailable, ServiceError, UnknownModel
 from models import repository
 from tests.engines import Chain, Costly, Failing, Identity, Loader, Recording, Slow, request
 from tests.model_repository import manifest
@@ -23,47 +23,22 @@ def root(tmp_path: Path) -> Path:
     source.mkdir()
     (source / "saved_model.pb").write_bytes(b"graph")
     for one in (manifest(default=True, batch_sizes=[1, 2]), manifest(name="other")):
-        repository.publish(one, source, tmp_path / "shelf")
-    return tmp_path / "shelf"
+        repository.publish(one, source, tmp_path / "models")
+    return tmp_path / "models"
 
 
 def wire_request(value: float = 0.5, *, left: float = 60.0, model: str = "denoise/identity@1") -> WireRequest:
     return WireRequest.of(request(value, deadline=100.0 + left, model=model), "front", now=100.0)
 
 
-def test_a_ticket_arrives_as_it_was_sent_with_its_deadline_on_the_clock_there() -> None:
-    sent = request(0.25, client="key 1", request_id="abc#7", deadline=130.0, due=110.0, weight=1.0)
-    there = pickle.loads(pickle.dumps(WireRequest.of(sent, "front", now=100.0)))
-    received = there.request(now=5000.0)
-    assert received.context.deadline == 5030.0
-    assert received.context.due == 5010.0
-    assert (received.model, received.signature, received.pixels) == (sent.model, sent.signature, sent.pixels)
-    assert (received.context.client, received.context.weight) == ("key 1", 1.0)
-    assert received.context.request_id == "front/abc#7", "two fronts may give the same id"
-    np.testing.assert_array_equal(received.inputs["image"], sent.inputs["image"])
-
-
-def test_refusals_arrive_whole() -> None:
-    refusal = Overloaded("The device has too little memory.", field="image", value=3, limit=2, retry_after=1.5)
-    there = pickle.loads(pickle.dumps(refusal))
-    assert type(there) is Overloaded
-    assert (there.detail, there.field, there.value, there.limit, there.retry_after) == (
-        "The device has too little memory.",
-        "image",
-        3,
-        2,
-        1.5,
-    )
-
-
-def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_one(root: Path) -> None:
+def test_a_result_has_the_outputs_the_device_seconds_and_what_was_counted_since_the_last_one(root: Path) -> None:
     async def work() -> None:
         replica = Replica([root], (), 64, Loader({"identity": Identity()}))
         replies = [await replica.run(wire_request(value)) for value in (0.25, 0.75)]
         for reply, value in zip(replies, (0.25, 0.75), strict=True):
             assert not isinstance(reply.outcome, ServiceError)
             assert reply.outcome["image"].flat[0] == np.float32(value)
-            assert reply.device_seconds["model"] > 0
+            assert reply.device_seconds > 0
             assert (reply.counters.requests, reply.counters.batches, reply.counters.pixels) == (1, 1, 64)
             assert reply.counters.batch_sizes == {1: 1}
         assert (replies[0].counters + replies[1].counters) == replica.engine.counters
@@ -71,7 +46,7 @@ def test_an_answer_has_the_outputs_the_time_and_what_was_counted_since_the_last_
     asyncio.run(work())
 
 
-def test_what_the_model_refuses_is_a_value(root: Path) -> None:
+def test_errors_of_the_model_are_returned_and_not_raised(root: Path) -> None:
     async def work() -> None:
         replica = Replica([root], (), 64, Loader({"identity": Failing(error=ModelUnavailable("It failed."))}))
         reply = await replica.run(wire_request())
@@ -83,7 +58,7 @@ def test_what_the_model_refuses_is_a_value(root: Path) -> None:
     asyncio.run(work())
 
 
-def test_tickets_share_batches_up_to_the_smaller_limit(root: Path) -> None:
+def test_requests_share_batches_up_to_the_smaller_limit(root: Path) -> None:
     async def work(max_batch: int) -> set[int]:
         slow = Slow()
         replica = Replica([root], (), max_batch, Loader({"identity": Chain(slow, Costly(call=0.01))}))
@@ -101,7 +76,7 @@ def test_tickets_share_batches_up_to_the_smaller_limit(root: Path) -> None:
     assert asyncio.run(work(1)) == {1}
 
 
-def test_cancelling_takes_a_ticket_off_the_queue(root: Path) -> None:
+def test_cancelling_takes_a_request_off_the_queue(root: Path) -> None:
     async def work() -> None:
         slow = Slow()
         replica = Replica([root], (), 1, Loader({"identity": slow}))
@@ -119,7 +94,7 @@ def test_cancelling_takes_a_ticket_off_the_queue(root: Path) -> None:
     asyncio.run(work())
 
 
-def test_it_is_warm_before_it_takes_work_and_a_model_that_fails_stops_no_other(root: Path) -> None:
+def test_preloaded_models_are_warm_at_the_start_and_one_that_fails_stops_no_other(root: Path) -> None:
     recording = Recording()
     loader = Loader({"identity": recording})
     Replica([root], ("denoise/other", "denoise/nobody", "defaults"), 64, loader)
@@ -127,22 +102,22 @@ def test_it_is_warm_before_it_takes_work_and_a_model_that_fails_stops_no_other(r
     assert [signature for signature, *_ in recording.calls] == ["denoise"]
 
 
-def test_models_that_it_was_not_told_to_keep_make_room(root: Path) -> None:
+def test_models_that_are_not_preloaded_are_evicted_first(root: Path) -> None:
     async def work() -> None:
         repository.publish(manifest(name="another"), root.parent / "source", root)
         loader = Loader({"identity": Identity(), "other": Identity(), "another": Identity()})
         replica = Replica([root], ("denoise/other",), 64, loader, budget=200)
         await replica.run(wire_request(model="denoise/other@1"))
         assert replica._measuring
-        await replica._measuring  # it holds the models that it measures
+        await replica._measuring  # it leases the models that it measures
         for model in ("identity", "another"):
             await replica.run(wire_request(model=f"denoise/{model}@1"))
-        assert loader.unloads == [loader.fakes["identity"]], "there is room for two, and one was to be kept"
+        assert loader.unloads == [loader.fakes["identity"]], "there is memory for two, and one is pinned"
 
     asyncio.run(work())
 
 
-def test_it_tells_what_is_wrong_with_a_model_in_its_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_reports_what_is_wrong_with_a_model(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replica = Replica([root], (), 64, Loader(broken={"other": "operation ReadFile is not allowed"}))
 
     identity, other = root / "denoise/identity/1", root / "denoise/other/1"
@@ -152,7 +127,7 @@ def test_it_tells_what_is_wrong_with_a_model_in_its_place(root: Path, monkeypatc
         return asyncio.run(replica.problems(folder, expected[folder].model_copy(update=changed)))
 
     assert problems(identity) == []
-    assert problems(identity, title="Another one") == ["a replica's shelf holds another model in its place"]
+    assert problems(identity, title="Another one") == ["a replica has another model in its place"]
     assert problems(other) == ["operation ReadFile is not allowed"]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))

@@ -1,4 +1,4 @@
-"""The runtime with variants in 8 bit: used where they are faster, never at the price of an answer."""
+"""Signatures in 8 bit on LiteRT: used where they are faster; the SavedModel runs where they fail."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.engine.graph_allowlist import ALLOWED_LITERT_OPERATORS
+from app.engine.litert_runtime import QuantizedModel
 from app.engine.protocol import Arrays
 from app.engine.registry import Registry
-from app.engine.tensorflow_runtime import ALLOWED_LITE, EightBit, LoadedModel, Runtime
+from app.engine.tensorflow_runtime import LoadedModel, Runtime
 from models import repository
 from models.manifest import Manifest, QuantizedSignature
 from tests.model_repository import tiny_repository as tiny_repository
@@ -31,13 +33,8 @@ Changed = Callable[..., tuple[Path, Manifest]]
 
 
 @pytest.fixture(scope="module")
-def runtime() -> Runtime:
-    return Runtime()
-
-
-@pytest.fixture(scope="module")
 def content(tiny_repository: Path) -> bytes:
-    """The file of the tiny denoiser's variant for two sizes."""
+    """A LiteRT file of the tiny denoiser, for two sizes."""
     from training.export.eight_bit import convert
 
     return convert(tiny_repository / "denoise/photo/1", "denoise", SIZES, [])
@@ -45,7 +42,7 @@ def content(tiny_repository: Path) -> bytes:
 
 @pytest.fixture
 def root(tiny_repository: Path, content: bytes, tmp_path: Path) -> Changed:
-    """Return what makes a shelf of the tiny denoiser with a variant; `changes` are other fields of its entry."""
+    """Return a function that publishes the tiny denoiser with a quantized signature whose entry has `changes`."""
     from training.export.eight_bit import operators
 
     def of(written: bytes = content, **changes: Any) -> tuple[Path, Manifest]:
@@ -63,9 +60,9 @@ def root(tiny_repository: Path, content: bytes, tmp_path: Path) -> Changed:
             "faster": 2.0,
             "operators": operators(content),
         }
-        variant = QuantizedSignature(**(fields | changes))
+        quantized = QuantizedSignature(**(fields | changes))
         folder = repository.publish(
-            old.model_copy(update={"quantized": [variant]}), tmp_path / "made", tmp_path / "shelf"
+            old.model_copy(update={"quantized": [quantized]}), tmp_path / "made", tmp_path / "models"
         )
         return folder, repository.open_model(folder)
 
@@ -77,8 +74,8 @@ def inputs(*shape: int) -> Arrays:
     return {"image": image, "level": np.full((shape[0], 1, 1, 1), 0.5, np.float32)}
 
 
-class Broken(EightBit):
-    """A variant whose interpreter fails."""
+class Broken(QuantizedModel):
+    """A quantized signature whose interpreter fails."""
 
     def run(self, inputs: Arrays) -> Arrays:
         raise RuntimeError("XNNPACK ran out of something")
@@ -90,13 +87,13 @@ def saved(runtime: Runtime, tiny_repository: Path) -> LoadedModel:
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (1, 32, 64)])
-def test_answers_for_its_sizes_as_the_saved_model_does(
+def test_a_quantized_signature_gives_what_the_saved_model_gives(
     runtime: Runtime, tiny_repository: Path, root: Changed, shape: tuple[int, ...]
 ) -> None:
     folder, manifest = root()
-    variant = EightBit(folder, manifest, manifest.quantized[0])
-    assert variant.takes(inputs(*shape))
-    found = variant.run(inputs(*shape))
+    quantized = QuantizedModel(folder, manifest, manifest.quantized[0])
+    assert quantized.accepts(inputs(*shape))
+    found = quantized.run(inputs(*shape))
     expected = saved(runtime, tiny_repository).run("denoise", inputs(*shape))
     assert found.keys() == expected.keys() == {"image"}
     assert found["image"].dtype == np.float32
@@ -104,25 +101,27 @@ def test_answers_for_its_sizes_as_the_saved_model_does(
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 64), (1, 64, 32), (1, 20, 16)])
-def test_the_saved_model_answers_for_all_others(
+def test_the_saved_model_runs_for_all_other_sizes(
     runtime: Runtime, tiny_repository: Path, root: Changed, shape: tuple[int, ...]
 ) -> None:
     folder, manifest = root()
     model = saved(runtime, tiny_repository)
     expected = model.run("denoise", inputs(*shape))
-    model.use(EightBit(folder, manifest, manifest.quantized[0]))
+    model.use(QuantizedModel(folder, manifest, manifest.quantized[0]))
     np.testing.assert_array_equal(model.run("denoise", inputs(*shape))["image"], expected["image"])
 
 
-def test_a_variant_in_use_answers(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
+def test_a_quantized_signature_in_use_is_run(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
     folder, manifest = root()
-    model, variant = saved(runtime, tiny_repository), EightBit(folder, manifest, manifest.quantized[0])
-    model.use(variant)
+    model, quantized = saved(runtime, tiny_repository), QuantizedModel(folder, manifest, manifest.quantized[0])
+    model.use(quantized)
     given = inputs(1, 64, 64)
-    np.testing.assert_array_equal(model.run("denoise", given)["image"], variant.run(given)["image"])
+    np.testing.assert_array_equal(model.run("denoise", given)["image"], quantized.run(given)["image"])
 
 
-def test_the_saved_model_answers_when_the_variant_fails(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
+def test_the_saved_model_runs_when_the_quantized_signature_fails(
+    runtime: Runtime, tiny_repository: Path, root: Changed
+) -> None:
     folder, manifest = root()
     model, given = saved(runtime, tiny_repository), inputs(1, 64, 64)
     expected = model.run("denoise", given)
@@ -131,7 +130,7 @@ def test_the_saved_model_answers_when_the_variant_fails(runtime: Runtime, tiny_r
         np.testing.assert_array_equal(model.run("denoise", given)["image"], expected["image"])
 
 
-def test_loading_tries_it_and_every_size_is_answered(runtime: Runtime, root: Changed) -> None:
+def test_a_loaded_model_runs_every_size(runtime: Runtime, root: Changed) -> None:
     folder, manifest = root()
     assert runtime.problems(folder, manifest) == []
     model = runtime.load(folder, manifest)
@@ -139,14 +138,14 @@ def test_loading_tries_it_and_every_size_is_answered(runtime: Runtime, root: Cha
         assert model.run("denoise", inputs(*shape))["image"].shape == (*shape, 3)
 
 
-# --- what a file may be ---
+# --- files that break the contract ---
 
 
-def test_no_operator_reaches_beyond_its_tensors() -> None:
-    assert not ALLOWED_LITE & {"CUSTOM", "CALL_ONCE", "WHILE", "IF", "VAR_HANDLE", "HASHTABLE", "DELEGATE"}
+def test_no_allowed_operator_reaches_beyond_its_tensors() -> None:
+    assert not ALLOWED_LITERT_OPERATORS & {"CUSTOM", "CALL_ONCE", "WHILE", "IF", "VAR_HANDLE", "HASHTABLE", "DELEGATE"}
 
 
-def test_operators_must_stand_in_the_manifest(runtime: Runtime, root: Changed) -> None:
+def test_operators_must_be_listed_in_the_manifest(runtime: Runtime, root: Changed) -> None:
     folder, manifest = root(operators=["ADD"])
     problems = runtime.problems(folder, manifest)
     assert f"operator MUL of {FILE} is not listed in the manifest" in problems
@@ -167,17 +166,17 @@ def test_an_operator_that_is_not_allowed_is_refused(runtime: Runtime, root: Chan
 
 
 @pytest.mark.parametrize("end", [0, 100, -1])
-def test_half_a_file_is_refused(runtime: Runtime, root: Changed, content: bytes, end: int) -> None:
+def test_a_truncated_file_is_refused(runtime: Runtime, root: Changed, content: bytes, end: int) -> None:
     folder, manifest = root(content[:end], bytes=1)
     assert runtime.problems(folder, manifest) == [f"{FILE} cannot be read"]
 
 
-def test_a_size_that_the_file_does_not_have_leaves_the_saved_model_serving(
+def test_where_the_file_lacks_a_size_the_saved_model_runs(
     runtime: Runtime, root: Changed, tiny_repository: Path
 ) -> None:
     folder, manifest = root(sizes=[(48, 48)])
     with pytest.raises((ValueError, RuntimeError)):
-        EightBit(folder, manifest, manifest.quantized[0])
+        QuantizedModel(folder, manifest, manifest.quantized[0])
     given = inputs(1, 48, 48)
     expected = saved(runtime, tiny_repository).run("denoise", given)
     np.testing.assert_array_equal(runtime.load(folder, manifest).run("denoise", given)["image"], expected["image"])
@@ -189,4 +188,4 @@ def test_a_function_of_other_tensors_is_refused(root: Changed, tiny_repository: 
     other = convert(tiny_repository / "denoise/photo/1", "estimate", SIZES, [])
     folder, manifest = root(other, operators=operators(other))
     with pytest.raises(ValueError, match="the manifest says"):
-        EightBit(folder, manifest, manifest.quantized[0])
+        QuantizedModel(folder, manifest, manifest.quantized[0])

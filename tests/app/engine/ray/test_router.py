@@ -1,27 +1,14 @@
-"""What of the engine of many machines needs no Ray. Clusters are in tests/e2e/test_ray.py."""
+"""The choice of a replica, without Ray."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock, Mock
 
-import pytest
-
-from app.engine import ray as engine_of_many
-from app.engine.ray import APPLICATION, DEPLOYMENT, Cluster, LeastOutstandingRouter, RayEngine
-from app.engine.replica import Replica
-from tests.engines import Loader
-
-ROOT = Path(__file__).parents[3]
+from app.engine.ray.router import LeastOutstandingRouter
 
 
 @dataclass(frozen=True)
@@ -30,16 +17,16 @@ class Candidate:
 
 
 class Bare:
-    """The end of the line for what Serve's router is told as well."""
+    """Stands for Ray Serve's own router, and records its notifications."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.notifications: list[str] = []
 
     def on_send_request(self, replica_id: str) -> None:
-        self.heard.append(f"sent to {replica_id}")
+        self.notifications.append(f"sent to {replica_id}")
 
     def on_request_completed(self, replica_id: str, internal_request_id: str) -> None:
-        self.heard.append(f"{internal_request_id} back from {replica_id}")
+        self.notifications.append(f"{internal_request_id} back from {replica_id}")
 
 
 class Router(LeastOutstandingRouter, Bare):
@@ -63,7 +50,7 @@ def test_a_burst_is_spread_evenly() -> None:
     assert Counter(router.send("a", "b", "c") for _ in range(12)) == {"a": 4, "b": 4, "c": 4}
 
 
-def test_tickets_that_are_chosen_for_before_any_is_sent_are_spread_too() -> None:
+def test_requests_that_are_chosen_for_before_any_is_sent_are_spread_too() -> None:
     router = Router()
     assert Counter(router.choose("a", "b") for _ in range(6)) == {"a": 3, "b": 3}
 
@@ -74,7 +61,7 @@ class Pending:
 
 
 def chosen(router: Router, futures: Sequence[asyncio.Future[str]], *names: str) -> Awaitable[list[str]]:
-    """Choose for each of these tickets, before any is sent."""
+    """Choose a replica for each of these requests, before any is sent."""
 
     async def each(future: asyncio.Future[str]) -> str:
         candidates = [Candidate(name) for name in names]
@@ -83,13 +70,13 @@ def chosen(router: Router, futures: Sequence[asyncio.Future[str]], *names: str) 
     return asyncio.gather(*map(each, futures))
 
 
-def test_what_is_chosen_for_and_not_sent_yet_counts_with_what_is_unanswered() -> None:
+def test_requests_that_are_not_sent_yet_count_as_outstanding() -> None:
     async def work() -> None:
         router, futures = Router(), [asyncio.Future[str]() for _ in range(7)]
         router.on_send_request("a")
         found = await chosen(router, futures, "a", "b")
         assert Counter(found) == {"a": 3, "b": 4}
-        for future, name in zip(futures, found, strict=True):  # as Serve does it
+        for future, name in zip(futures, found, strict=True):  # as Ray Serve does
             future.set_result(name)
             router.on_send_request(name)
         await asyncio.sleep(0)
@@ -99,10 +86,10 @@ def test_what_is_chosen_for_and_not_sent_yet_counts_with_what_is_unanswered() ->
     asyncio.run(work())
 
 
-def test_a_choice_counts_once_and_not_when_its_ticket_is_given_up() -> None:
+def test_a_choice_counts_once_and_not_after_its_request_was_cancelled() -> None:
     async def work() -> None:
         router, (first, second) = Router(), [asyncio.Future[str]() for _ in range(2)]
-        for _ in range(5):  # no candidate would take it: Serve asks again
+        for _ in range(5):  # no candidate accepted it: Ray Serve asks again
             await chosen(router, [first], "a", "b")
         assert sum(Counter(router._chosen.values()).values()) == 1
         first.cancel()
@@ -114,7 +101,7 @@ def test_a_choice_counts_once_and_not_when_its_ticket_is_given_up() -> None:
     asyncio.run(work())
 
 
-def test_the_replica_with_the_fewest_unanswered_is_next() -> None:
+def test_the_replica_with_the_fewest_outstanding_requests_is_next() -> None:
     router = Router()
     for _ in range(6):
         router.send("a", "b")
@@ -132,36 +119,8 @@ def test_a_replica_that_died_is_forgotten_and_a_new_one_is_used() -> None:
     assert Counter(router.send("b", "c") for _ in range(4)) == {"b": 2, "c": 2}
 
 
-def test_serve_hears_of_it_as_well() -> None:
+def test_ray_serves_own_router_is_notified_as_well() -> None:
     router = Router()
     router.on_send_request("a")
     router.on_request_completed("a", "one")
-    assert router.heard == ["sent to a", "one back from a"]
-
-
-def test_replicas_are_deployed_with_all_that_they_are_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"folders": [tmp_path], "preload": ("defaults",), "max_batch": 8, "budget": 1000}
-    ray, serve = MagicMock(), MagicMock()
-    there = Mock(deployments={DEPLOYMENT: Mock(replica_states={"RUNNING": 1})})
-    serve.status.side_effect = itertools.chain(
-        [Mock(applications={})], itertools.repeat(Mock(applications={APPLICATION: there}))
-    )
-    serve.run_many.return_value = [Mock()]
-    monkeypatch.setattr(engine_of_many, "_connected", lambda cluster: (ray, serve))
-    engine = RayEngine([tmp_path], Cluster(), preload=["defaults"], max_batch=8, budget=1000)
-    asyncio.run(engine.close(1))
-    bound = serve.deployment.return_value.bind.call_args
-    assert bound.kwargs == told
-    Replica(**bound.kwargs, loader=Loader())
-
-
-def test_without_the_package_the_start_says_so_in_one_line() -> None:
-    program = "import sys; sys.modules['ray'] = None; from app.main import main; sys.exit(main())"
-    told = {**os.environ, "RESTORE_ENGINE": "ray"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=told, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("restore: RESTORE_ENGINE=ray: ")
-    assert "requirements/ray.txt" in line
+    assert router.notifications == ["sent to a", "one back from a"]

@@ -1,0 +1,49 @@
+"""The Ray engine with Ray faked. tests/e2e/test_ray.py has clusters."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import MagicMock, Mock
+
+import pytest
+
+from app.engine.ray import engine as ray_engine
+from app.engine.ray.cluster import APPLICATION, DEPLOYMENT, Cluster
+from app.engine.ray.engine import RayEngine
+from app.engine.ray.replica import Replica
+from tests.engines import Loader
+
+ROOT = Path(__file__).parents[4]
+
+
+def test_replicas_are_deployed_with_all_their_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = {"folders": [tmp_path], "preload": ("defaults",), "max_batch": 8, "budget": 1000}
+    ray, serve = MagicMock(), MagicMock()
+    there = Mock(deployments={DEPLOYMENT: Mock(replica_states={"RUNNING": 1})})
+    serve.status.side_effect = itertools.chain(
+        [Mock(applications={})], itertools.repeat(Mock(applications={APPLICATION: there}))
+    )
+    serve.run_many.return_value = [Mock()]
+    monkeypatch.setattr(ray_engine, "connect", lambda cluster: (ray, serve))
+    engine = RayEngine([tmp_path], Cluster(), preload=["defaults"], max_batch=8, budget=1000)
+    asyncio.run(engine.close(1))
+    bound = serve.deployment.return_value.bind.call_args
+    assert bound.kwargs == arguments
+    Replica(**bound.kwargs, loader=Loader())
+
+
+def test_without_the_package_ray_the_start_fails_with_one_line() -> None:
+    program = "import sys; sys.modules['ray'] = None; from app.main import main; sys.exit(main())"
+    environment = {**os.environ, "RESTORE_ENGINE": "ray"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("restore: RESTORE_ENGINE=ray: ")
+    assert "requirements/ray.txt" in line
