@@ -24,7 +24,7 @@ def main() -> int:
         settings = configuration.read()
     except SettingsError as error:
         return _refuse(str(error))
-    for sentence in configuration.misspelt():
+    for sentence in configuration.find_misspelled():
         sys.stderr.write(f"restore: {sentence}\n")
     logging.configure(settings.log_format)
     try:

@@ -186,13 +186,13 @@ class ImagePipeline:
             result = await task.run(picture, options, self.engine, context, **further)
             clock.lap("task")
             if result.table is not None:
-                return self._encoded(request, result, b"", media_types.TABLE, (), clock)
+                return self._finish(request, result, b"", media_types.TABLE, (), clock)
             output = replace(request.output, format=codec.choose_format(result.picture, request.output.format, accept))
             body, media_type, lost = await run_in_thread(_encode, result.picture, output)
             clock.lap("encode")
-            return self._encoded(request, result, body, media_type, lost, clock)
+            return self._finish(request, result, body, media_type, lost, clock)
 
-    def _encoded(
+    def _finish(
         self,
         request: ImageRequest,
         result: TaskResult,

@@ -23,21 +23,21 @@ class SettingsError(ValueError):
     """The environment holds a value that cannot be. Its text is one line for the person who starts the service."""
 
 
-def _listed(value: object) -> object:
+def _split_list(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
 
-def _whole(value: object) -> object:
+def _parse_whole(value: object) -> object:
     """Let `64e6` pass for 64000000."""
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\d{1,2}", value.strip()):
         return int(float(value))
     return value
 
 
-Listed = BeforeValidator(_listed)
-Whole = Annotated[int, BeforeValidator(_whole)]
+Listed = BeforeValidator(_split_list)
+Whole = Annotated[int, BeforeValidator(_parse_whole)]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -89,8 +89,8 @@ class Settings(BaseSettings):
         ge=0,
         le=86400,
         allow_inf_nan=False,
-        description="Seconds between two looks at the shelves. What changed there and was still for one such time is "
-        "taken up while the service runs; 0: only at its start.",
+        description="Seconds between two scans of the model repository. What changed and then stayed as it is for one "
+        "such time is loaded without a restart; 0: scan at the start only.",
     )
     models_mb: int = Field(
         1024,
@@ -227,7 +227,7 @@ def read() -> Settings:
         raise SettingsError("; ".join(breaches.values())) from None
 
 
-def misspelt() -> list[str]:
+def find_misspelled() -> list[str]:
     """Return a sentence for each environment variable that looks like a misspelt setting."""
     known = [variable(name) for name in Settings.model_fields]
     strange = [name for name in sorted(os.environ) if name.startswith(PREFIX) and name not in known]
@@ -246,13 +246,13 @@ def _sentence(name: str, given: str, message: str) -> str:
     return f"{variable(name)}{shown}: {told[:1].lower()}{told[1:]}"
 
 
-def _shown(value: Any) -> str:
+def _format_default(value: Any) -> str:
     if isinstance(value, tuple):
         value = ",".join(str(part) for part in value)
     return f"`{value}`" if str(value) else "empty"
 
 
-def document() -> str:
+def render_markdown() -> str:
     """Return every setting as Markdown: the text of `docs/configuration.md`."""
     schema = Settings.model_json_schema()["properties"]
     lines = [
@@ -273,9 +273,9 @@ def document() -> str:
         elif low is not None:
             sign = "above" if "exclusiveMinimum" in entry else "from"
             allowed += f" {sign} {low:g}" + (f" to {entry['maximum']:.10g}" if "maximum" in entry else "")
-        lines.append(f"| `{variable(name)}` | {_shown(field.default)} | {allowed} | {field.description} |")
+        lines.append(f"| `{variable(name)}` | {_format_default(field.default)} | {allowed} | {field.description} |")
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(document())
+    sys.stdout.write(render_markdown())

@@ -1,1 +1,1 @@
-"""The shelf of trained models and the contract that every model on it keeps."""
+"""The model repository and the contract that every model in it keeps."""

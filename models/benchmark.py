@@ -1,4 +1,4 @@
-"""Which of two ways to compute the same is faster here: one trial for the workshop and the service."""
+"""Which of two ways to compute the same is faster on this machine; for training and for the service."""
 
 from __future__ import annotations
 

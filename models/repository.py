@@ -1,4 +1,4 @@
-"""The shelf: folders `<folder>/<task>/<name>/<version>/`, one model each, TensorFlow Serving's layout.
+"""The model repository: folders `<root>/<task>/<name>/<version>/`, one model each, TensorFlow Serving's layout.
 
 A model that was published is never changed, but for the mark that makes it its task's default: a better one gets
 the next version. Names that begin with a dot are no models (a publication under way).
@@ -49,9 +49,11 @@ def fingerprint(folder: Path) -> Fingerprint:
     return tuple(found)
 
 
-def folders(shelves: Iterable[Path], unreadable: Callable[[Path, OSError], None] | None = None) -> Iterator[Path]:
-    """Yield the folder of each model, shelf by shelf, by task, name and version. A missing shelf is an empty one, and
-    one that cannot be read, or a folder of it (`lost+found`, say), is told to `unreadable` and skipped.
+def folders(roots: Iterable[Path], unreadable: Callable[[Path, OSError], None] | None = None) -> Iterator[Path]:
+    """Yield the folder of each model in the repositories at `roots`, one after the other, by task, name and version.
+
+    A missing root is an empty one. A folder that cannot be read (`lost+found`, say) is passed to `unreadable` and
+    skipped.
     """
 
     def below(folder: Path) -> list[Path]:
@@ -62,7 +64,7 @@ def folders(shelves: Iterable[Path], unreadable: Callable[[Path, OSError], None]
                 unreadable(folder, error)
             return []
 
-    for root in shelves:
+    for root in roots:
         for task in below(root):
             for name in below(task):
                 versions = [folder for folder in below(name) if folder.name.isdecimal()]
@@ -95,26 +97,26 @@ def open_model(folder: Path) -> Manifest:
 
 
 def next_version(task: str, name: str, root: Path) -> int:
-    """Return the version that the next model of this name gets: 1 on an empty shelf."""
+    """Return the version that the next model of this name gets: 1 in an empty repository."""
     return max((int(folder.name) for folder in _versions(root / task / name)), default=0) + 1
 
 
 def publish(manifest: Manifest, source: Path, root: Path, *, default: bool | None = None) -> Path:
-    """Copy the model in `source` to its place on `shelf` and return that folder.
+    """Copy the model in `source` to its place in the repository at `root` and return that folder.
 
-    `files` of the manifest is filled in from what is copied. With `default` the model becomes its task's default,
-    and the others of the task on this shelf cease to be; None leaves what the manifest says, and a version of a
-    default is one, too. Readers see the whole model or none: it is written beside its place, manifest last, and
-    renamed. Raises RepositoryError if that version is there already.
+    `files` of the manifest is filled in from what is copied. With `default` the model becomes its task's default
+    instead of the present one of this repository; None leaves what the manifest says, and a version of a default is
+    one, too. Readers see the whole model or none: it is written to a temporary folder, manifest last, and renamed.
+    Raises RepositoryError if that version exists.
     """
     parent = root / manifest.task / manifest.name
     place = parent / str(manifest.version)
     if place.exists():
-        raise RepositoryError([f"{manifest.id} is on the shelf already; the next is {_next(manifest, root)}"])
+        raise RepositoryError([f"{manifest.id} exists already; the next version is {_next(manifest, root)}"])
     if default is None and any(is_default(contract.read(folder)) for folder in _versions(parent)):
         default = True
     if default is not None:
-        manifest = _marked(manifest, default)
+        manifest = _mark_default(manifest, default)
     parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".publishing-", dir=parent))
     try:
@@ -151,7 +153,7 @@ def _next(manifest: Manifest, root: Path) -> int:
     return next_version(manifest.task, manifest.name, root)
 
 
-def _marked(manifest: Manifest, default: bool) -> Manifest:
+def _mark_default(manifest: Manifest, default: bool) -> Manifest:
     rest = {key: value for key, value in manifest.defaults.items() if key != "default"}
     return manifest.model_copy(update={"defaults": {**rest, "default": True} if default else rest})
 
@@ -166,7 +168,7 @@ def _unmark_others(chosen: Manifest, root: Path) -> None:
             continue
         if is_default(other):
             with tempfile.TemporaryDirectory(prefix=".publishing-", dir=folder.parent) as scratch:
-                contract.write(_marked(other, False), Path(scratch))
+                contract.write(_mark_default(other, False), Path(scratch))
                 (Path(scratch) / MANIFEST_NAME).replace(folder / MANIFEST_NAME)
 
 

@@ -21,7 +21,7 @@ Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(picture uint8 (height, width[, 3]), missing bool (height, width)) -> uint8 of the picture's shape."""
 FOLDER = "photos/test/Kodak24"
 SCRATCHES = 12
-FAINT = 1e-4
+LOSSY_BLACK = 1e-4
 """Mean square errors below this (40 dB) count little in training."""
 
 
@@ -41,7 +41,7 @@ def hole_loss(found: Any, true: Any, mask: Any) -> Any:
     leaves.
     """
     square = ops.sum(ops.square((found - true) * mask), axis=(1, 2, 3))
-    return ops.mean(ops.log(square / (true.shape[-1] * ops.sum(mask, axis=(1, 2, 3)) + 1.0) + FAINT))
+    return ops.mean(ops.log(square / (true.shape[-1] * ops.sum(mask, axis=(1, 2, 3)) + 1.0) + LOSSY_BLACK))
 
 
 def in_hole_psnr(found: np.ndarray, true: np.ndarray, missing: np.ndarray) -> float:

@@ -23,7 +23,7 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
         if "Allow" in headers:
-            headers["Allow"] = ", ".join(_allowed_methods(request))
+            headers["Allow"] = ", ".join(_find_allowed_methods(request))
         error = _translate(error.status_code, request)
     elif not isinstance(error, ServiceError):
         error = InvalidField("A value in the address or its query is not allowed.")
@@ -33,7 +33,7 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     return response
 
 
-def _allowed_methods(request: Request) -> list[str]:
+def _find_allowed_methods(request: Request) -> list[str]:
     """Return every method that the address takes: Starlette's own header lists those of one route alone."""
 
     def takes(method: str) -> bool:

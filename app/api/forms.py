@@ -19,8 +19,8 @@ from app.imaging.codec import Output
 from app.pipeline import ImageRequest, Upload
 from app.tasks.base import Task, TaskOptions
 
-MOST_PARTS = 32
-LONGEST_TEXT = 64 * 1024
+MAX_PARTS = 32
+MAX_TEXT = 64 * 1024
 
 
 class ImageForm(BaseModel):
@@ -150,7 +150,7 @@ async def _parse_multipart(headers: Headers, body: AsyncGenerator[bytes, None]) 
     _, parameters = parse_options_header(content_type)
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise MalformedRequest("The form must be in UTF-8.")
-    parser = _Parser(headers, body, max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=LONGEST_TEXT)
+    parser = _Parser(headers, body, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_TEXT)
     try:
         return (await parser.parse()).multi_items()
     except MultiPartException as error:
@@ -165,9 +165,9 @@ def _explain(message: str) -> str:
     if message == "cut short":
         return "The form is cut short: its closing boundary never came."
     if "exceeded maximum size" in message:
-        return f"A text field is longer than {LONGEST_TEXT // 1024} KiB. A picture is sent as a file, with a file name."
+        return f"A text field is longer than {MAX_TEXT // 1024} KiB. A picture is sent as a file, with a file name."
     if "Too many" in message:
-        return f"The form has more than {MOST_PARTS} fields or files."
+        return f"The form has more than {MAX_PARTS} fields or files."
     if "boundary" in message:
         return "The header Content-Type names no boundary."
     if "Content-Disposition" in message:

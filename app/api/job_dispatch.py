@@ -116,7 +116,7 @@ class JobDispatcher:
         if now is None:
             raise JobConflict("The job was erased while its result was waited for.")
         if prefer.given:
-            return self._accepted(now, prefer)
+            return self._answer_accepted(now, prefer)
         if self._shutdown.closing:
             text = "The service is stopping. The job goes on with its next start: repeat the request then."
             raise ShuttingDown(text, retry_after=5)
@@ -125,7 +125,7 @@ class JobDispatcher:
             "Idempotency-Key."
         )
 
-    def _accepted(self, job: Job, prefer: Preference) -> StreamedResponse:
+    def _answer_accepted(self, job: Job, prefer: Preference) -> StreamedResponse:
         headers = {**UNCACHED, "Location": f"/jobs/{job.id}", "Preference-Applied": prefer.applied}
         return StreamedResponse(json.dumps(self._jobs.describe(job)).encode(), 202, headers, "application/json")
 

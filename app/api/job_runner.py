@@ -68,7 +68,7 @@ def explain(error: Exception) -> dict[str, Any]:
     """Return the problem that ended a job; what nobody expected is `internal-error`."""
     if not isinstance(error, ServiceError):
         error = problems.InternalError("Something went wrong here. It is in the log under the job's id.")
-    return problems.content(error, "")
+    return problems.describe(error, "")
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class AccessLogMiddleware:
         self.metrics.seconds.labels(path).observe(seconds)
         if "problem" in state:
             self.metrics.problems.labels(state["problem"]).inc()
-        told = {key: state[key] for key in ("problem", "client", "model") if key in state}
+        facts = {key: state[key] for key in ("problem", "client", "model") if key in state}
         write = log.error if status >= 500 and state.get("problem") == "internal-error" else log.info
         write(
             "request",
@@ -110,7 +110,7 @@ class AccessLogMiddleware:
             status=status or 499,
             seconds=round(seconds, 4),
             request_id=state["request_id"],
-            **told,
+            **facts,
         )
 
 

@@ -115,7 +115,7 @@ TABLE: tuple[Problem, ...] = (
         422,
         "The picture is damaged",
         "The file begins like a picture but is cut short or corrupt, so that its pixels cannot be read.",
-        "Check that the whole file was sent, and that a viewer can open it. Saving it anew often mends it.",
+        "Check that the whole file was sent, and that a viewer can open it. Re-saving the file often fixes it.",
     ),
     Problem(
         errors.AnimatedImage,
@@ -279,8 +279,8 @@ TABLE: tuple[Problem, ...] = (
         errors.JobsFull,
         "jobs-full",
         503,
-        "There are as many jobs as may be",
-        "As many jobs wait or run already as this service takes on (`RESTORE_JOBS_MAX`).",
+        "The job queue is full",
+        "The limit of jobs that wait or run is reached (`RESTORE_JOBS_MAX`).",
         "Send it again after the seconds that `Retry-After` says.",
     ),
     Problem(
@@ -312,7 +312,7 @@ TABLE: tuple[Problem, ...] = (
         "model-unavailable",
         503,
         "The model cannot be used now",
-        "The model is on the shelf but could not be loaded, or failed. The others work.",
+        "The model failed to load, or failed while it ran. The others work.",
         "Choose another model, or ask who runs the service to look at its log.",
     ),
     Problem(
@@ -367,7 +367,7 @@ def of(error: errors.ServiceError) -> Problem:
 
 def response(error: errors.ServiceError, request_id: str) -> JSONResponse:
     """Return `error` as a problem document. `retry_after` goes into the body and, rounded up, into `Retry-After`."""
-    body = content(error, request_id)
+    body = describe(error, request_id)
     headers = {"Cache-Control": "no-store"}
     if "retry_after" in body:
         headers["Retry-After"] = str(body["retry_after"])
@@ -378,7 +378,7 @@ def response(error: errors.ServiceError, request_id: str) -> JSONResponse:
     return JSONResponse(body, body["status"], headers, MEDIA_TYPE)
 
 
-def content(error: errors.ServiceError, request_id: str) -> dict[str, Any]:
+def describe(error: errors.ServiceError, request_id: str) -> dict[str, Any]:
     """Return `error` as the content of a problem document."""
     problem = of(error)
     body: dict[str, Any] = {
@@ -424,7 +424,7 @@ def _code(text: str) -> str:
     return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
 
 
-def document() -> str:
+def render_markdown() -> str:
     """Return every problem as Markdown: the text of `docs/errors.md`."""
     lines = [
         "# Problems",
@@ -446,4 +446,4 @@ def document() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(document())
+    sys.stdout.write(render_markdown())

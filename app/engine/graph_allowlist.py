@@ -105,7 +105,7 @@ def _reachable_operations(graph: Any, functions: Mapping[str, Any]) -> Iterator[
             visited.add(name)
             yield nodes[name].op
             pending.extend(nodes[name].input)
-            called.extend(_called_functions(nodes[name]))
+            called.extend(_find_called_functions(nodes[name]))
     visited.clear()
     while called:
         name = called.pop()
@@ -113,10 +113,10 @@ def _reachable_operations(graph: Any, functions: Mapping[str, Any]) -> Iterator[
             visited.add(name)
             for node in functions[name].node_def:
                 yield node.op
-                called.extend(_called_functions(node))
+                called.extend(_find_called_functions(node))
 
 
-def _called_functions(node: Any) -> Iterator[str]:
+def _find_called_functions(node: Any) -> Iterator[str]:
     """Yield the names of the functions that a node may call."""
     yield node.op  # a function may be called as if it were an operation
     for attribute in node.attr.values():

@@ -13,13 +13,13 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-MOST_S = 0.5
+MAX_BATCH_S = 0.5
 """A batch of several tiles may take no longer than this, because the next request waits for it."""
 GAIN = 0.05
 """A larger batch must save this share of the time per tile: less is noise."""
 SMOOTHING = 0.2
 """Weight of the newest call in an average."""
-MOST_POINTS = 200
+MAX_SIZES = 200
 """Sizes that are remembered per signature; a further one replaces the oldest."""
 UNKNOWN = 1e-6
 """Seconds per pixel before any model was called."""
@@ -56,7 +56,7 @@ class LatencyModel:
             sizes[size].update(seconds)
         else:
             sizes[size] = _Average(seconds)
-        if len(sizes) > MOST_POINTS:
+        if len(sizes) > MAX_SIZES:
             del sizes[next(iter(sizes))]
         self._lines.pop((model, signature), None)
 
@@ -83,7 +83,7 @@ class LatencyModel:
         size = 2
         while size < 2 * waiting and size <= limit:
             whole = self.seconds(model, signature, pixels, size)
-            if whole > max(alone, MOST_S):
+            if whole > max(alone, MAX_BATCH_S):
                 break
             if whole / min(size, waiting) < least * (1 - GAIN):
                 best, least = size, whole / min(size, waiting)
@@ -94,7 +94,7 @@ class LatencyModel:
         """Whether a batch of twice `tiles` is worth a try: this one saved something, and twice its time is not long."""
         whole = self.seconds(model, signature, pixels, tiles)
         half = self.seconds(model, signature, pixels, tiles // 2) if tiles > 1 else math.inf
-        return 2 * whole <= MOST_S and whole / 2 < half * (1 - GAIN)
+        return 2 * whole <= MAX_BATCH_S and whole / 2 < half * (1 - GAIN)
 
     def rows(self) -> list[tuple[str, str, int, int, float]]:
         """Return (model, signature, pixels, tiles, seconds) of all that was measured."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import structlog
 
-from app.engine.latency_model import MOST_S, LatencyModel
+from app.engine.latency_model import MAX_BATCH_S, LatencyModel
 from app.engine.protocol import Arrays, Counters, InferenceRequest, ModelStatus, RequestContext
 from app.engine.registry import Registry
 from app.engine.scheduler import Scheduler
@@ -128,7 +128,7 @@ class LocalEngine:
         context = RequestContext(request_id=f"warm {manifest.id}", client="warm-up", probe=True)
         first = warm_sizes(manifest.geometry)[0]
         for device, request in itertools.product(self.schedulers, warmup_requests(manifest, context, every_size=True)):
-            is_quick = 2 * self.latency.seconds(manifest.id, request.signature, request.pixels) <= MOST_S
+            is_quick = 2 * self.latency.seconds(manifest.id, request.signature, request.pixels) <= MAX_BATCH_S
             if every_size or is_quick or request.pixels == first[0] * first[1]:
                 await self._measure(request, device)
         self.registry.mark_ready(manifest.id)
@@ -169,7 +169,7 @@ class LocalEngine:
 
     async def _run(self, request: InferenceRequest, device: str) -> Arrays:
         with self.registry.lease(request.model):
-            if (request.model, device) in self._loads or self.registry.loaded(request.model, device) is None:
+            if (request.model, device) in self._loads or self.registry.find_loaded(request.model, device) is None:
                 self._loading_requests[device] += 1
                 try:
                     await self._load(request.model, device)

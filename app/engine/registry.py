@@ -159,7 +159,7 @@ class Registry:
     def _log_defaults(self) -> None:
         snapshot = self._snapshot
         for task in snapshot.tasks():
-            if len(names := snapshot.marked_defaults(task)) > 1:
+            if len(names := snapshot.find_marked_defaults(task)) > 1:
                 log.warning("several default models", task=task, names=names, chosen=snapshot.default[task])
             try:
                 self.find(task)
@@ -174,7 +174,7 @@ class Registry:
         version = self._get(model)
         return list(version.loaded) if version.removed and version.loaded else self.devices
 
-    def loaded(self, model: str, device: str | None = None) -> Model | None:
+    def find_loaded(self, model: str, device: str | None = None) -> Model | None:
         """Return the model of this id if it is in memory, on `device` or on any."""
         try:
             models = self._get(model).loaded

@@ -87,7 +87,7 @@ class RepositorySnapshot:
         """Return the tasks that have models, in alphabetical order."""
         return sorted({version.task for version in self.versions.values()})
 
-    def marked_defaults(self, task: str) -> list[str]:
+    def find_marked_defaults(self, task: str) -> list[str]:
         """Return the names of a task that are marked as its default: a newer version need not bear the mark."""
         return list(dict.fromkeys(version.name for version in self.versions_of(task) if version.marked_default))
 
@@ -103,7 +103,7 @@ class RepositorySnapshot:
         return RepositorySnapshot(versions, latest, {task: name for task, name in default.items() if name})
 
     def _next_default(self, snapshot: RepositorySnapshot, task: str) -> str:
-        wanted, current = next(iter(snapshot.marked_defaults(task)), ""), self.default.get(task, "")
+        wanted, current = next(iter(snapshot.find_marked_defaults(task)), ""), self.default.get(task, "")
         serving, successor = snapshot.latest.get((task, current)), snapshot.latest.get((task, wanted))
         if serving is None or (successor and not serving.usable):
             return wanted
@@ -114,7 +114,7 @@ class RepositorySnapshot:
         newest = [max(self._usable(key), default=None, key=_number) for key in self.latest]
         found = [one for one in newest if one and one.version > self.latest[one.task, one.name].version]
         for task, current in self.default.items():
-            wanted = next(iter(self.marked_defaults(task)), current)
+            wanted = next(iter(self.find_marked_defaults(task)), current)
             if wanted != current:
                 found.append(self.latest[task, wanted])
         return [version for version in dict.fromkeys(found) if version.usable and not version.ready]

@@ -15,7 +15,7 @@ from app.imaging.picture import Floats
 from app.tasks.tiling import require_signature
 from models.manifest import Manifest
 
-SHORTEST_SIDE, LONGEST_SIDE = 64, 2048
+MIN_SIDE, MAX_SIDE = 64, 2048
 """Sides of a reduced picture: shorter ones are enlarged, longer ones squeezed, whatever its proportion."""
 
 
@@ -27,8 +27,7 @@ def reduce_picture(pixels: NDArray[Any], side: int, multiple: int) -> Floats:
     height, width = pixels.shape[:2]
     factor = min(1.0, side / math.sqrt(height * width))
     tall, wide = (
-        max(SHORTEST_SIDE, min(LONGEST_SIDE, round(length * factor / multiple) * multiple))
-        for length in (height, width)
+        max(MIN_SIDE, min(MAX_SIDE, round(length * factor / multiple) * multiple)) for length in (height, width)
     )
     # OpenCV's area averaging works on whole sides only where both shrink; enlarging, it would repeat pixels.
     how = cv2.INTER_AREA if tall <= height and wide <= width else cv2.INTER_LINEAR

@@ -28,13 +28,13 @@ class Stopwatch:
     """Splits what a task took into `model`, the device's time for this caller, and `queue`, all the rest."""
 
     def __init__(self, context: RequestContext) -> None:
-        self._caller = context
+        self._context = context
         self._begin = time.perf_counter()
         self._spent = context.usage.device_seconds
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds since the start."""
-        model = self._caller.usage.device_seconds - self._spent
+        model = self._context.usage.device_seconds - self._spent
         return {"queue": max(0.0, time.perf_counter() - self._begin - model), "model": model}
 
 

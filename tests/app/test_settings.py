@@ -21,7 +21,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_document_is_the_settings() -> None:
-    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == settings.document()
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == settings.render_markdown()
     assert all(field.description for field in Settings.model_fields.values())
 
 
@@ -111,4 +111,4 @@ def test_all_breaches_are_told_at_once_and_the_process_ends_with_2() -> None:
 def test_a_misspelt_setting_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTORE_MAX_PIXEL", "1")
     monkeypatch.setenv("RESTORE_DATA_PACKS", "somewhere")
-    assert settings.misspelt() == ["RESTORE_MAX_PIXEL is not a setting. Did you mean RESTORE_MAX_PIXELS?"]
+    assert settings.find_misspelled() == ["RESTORE_MAX_PIXEL is not a setting. Did you mean RESTORE_MAX_PIXELS?"]

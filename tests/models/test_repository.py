@@ -64,7 +64,7 @@ def test_versions_follow_each_other_and_are_listed_by_number(source: Path, root:
 def test_a_published_version_is_never_replaced(source: Path, root: Path) -> None:
     folder = repository.publish(manifest(), source, root)
     (source / "saved_model.pb").write_bytes(b"another graph")
-    with pytest.raises(RepositoryError, match="on the shelf already; the next is 2"):
+    with pytest.raises(RepositoryError, match="exists already; the next version is 2"):
         repository.publish(manifest(), source, root)
     assert (folder / "saved_model.pb").read_bytes() == b"graph"
 

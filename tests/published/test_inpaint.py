@@ -1,4 +1,4 @@
-"""The inpainting models on the shelf fill holes, and leave every other pixel as it was, through the real engine."""
+"""The published inpainting models fill holes, and leave every other pixel as it was, through the real engine."""
 
 from __future__ import annotations
 

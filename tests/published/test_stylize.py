@@ -1,4 +1,4 @@
-"""The painter on the shelf: its presets differ, its tiles do not show, and what it says of itself is there."""
+"""The published painter: its presets differ, its tiles do not show, and what it says of itself is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiled equals untiled, before rounding, for every tiled model on the shelf, through the real engine.
+"""Tiled equals untiled, before rounding, for every published tiled model, through the real engine.
 
 "Untiled" is the same plan with one tile. The tiny models of `tests.model_repository` go through the same tests: their
 halo is the whole radius of their convolution, so that they have to agree far more closely.

@@ -55,8 +55,8 @@ class Replica:
         )
         self._reported = Counters()
         self._measuring: asyncio.Task[None] | None = None
-        self._preloaded = preloaded(self._registry, preload)
-        for manifest in self._preloaded:
+        self._preloads = find_preloads(self._registry, preload)
+        for manifest in self._preloads:
             with suppress(ServiceError):  # it is in the log, and a request for the model gets the error
                 self._warm(manifest)
 
@@ -92,7 +92,7 @@ class Replica:
 
     async def _measure(self) -> None:
         """Measure the latency of batches of the preloaded models."""
-        for manifest in self._preloaded:
+        for manifest in self._preloads:
             with suppress(ServiceError):
                 await self.engine.warm(manifest)
 
@@ -104,7 +104,7 @@ class Replica:
         log.info("model warm", model=manifest.id)
 
 
-def preloaded(registry: Registry, wanted: Sequence[str]) -> list[Manifest]:
+def find_preloads(registry: Registry, wanted: Sequence[str]) -> list[Manifest]:
     """Return the models that `wanted` names (`defaults`, `task/name` or `task/name@version`) and that can be served."""
     chosen: dict[str, Manifest] = {}
     for entry in wanted:

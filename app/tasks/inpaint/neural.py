@@ -95,11 +95,11 @@ async def _coarse_to_fine(
     small, hole = await asyncio.to_thread(holes.downscale_by_two, image, missing)
     small = await fill(small, hole, manifest, engine, context)
 
-    def refined() -> tuple[Floats, Mask]:
+    def refine() -> tuple[Floats, Mask]:
         rim = holes.find_border(missing, RIM)
-        return np.where((missing & ~rim)[..., None], _doubled(small, image.shape), image), rim
+        return np.where((missing & ~rim)[..., None], _upscale_by_two(small, image.shape), image), rim
 
-    coarse, rim = await asyncio.to_thread(refined)
+    coarse, rim = await asyncio.to_thread(refine)
     return await fill(coarse, rim, manifest, engine, context)
 
 
@@ -159,6 +159,6 @@ def _begin(low: int, high: int, size: int, limit: int) -> int:
     return max(0, min((low + high - size) // 2, limit - size))
 
 
-def _doubled(small: Floats, shape: tuple[int, ...]) -> Floats:
+def _upscale_by_two(small: Floats, shape: tuple[int, ...]) -> Floats:
     large = cv2.resize(small, (2 * small.shape[1], 2 * small.shape[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(large, np.float32).reshape(2 * small.shape[0], 2 * small.shape[1], -1)[: shape[0], : shape[1]]

@@ -26,18 +26,18 @@ from app.tasks.inpaint.neural import fill, reach, search
 from app.tasks.tiling import Stopwatch, check_size
 from models.manifest import Manifest
 
-MOST_WORK = 250_000_000
+MAX_WORK = 250_000_000
 """Missing pixels × radius² that Telea and Navier-Stokes may be asked for: half a minute of a core."""
-LEAST_RADIUS = 7
+MIN_RADIUS = 7
 """Below this radius a pixel costs as much as with it."""
-MOST_SMOOTH = 160_000
+MAX_BIHARMONIC = 160_000
 """Missing pixels that the biharmonic method solves for at once: eight seconds and most of a gigabyte."""
-MOST_SMOOTH_IN_ALL = 2_000_000
+MAX_BIHARMONIC_TOTAL = 2_000_000
 SCRATCH = 8
 """Up to so many pixels across, `auto` takes the biharmonic method without a model: `python -m benchmarks.inpaint`."""
 MARGIN = 2 * holes.THIN
 """Pixels around a hole that its filling may depend on, beside the radius."""
-FAINT = 31
+LOSSY_BLACK = 31
 """What a lossy mask may have, of 255, where its author meant black."""
 
 
@@ -195,7 +195,7 @@ def _find_hole(picture: Picture, mask: Picture | None) -> Mask:
                 limit=f"{picture.width}×{picture.height}",
             )
         # In a lossy file black is seldom exactly 0.
-        least = FAINT * mask.maximum // 255 if mask.format in ("jpeg", "webp", "avif") else 0
+        least = LOSSY_BLACK * mask.maximum // 255 if mask.format in ("jpeg", "webp", "avif") else 0
         hole = np.asarray((mask.pixels > least).any(axis=-1))
         if mask.alpha is not None:
             hole &= mask.alpha > least
@@ -212,7 +212,7 @@ def _choose_method(region: Region, missing: Mask, options: InpaintOptions, manif
     if manifest is not None:
         return "neural"
     scratch = holes.is_thin(missing[region.core.slices], SCRATCH)
-    return "biharmonic" if scratch and _count_missing(region, missing) <= MOST_SMOOTH else "ns"
+    return "biharmonic" if scratch and _count_missing(region, missing) <= MAX_BIHARMONIC else "ns"
 
 
 def _count_missing(region: Region, missing: Mask) -> int:
@@ -223,23 +223,23 @@ def _check_work(regions: list[Region], methods: list[Method], missing: Mask, rad
     """Raise WorkTooLarge for what would take longer than anybody should hold a core."""
     counts = [_count_missing(region, missing) for region in regions]
     smooth = [count for count, method in zip(counts, methods, strict=True) if method == "biharmonic"]
-    if smooth and (max(smooth) > MOST_SMOOTH or sum(smooth) > MOST_SMOOTH_IN_ALL):
+    if smooth and (max(smooth) > MAX_BIHARMONIC or sum(smooth) > MAX_BIHARMONIC_TOTAL):
         raise WorkTooLarge(
             f"The biharmonic method would solve for {max(smooth)} pixels in one hole and {sum(smooth)} in all; the "
-            f"limits are {MOST_SMOOTH} and {MOST_SMOOTH_IN_ALL}. Take telea or ns, or a smaller mask.",
+            f"limits are {MAX_BIHARMONIC} and {MAX_BIHARMONIC_TOTAL}. Take telea or ns, or a smaller mask.",
             field="method",
             value=max(smooth),
-            limit=MOST_SMOOTH,
+            limit=MAX_BIHARMONIC,
         )
     marched = sum(count for count, method in zip(counts, methods, strict=True) if method in ("telea", "ns"))
-    work = marched * max(radius, LEAST_RADIUS) ** 2
-    if work > MOST_WORK:
+    work = marched * max(radius, MIN_RADIUS) ** 2
+    if work > MAX_WORK:
         raise WorkTooLarge(
-            f"{marched} missing pixels × radius² ({radius}, at least {LEAST_RADIUS}) are {work}; the limit is "
-            f"{MOST_WORK}. Take a smaller radius or mask.",
+            f"{marched} missing pixels × radius² ({radius}, at least {MIN_RADIUS}) are {work}; the limit is "
+            f"{MAX_WORK}. Take a smaller radius or mask.",
             field="radius",
             value=work,
-            limit=MOST_WORK,
+            limit=MAX_WORK,
         )
 
 

@@ -163,7 +163,7 @@ async def _probabilities(
         text = f"The model {manifest.id} takes pictures in a way that this task cannot use."
         raise ModelUnavailable(text, field="model", value=manifest.id)
     size = manifest.geometry.nearest_size(picture.height, picture.width)
-    small = await asyncio.to_thread(_reduced, picture.pixels, size)
+    small = await asyncio.to_thread(_resize, picture.pixels, size)
     request = InferenceRequest(manifest.id, "segment", {"image": small[None]}, context, size[0] * size[1])
     context.progress.expect(1)
     answer = (await engine.run(request))["probabilities"][0]
@@ -175,7 +175,7 @@ async def _probabilities(
     return lambda rows: guided_filter.apply(guided, picture.pixels[rows], rows, full), {"size": f"{size[1]}x{size[0]}"}
 
 
-def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> Floats:
+def _resize(pixels: NDArray[Any], size: tuple[int, int]) -> Floats:
     """Return `pixels` as float32 (*size, 3) in [0, 1]."""
     smaller = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
     # OpenCV's area averaging works on whole sides only where both shrink; enlarging, it would repeat pixels.

@@ -24,7 +24,7 @@ def test_every_error_has_a_row_of_its_own() -> None:
 
 
 def test_the_document_is_the_table() -> None:
-    assert (ROOT / "docs" / "errors.md").read_text(encoding="utf-8") == problems.document()
+    assert (ROOT / "docs" / "errors.md").read_text(encoding="utf-8") == problems.render_markdown()
 
 
 def test_members_that_json_cannot_hold_are_made_to_fit() -> None:

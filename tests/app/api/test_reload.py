@@ -27,7 +27,7 @@ def publish(service: Service, version: int, name: str = "photo", *, default: boo
 
 
 def publish_broken(service: Service, version: int) -> Path:
-    """Put a version on the shelf, in one step, whose manifest cannot be read."""
+    """Put a version into the repository, in one step, whose manifest cannot be read."""
     root = service.settings.models_dir[0]
     described = manifest(name="photo", version=version, signatures=photo_signatures())
     folder = repository.publish(described, root.parent / "empty", root.parent / "elsewhere")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.latency_model import MOST_POINTS, MOST_S, UNKNOWN, LatencyModel
+from app.engine.latency_model import MAX_BATCH_S, MAX_SIZES, UNKNOWN, LatencyModel
 
 NAME = ("denoise/photo@1", "denoise")
 
@@ -55,22 +55,22 @@ def test_the_best_batch_is_one_tile_where_larger_ones_save_nothing() -> None:
 
 
 def test_batch_does_not_hold_the_device_for_long() -> None:
-    table = measured(*((100, n, MOST_S / 4 * (1 + n / 100)) for n in (1, 2)), (100, 4, MOST_S * 1.1))
+    table = measured(*((100, n, MAX_BATCH_S / 4 * (1 + n / 100)) for n in (1, 2)), (100, 4, MAX_BATCH_S * 1.1))
     assert table.best_batch_size(*NAME, 100, 4, 64) == 2
 
 
 def test_larger_batches_are_tried_while_they_pay_and_are_short() -> None:
-    table = measured((100, 1, 0.01), (100, 2, 0.015), (100, 4, 0.0295), (200, 1, MOST_S))
+    table = measured((100, 1, 0.01), (100, 2, 0.015), (100, 4, 0.0295), (200, 1, MAX_BATCH_S))
     assert [table.larger_batch_pays(*NAME, 100, tiles) for tiles in (1, 2, 4)] == [True, True, False]
     assert not table.larger_batch_pays(*NAME, 200, 1)
 
 
 def test_number_of_sizes_is_bounded() -> None:
     table = LatencyModel()
-    for pixels in range(1, MOST_POINTS + 100):
+    for pixels in range(1, MAX_SIZES + 100):
         table.record(*NAME, pixels, 1, 1.0)
-    assert len(table.rows()) == MOST_POINTS
-    assert table.knows(*NAME, MOST_POINTS + 99)
+    assert len(table.rows()) == MAX_SIZES
+    assert table.knows(*NAME, MAX_SIZES + 99)
     assert not table.knows(*NAME, 1)
 
 

@@ -52,14 +52,14 @@ def test_a_model_is_loaded_once(put: Put, root: Path) -> None:
     model = Identity()
     loader = Loader({"photo": model})
     found = Registry([root], loader)
-    assert found.loaded("denoise/photo@1") is None
+    assert found.find_loaded("denoise/photo@1") is None
     assert found.load("denoise/photo@1") is model
-    assert found.load("denoise/photo@1") is found.loaded("denoise/photo@1") is model
+    assert found.load("denoise/photo@1") is found.find_loaded("denoise/photo@1") is model
     assert loader.loads == ["denoise/photo@1"]
     assert [entry.state for entry in found.statuses()] == ["loaded"]
     with pytest.raises(UnknownModel):
         found.load("denoise/photo@2")
-    assert found.loaded("denoise/photo@2") is None
+    assert found.find_loaded("denoise/photo@2") is None
 
 
 def test_a_second_load_waits_for_the_first_and_other_models_do_not(put: Put, root: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_removed_version_in_service_is_not_evicted(put: Put, root: Path) -> No
     poll_twice(found)
     found.load("denoise/digits@1")
     assert loader.unloads == []
-    assert found.loaded(found.find("denoise").id)
+    assert found.find_loaded(found.find("denoise").id)
 
 
 def test_an_unavailable_model_is_unloaded(put: Put, root: Path) -> None:
@@ -231,4 +231,4 @@ def test_each_device_has_the_budget(five: Five) -> None:
     assert loader.unloads == []
     found.load("denoise/m2@1", "GPU:1")
     assert in_memory(found) == ["m0", "m2"]
-    assert found.loaded("denoise/m2@1", "GPU:0") is None
+    assert found.find_loaded("denoise/m2@1", "GPU:0") is None

@@ -113,7 +113,7 @@ def test_a_new_model_is_served_at_once_and_a_new_version_when_it_is_ready(put: P
     found.mark_ready("denoise/photo@2")
     assert found.find("denoise").version == found.find("denoise", "photo").version == 2
     assert found.pending_promotions() == []
-    assert found.loaded("denoise/photo@1") is model
+    assert found.find_loaded("denoise/photo@1") is model
     assert poll_twice(found) == []
 
 
@@ -166,7 +166,7 @@ def test_another_default_is_promoted_when_it_is_ready(put: Put, root: Path) -> N
     assert [one.name for one in found.pending_promotions()] == ["digits"]
     found.mark_ready("denoise/digits@1")
     assert found.find("denoise").name == "digits"
-    assert found.loaded("denoise/photo@1") is not None  # a change of the mark does not reload it
+    assert found.find_loaded("denoise/photo@1") is not None  # a change of the mark does not reload it
 
 
 def test_a_removed_version_serves_until_its_successor_is_ready(put: Put, root: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.engine.protocol import RequestContext
 from app.errors import ModelUnavailable
-from app.tasks.inference import LONGEST_SIDE, SHORTEST_SIDE, infer, manifest_default, reduce_picture
+from app.tasks.inference import MAX_SIDE, MIN_SIDE, infer, manifest_default, reduce_picture
 from tests.engines import FunctionEngine
 from tests.model_repository import manifest, stylize_signatures
 
@@ -25,10 +25,10 @@ def test_its_sides_are_whole_multiples_and_its_pixels_few(height: int, width: in
     _, tall, wide, channels = small.shape
     assert channels == 3
     assert tall % multiple == wide % multiple == 0
-    assert min(tall, wide) >= SHORTEST_SIDE
-    assert max(tall, wide) <= LONGEST_SIDE
+    assert min(tall, wide) >= MIN_SIDE
+    assert max(tall, wide) <= MAX_SIDE
     if 1 / 4 < height / width < 4:
-        assert tall * wide <= max(1.3 * side**2, (4 * SHORTEST_SIDE) ** 2)
+        assert tall * wide <= max(1.3 * side**2, (4 * MIN_SIDE) ** 2)
     assert (small == 1).all()
 
 
