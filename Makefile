@@ -1,15 +1,15 @@
-# `make` alone lists the doors. Needs Python 3.11 to 3.13 with pip, and nothing else; uses uv where it is on PATH.
+# `make` lists the targets. Needs Python 3.11 to 3.13 with pip, and nothing else; uses uv where it is on PATH.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
 HOST ?= 127.0.0.1
 PORT ?= 8000
-# DEVICE=gpu serves with TensorFlow for NVIDIA GPUs, from an environment of its own.
+# DEVICE=gpu serves with TensorFlow for NVIDIA GPUs, from a separate environment.
 DEVICE ?= cpu
-# ENGINE=ray serves with replicas in a Ray cluster on this machine, from an environment of its own.
+# ENGINE=ray serves with replicas in a Ray cluster on this machine, from a separate environment.
 ENGINE ?= local
-# The interpreter the environment is made with: the first suitable one, unless PYTHON says which.
+# The interpreter for the environment: the first suitable one, unless PYTHON is set.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
@@ -32,16 +32,16 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-input --
 endif
 
 .PHONY: help
-help: ## list these doors
+help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables: HOST, PORT, PYTHON, DEVICE=cpu|gpu, ENGINE=local|ray, VENV; the service's own: docs/configuration.md"
 
-# --- environment: a stamp a lock, so that the second start installs nothing ---
+# --- environment: a stamp file per lock file, so that nothing is installed twice ---
 
-# A stamp here too: an environment whose making was cut short has a python and no pip.
+# A stamp file here too: an environment whose creation was interrupted has python but no pip.
 $(VENV)/.made:
-	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 was found. Install one, or say which: make PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is not a Python from 3.11 to 3.13. Say which: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 was found. Install one, or set it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is not a Python from 3.11 to 3.13. Set another one: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "[setup] creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
 	@touch $@
 
@@ -62,7 +62,7 @@ setup: $(VENV)/.dev ## create the environment for working on this repository
 
 # --- serve ---
 
-# Networks on a CPU are a twentieth faster where their memory is asked for in huge pages (docs/operations.md).
+# Networks on a CPU are 5 % faster with huge pages (docs/operations.md).
 HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 .PHONY: serve
@@ -75,22 +75,22 @@ serve: $(VENV)/.serve ## install what is missing, load the models, serve on HOST
 PYTEST = $(BIN)/python -m pytest
 
 .PHONY: test
-test: $(VENV)/.dev ## everything but the slow tests, without network, on a CPU
+test: $(VENV)/.dev ## all tests but the slow ones; needs no network and no GPU
 	@$(PYTEST) -m "not slow and not ray" $(ARGS)
 
 .PHONY: unit
-unit: $(VENV)/.dev ## seconds: no TensorFlow, no data packs
+unit: $(VENV)/.dev ## the tests that need no TensorFlow and no data packs
 	@$(PYTEST) -m "not tf and not slow and not data and not chromium and not ray" $(ARGS)
 
 .PHONY: test-all
-test-all: $(VENV)/.dev ## everything at full size, and a newcomer's day from clone to SIGTERM
+test-all: $(VENV)/.dev ## all tests, the Docker steps, and the README's steps in a fresh clone
 	@RESTORE_FUZZ=5000 $(PYTEST) -m "not ray" --timeout 3600 $(ARGS)
 	@$(MAKE) test-ray
 	@$(BIN)/python -m scripts.docker_steps --reuse $(VENV)
 	@tests/e2e/newcomer.sh
 
 .PHONY: test-ray
-test-ray: ## two Ray nodes on this machine, and replicas that are killed
+test-ray: ## tests with two Ray nodes on this machine
 	@$(MAKE) ENGINE=ray .test-ray
 
 .test-ray: $(VENV)/.dev
@@ -108,30 +108,30 @@ check: $(VENV)/.dev ## format, lint, types, import contracts, spelling
 	@echo "[check] all clean"
 
 .PHONY: fmt
-fmt: $(VENV)/.dev ## format, and mend what the linter can mend
+fmt: $(VENV)/.dev ## format, and apply the linter's fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 # --- measure, document, lock ---
 
 .PHONY: bench
-bench: $(VENV)/.dev ## the service against a bare loop, and peak memory, as ratios
+bench: $(VENV)/.dev ## compare the service with a bare loop, and measure peak memory
 	@$(HUGE_PAGES) $(BIN)/python -m benchmarks.serve
 	@$(HUGE_PAGES) $(BIN)/python -m benchmarks.memory
 
 .PHONY: soak
-soak: $(VENV)/.dev ## ten thousand requests of all kinds: nothing lost or swapped, memory flat
+soak: $(VENV)/.dev ## soak test: ten thousand requests of all kinds
 	@$(HUGE_PAGES) $(BIN)/python -m benchmarks.soak $(ARGS)
 
 .PHONY: docs
-docs: $(VENV)/.dev ## write the generated pages anew
+docs: $(VENV)/.dev ## write the generated pages
 	@$(BIN)/python -m scripts.models_page
 
 COMPILE = env -u PIP_FIND_LINKS -u UV_INDEX_URL $(UV) pip compile --no-config --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE) pyproject.toml
 
 .PHONY: locks
-locks: ## write requirements/*.txt anew from pyproject.toml (needs uv)
+locks: ## write requirements/*.txt from pyproject.toml (needs uv)
 	@test -n "$(UV)" || { echo "make locks needs uv on PATH"; exit 1; }
 	@$(COMPILE) --extra cpu -o requirements/serve.txt
 	@$(COMPILE) --extra cpu --extra dev --extra litert --extra train -c requirements/serve.txt -o requirements/dev.txt

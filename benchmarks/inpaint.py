@@ -1,7 +1,7 @@
-"""How well the methods without a model fill holes: `python -m benchmarks.inpaint`.
+"""Measures the inpainting methods that need no model: `python -m benchmarks.inpaint`.
 
-Kodak24, PSNR inside the holes; the same holes for every method, and for `training evaluate inpaint_photo`. Needs the
-packs `photos` and `person`, whose silhouettes are holes.
+PSNR inside the holes, on Kodak24, with the same holes for every method and for `training evaluate inpaint_photo`. Needs
+the data packs `photos` and `person`, whose silhouettes are used as holes.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Peak memory of the service while it works on a large picture.
+"""Measures the service's peak memory for a large picture.
 
 `python -m benchmarks.memory [--task denoise] [--model NAME] [--megapixels 24] [--scratches 200] [--method auto]`
 (Linux: reads /proc)
 
-Resident memory of the service's process: ready and idle, then at its highest during one request of a JPEG of that
-size, as the kernel keeps it. What counts is that the peak is bounded by the settings, not by the picture times the
-network's appetite: a 24-megapixel picture in one piece would take 13 GB. `working` is what the answer took without
-decoding and encoding; of `inpaint`, which goes from scratch to scratch, it should follow these and not the picture.
+Resident memory of the service's process, as the kernel counts it: idle, and the peak during one request with a JPEG of
+that size. The peak should be bounded by the settings: without tiles, a picture of 24 megapixels would take 13 GB.
+`working` is the time without decoding and encoding; for `inpaint`, it should depend on the scratches, not on the
+picture.
 """
 
 from __future__ import annotations
@@ -67,38 +67,38 @@ def main() -> None:
     arguments.add_argument("--scratches", type=int, default=200, help="for inpaint")
     arguments.add_argument("--method", default="auto", help="for inpaint")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
-    wish = arguments.parse_args()
-    data = photograph(wish.megapixels)
+    options = arguments.parse_args()
+    data = photograph(options.megapixels)
     with service.running(request_timeout_s="7200", body_timeout_s="600") as (url, process):
         idle = mebibytes(process, "VmRSS")
         begun = time.perf_counter()
-        fields = {"model": wish.model} if wish.model else {}
+        fields = {"model": options.model} if options.model else {}
         sent = {"image": ("large.jpg", data)}
-        if wish.task == "inpaint":
-            sent["mask"] = ("mask.png", scratches(Image.open(io.BytesIO(data)).size, wish.scratches))
-            fields["method"] = wish.method
-        if wish.task == "stylize":
+        if options.task == "inpaint":
+            sent["mask"] = ("mask.png", scratches(Image.open(io.BytesIO(data)).size, options.scratches))
+            fields["method"] = options.method
+        if options.task == "stylize":
             fields["style"] = httpx.get(f"{url}/styles").json()["styles"][0]["name"]
-        answer = httpx.post(f"{url}/{wish.task}", files=sent, data=fields, timeout=7200)
-        device_seconds = time.perf_counter() - begun
+        answer = httpx.post(f"{url}/{options.task}", files=sent, data=fields, timeout=7200)
+        seconds = time.perf_counter() - begun
         answer.raise_for_status()
         size = Image.open(io.BytesIO(answer.content)).size
         stages = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"]))
         peak, after = mebibytes(process, "VmHWM"), mebibytes(process, "VmRSS")
-    results.keep(
+    results.report(
         "memory",
         {
             "model": answer.headers.get("X-Model", answer.headers["X-Applied"]),
-            "megapixels in": wish.megapixels,
+            "megapixels in": options.megapixels,
             "megapixels out": size[0] * size[1] / 1e6,
-            "seconds": device_seconds,
+            "seconds": seconds,
             "working (s)": (float(stages["queue"]) + float(stages["model"])) / 1000,
             "idle (MiB)": idle,
             "peak (MiB)": peak,
-            "afterwards (MiB)": after,
+            "after (MiB)": after,
             "peak over idle (MiB)": peak - idle,
         },
-        record=not wish.no_record,
+        record=not options.no_record,
     )
 
 

@@ -1,13 +1,13 @@
-"""Twice the load that the service can carry: `python -m benchmarks.overload [--seconds 300] [--side 512]`.
+"""Sends twice the load that the service can handle: `python -m benchmarks.overload [--seconds 300] [--side 512]`.
 
-First the best throughput: 16 callers who send the next picture to `/denoise` as soon as they have an answer. Then
-pictures come at random moments, twice as many a second, and each has `--patience` seconds (`Cancel-After`). Whoever is
-refused goes away if it is told to wait for longer than that, or comes back when it was told, and again as long as that
-is within 1.5 times what it was told first. Reported:
+First measures the best throughput: 16 clients that send the next picture to `/denoise` as soon as they have an answer.
+Then sends pictures at random times at twice that rate, each with a time limit of `--patience` seconds (`Cancel-After`).
+A refused client gives up if `Retry-After` exceeds its time limit; otherwise it retries when told, as long as the total
+wait is within 1.5 times the first `Retry-After`. Reports:
 
-* how many of those let in were answered in time (goal: all), and pictures a second beside the best (goal: 0.95);
-* how many of those who came back were let in within 1.5 times what they were told (goal: all);
-* everything else that was answered, by kind: there must be nothing.
+* how many accepted requests were answered in time (goal: all), and the throughput relative to the best (goal: 0.95);
+* how many retries were accepted within 1.5 times the first `Retry-After` (goal: all);
+* all other answers, by kind (goal: none).
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from PIL import Image
 
 from benchmarks import results, service
 
-CALLERS = 16
-BOUND = 1.5
+CLIENTS = 16
+RETRY_BOUND = 1.5
 
 
 @dataclass
-class Account:
-    """What callers met. `waits` are (seconds that were told, seconds until it was let in)."""
+class Outcomes:
+    """Counts of answers. `waits` are (first `Retry-After`, seconds until accepted) of accepted retries."""
 
     in_time: int = 0
     late: int = 0
     refused: int = 0
-    gone: int = 0
+    gave_up: int = 0
     waits: list[tuple[float, float]] = field(default_factory=list)
-    turned_away: int = 0
+    retries_refused: int = 0
     seconds: list[float] = field(default_factory=list)
     other: Counter[str] = field(default_factory=Counter)
 
 
-def pictures(side: int, count: int = 64) -> list[bytes]:
-    """Return noisy JPEGs, no two alike."""
+def make_pictures(side: int, count: int = 64) -> list[bytes]:
+    """Return `count` different noisy JPEGs of `side` × `side` pixels."""
     clean = np.asarray(Image.fromarray(skimage.data.astronaut()).resize((side, side))).astype(np.int16)
     found = []
     for seed in range(count):
@@ -59,93 +59,93 @@ def pictures(side: int, count: int = 64) -> list[bytes]:
     return found
 
 
-def named(picture: bytes, number: int) -> bytes:
-    """Return a JPEG with a comment of a length of its own: no two requests are alike, as those of people are not."""
+def add_comment(picture: bytes, number: int) -> bytes:
+    """Return the JPEG with a comment whose length depends on `number`, so that all requests differ."""
     comment = bytes(number % 60_000)
     return picture[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + picture[2:]
 
 
-async def best(client: httpx.AsyncClient, files: list[bytes], seconds: float) -> float:
-    """Return the pictures a second that come back where there is always one to do."""
+async def measure_best_throughput(client: httpx.AsyncClient, files: list[bytes], seconds: float) -> float:
+    """Return pictures per second with CLIENTS concurrent requests at all times."""
     until = time.monotonic() + seconds
     done = 0
 
-    async def context(place: int) -> None:
+    async def send_in_a_loop(place: int) -> None:
         nonlocal done
         while time.monotonic() < until:
             (await client.post("/denoise", files={"image": files[place % len(files)]})).raise_for_status()
             done += time.monotonic() < until
 
-    await asyncio.gather(*(context(place) for place in range(CALLERS)))
+    await asyncio.gather(*(send_in_a_loop(place) for place in range(CLIENTS)))
     return done / seconds
 
 
-async def ask(client: httpx.AsyncClient, picture: bytes, patience: float, account: Account) -> None:
-    """Send a picture, and again when it is told to, as long as that is within `BOUND` times what it was told first."""
-    begun, told = time.monotonic(), 0.0
+async def send_with_retries(client: httpx.AsyncClient, picture: bytes, patience: float, outcomes: Outcomes) -> None:
+    """Send a picture, and retry as told within `RETRY_BOUND` times the first `Retry-After`; count the outcome."""
+    begun, first_wait = time.monotonic(), 0.0
     while True:
         sent = time.monotonic()
         answer = await client.post("/denoise", files={"image": picture}, headers={"Cancel-After": f"{patience:g}s"})
         if answer.status_code == 200:
-            account.in_time += 1
-            account.seconds.append(time.monotonic() - sent)
-            if told:
-                account.waits.append((told, sent - begun))
+            outcomes.in_time += 1
+            outcomes.seconds.append(time.monotonic() - sent)
+            if first_wait:
+                outcomes.waits.append((first_wait, sent - begun))
             return
         slug = answer.json()["type"].rpartition("/")[2]
         if slug == "deadline-exceeded":
-            account.late += 1
+            outcomes.late += 1
             return
         if slug != "overloaded":
-            account.other[f"{answer.status_code} {slug}"] += 1
+            outcomes.other[f"{answer.status_code} {slug}"] += 1
             return
-        account.refused += 1
+        outcomes.refused += 1
         wait = float(answer.headers["retry-after"])
-        if told and time.monotonic() + wait > begun + BOUND * told:
-            account.turned_away += 1
+        if first_wait and time.monotonic() + wait > begun + RETRY_BOUND * first_wait:
+            outcomes.retries_refused += 1
             return
         if wait > patience:
-            account.gone += 1
+            outcomes.gave_up += 1
             return
-        told = told or wait
+        first_wait = first_wait or wait
         await asyncio.sleep(wait)
 
 
-async def overload(wish: argparse.Namespace, url: str) -> dict[str, float | int | str]:
-    """Return the figures of one run."""
-    files, account, dice, numbers = pictures(wish.side), Account(), random.Random(0), itertools.count()
+async def measure_overload(options: argparse.Namespace, url: str) -> dict[str, float | int | str]:
+    """Run the benchmark and return its figures."""
+    files, outcomes, dice, numbers = make_pictures(options.side), Outcomes(), random.Random(0), itertools.count()
     limits = httpx.Limits(max_connections=1000)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        await best(client, files, 10)
-        pace = await best(client, files, wish.best_seconds)
+        await measure_best_throughput(client, files, 10)
+        pace = await measure_best_throughput(client, files, options.best_seconds)
         begun = time.monotonic()
         under_way: set[asyncio.Task[None]] = set()
-        while time.monotonic() < begun + wish.seconds:
-            picture = named(dice.choice(files), next(numbers))
-            task = asyncio.create_task(ask(client, picture, wish.patience, account))
+        while time.monotonic() < begun + options.seconds:
+            picture = add_comment(dice.choice(files), next(numbers))
+            task = asyncio.create_task(send_with_retries(client, picture, options.patience, outcomes))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
-            await asyncio.sleep(dice.expovariate(wish.times * pace))
-        done = account.in_time
+            await asyncio.sleep(dice.expovariate(options.times * pace))
+        done = outcomes.in_time
         await asyncio.gather(*under_way)
-        after = await best(client, files, wish.best_seconds)
-    at_once = sum(waited <= told + 1 for told, waited in account.waits)
-    came_back = len(account.waits) + account.turned_away
+        after = await measure_best_throughput(client, files, options.best_seconds)
+    accepted_at_once = sum(waited <= first_wait + 1 for first_wait, waited in outcomes.waits)
+    retries = len(outcomes.waits) + outcomes.retries_refused
     return {
-        "best, pictures a second": pace,
-        "best, afterwards": after,
-        "under load, pictures a second": done / wish.seconds,
-        "under load, beside the best": done / wish.seconds / statistics.mean([pace, after]),
-        "answered in time": account.in_time,
-        "let in and late": account.late,
-        "in time (%)": 100 * account.in_time / max(1, account.in_time + account.late),
-        "median seconds of an answer": statistics.median(account.seconds),
-        "refused": account.refused,
-        "told to wait for too long": account.gone,
-        "came back when told": came_back,
-        "and were let in at once (%)": 100 * at_once / max(1, came_back),
-        "and were let in, within 1.5 (%)": 100 * len(account.waits) / max(1, came_back),
-        "anything else": str(dict(account.other)),
+        "best throughput, pictures per second": pace,
+        "best throughput, afterwards": after,
+        "under overload, pictures per second": done / options.seconds,
+        "under overload, relative to the best": done / options.seconds / statistics.mean([pace, after]),
+        "answered in time": outcomes.in_time,
+        "accepted but late": outcomes.late,
+        "in time (%)": 100 * outcomes.in_time / max(1, outcomes.in_time + outcomes.late),
+        "median seconds per answer": statistics.median(outcomes.seconds),
+        "refused": outcomes.refused,
+        "gave up": outcomes.gave_up,
+        "retried": retries,
+        "accepted at the first retry (%)": 100 * accepted_at_once / max(1, retries),
+        "accepted within 1.5 × (%)": 100 * len(outcomes.waits) / max(1, retries),
+        "other answers": str(dict(outcomes.other)),
     }
 
 
@@ -155,12 +155,12 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=300.0)
     arguments.add_argument("--best-seconds", type=float, default=40.0)
     arguments.add_argument("--patience", type=float, default=20.0)
-    arguments.add_argument("--times", type=float, default=2.0, help="the load, in times of the best throughput")
+    arguments.add_argument("--times", type=float, default=2.0, help="the load, as a multiple of the best throughput")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
-    wish = arguments.parse_args()
+    options = arguments.parse_args()
     with service.running() as (url, _):
-        figures = asyncio.run(overload(wish, url))
-    results.keep("overload", figures, record=not wish.no_record)
+        figures = asyncio.run(measure_overload(options, url))
+    results.report("overload", figures, record=not options.no_record)
 
 
 if __name__ == "__main__":

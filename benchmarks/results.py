@@ -1,4 +1,4 @@
-"""Say what was measured, and keep it with the commit and the machine: a ratio means little without them."""
+"""Prints the figures of a benchmark and saves them with the commit and the machine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent / "results"
 
 
-def keep(name: str, figures: dict[str, float | int | str], *, record: bool = True) -> None:
-    """Print `figures` and, for the record, write them to `benchmarks/results/<name>-<time>.json`."""
+def report(name: str, figures: dict[str, float | int | str], *, record: bool = True) -> None:
+    """Print `figures` and, if `record`, write them to `benchmarks/results/<name>-<time>.json`."""
     for key, value in figures.items():
         print(f"{key:<32} {value:.3f}" if isinstance(value, float) else f"{key:<32} {value}")
     if not record:
         return
-    asked = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(asked, cwd=FOLDER.parent, capture_output=True, text=True, check=False).stdout.strip()
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=False).stdout.strip()
     now = datetime.datetime.now(datetime.UTC)
-    written = {
+    document = {
         "when": now.isoformat(timespec="seconds"),
         "commit": commit,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -31,5 +31,5 @@ def keep(name: str, figures: dict[str, float | int | str], *, record: bool = Tru
     }
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}-{now:%Y%m%dT%H%M%S}.json"
-    path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {path.relative_to(FOLDER.parent.parent)}")

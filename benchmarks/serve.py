@@ -1,14 +1,14 @@
-"""The service against a bare loop over the same SavedModel, in one run, as ratios.
+"""Compares the service with a bare loop over the same SavedModel, as ratios.
 
 `python -m benchmarks.serve [--task denoise] [--model NAME] [--side 512] [--starts 3] [--rounds 8] [--callers 16]`
 
-The bare loop is one process without HTTP, queue, limits or scheduler: the same decoding, the same task (the arithmetic
-before and after the network), the same SavedModel, the same encoding. Service and bare loop take turns, so that what
-else the machine does hits both; medians are compared, over several starts: where memory happens to lie makes the same
-network up to a twentieth slower or faster in one process than in another.
+The bare loop is one process without HTTP, queue, limits or scheduler: the same decoding, the same task (all arithmetic
+before and after the network), the same SavedModel, the same encoding. Service and bare loop alternate, so that other
+load on the machine affects both. Medians are compared over several starts, because memory layout makes the same network
+up to 5 % slower or faster from one process to another.
 
-* latency: one caller. Goal: service ≤ 1.05 × bare (pictures of 512² and more).
-* throughput: `--callers` at once against the bare loop one by one. Goal: service ≥ 0.97 × bare.
+* latency: one client. Goal: service ≤ 1.05 × bare loop (pictures of 512² and more).
+* throughput: `--callers` concurrent requests, compared with the sequential bare loop. Goal: service ≥ 0.97 × bare loop.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
 from app.imaging.codec import Output, choose_format, decode, encode
 from app.settings import Settings
-from app.tasks.denoise import DenoiseWish, denoise
-from app.tasks.segment import SegmentWish, segment
-from app.tasks.superres import SuperresWish, superres
+from app.tasks.denoise import DenoiseOptions, denoise
+from app.tasks.segment.task import SegmentOptions, segment
+from app.tasks.superres import SuperresOptions, superres
 from benchmarks import results, service
 from models.manifest import Manifest
 
 
 class BareEngine:
-    """Implements `protocol.Engine` by calling the SavedModel where it stands."""
+    """Implements `protocol.Engine` by calling the SavedModel directly."""
 
     accelerated = False
 
@@ -53,28 +53,28 @@ class BareEngine:
         return self._registry.load(request.model).run(request.signature, request.inputs)
 
 
-class Bare:
-    """The bare loop: bytes in, bytes out."""
+class BareLoop:
+    """The bare loop: a picture file in, a picture file out."""
 
     def __init__(self, task: str, model: str | None, settings: Settings) -> None:
-        self._task, self._model, self._settings = task, model, settings
+        self._task, self._model, self._settings = task, model or "", settings
         self.engine = BareEngine(settings)
 
     async def __call__(self, data: bytes) -> bytes:
         picture = decode(data, max_pixels=self._settings.max_pixels)
         context = RequestContext("bench")
         if self._task == "denoise":
-            answer = await denoise(picture, DenoiseWish(model=self._model), self.engine, context)
+            answer = await denoise(picture, DenoiseOptions(model=self._model), self.engine, context)
         elif self._task == "segment":
-            answer = await segment(picture, SegmentWish(model=self._model), self.engine, context)
+            answer = await segment(picture, SegmentOptions(model=self._model), self.engine, context)
         else:
-            wish = SuperresWish(model=self._model, max_output_pixels=self._settings.max_output_pixels)
-            answer = await superres(picture, wish, self.engine, context)
+            options = SuperresOptions(model=self._model)
+            answer = await superres(picture, options, self.engine, context)
         return encode(answer.picture, Output(choose_format(answer.picture, "auto", None)))[0]
 
 
-def sample(manifest: Manifest, side: int, form: str) -> bytes:
-    """Return a picture as a file: what a fixed-size model takes, else a noisy photograph of side² pixels."""
+def make_sample(manifest: Manifest, side: int, form: str) -> bytes:
+    """Return a picture file: of the model's size if that is fixed, else a noisy photograph of side × side pixels."""
     if manifest.geometry.kind == "fixed":
         height, width = manifest.geometry.valid_sizes[0]
         pixels = np.asarray(Image.fromarray(skimage.data.camera()).resize((width, height)))
@@ -87,17 +87,17 @@ def sample(manifest: Manifest, side: int, form: str) -> bytes:
     return file.getvalue()
 
 
-def seconds_of_service(client: httpx.Client, url: str, data: bytes, fields: dict[str, str]) -> tuple[float, bytes]:
+def time_request(client: httpx.Client, url: str, data: bytes, fields: dict[str, str]) -> tuple[float, bytes]:
     begun = time.perf_counter()
     answer = client.post(url, files={"image": ("sample", data)}, data=fields)
-    device_seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - begun
     answer.raise_for_status()
-    return device_seconds, answer.content
+    return seconds, answer.content
 
 
 @dataclass
 class Times:
-    """What each side took: seconds of one picture, pictures a second of many."""
+    """Latencies in seconds and throughputs in pictures per second, of the service and of the bare loop."""
 
     served: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
@@ -113,34 +113,34 @@ class Times:
             "latency, service (s)": served,
             "latency, bare loop (s)": alone,
             "latency, ratio": served / alone,
-            "pictures a second, service": many,
-            "pictures a second, bare loop": single,
+            "pictures per second, service": many,
+            "pictures per second, bare loop": single,
             "throughput, ratio": many / single,
         }
 
 
-async def compare(wish: argparse.Namespace, url: str, bare: Bare, data: bytes, times: Times) -> None:
-    """Add what one start of the service takes, in turns with the bare loop, to `times`."""
-    fields = {"model": wish.model} if wish.model else {}
-    address = f"{url}/{wish.task}"
-    with httpx.Client(timeout=600, limits=httpx.Limits(max_connections=wish.callers)) as client:
+async def compare(options: argparse.Namespace, url: str, bare: BareLoop, data: bytes, times: Times) -> None:
+    """Measure one start of the service, alternating with the bare loop, and add the results to `times`."""
+    fields = {"model": options.model} if options.model else {}
+    address = f"{url}/{options.task}"
+    with httpx.Client(timeout=600, limits=httpx.Limits(max_connections=options.callers)) as client:
 
-        def ask() -> tuple[float, bytes]:
-            return seconds_of_service(client, address, data, fields)
+        def send() -> tuple[float, bytes]:
+            return time_request(client, address, data, fields)
 
-        _, one = ask()
+        _, one = send()
         if one != await bare(data):
-            raise SystemExit("the service and the bare loop gave different bytes: there is nothing to compare")
-        for _ in range(wish.rounds):
-            times.served.append(ask()[0])
+            raise SystemExit("the service and the bare loop returned different bytes, so they cannot be compared")
+        for _ in range(options.rounds):
+            times.served.append(send()[0])
             begun = time.perf_counter()
             await bare(data)
             times.alone.append(time.perf_counter() - begun)
-        requests = wish.callers * 2
-        with ThreadPoolExecutor(wish.callers) as pool:
-            for _ in range(max(2, wish.rounds // 4)):
+        requests = options.callers * 2
+        with ThreadPoolExecutor(options.callers) as pool:
+            for _ in range(max(2, options.rounds // 4)):
                 begun = time.perf_counter()
-                for future in [pool.submit(ask) for _ in range(requests)]:
+                for future in [pool.submit(send) for _ in range(requests)]:
                     future.result()
                 times.served_rate.append(requests / (time.perf_counter() - begun))
                 begun = time.perf_counter()
@@ -159,18 +159,18 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=8)
     arguments.add_argument("--callers", type=int, default=16)
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
-    wish = arguments.parse_args()
+    options = arguments.parse_args()
     settings = Settings()
     times = Times()
-    for _ in range(wish.starts):
+    for _ in range(options.starts):
         with service.running() as (url, _):
-            bare = Bare(wish.task, wish.model, settings)
-            manifest = bare.engine.find(wish.task, wish.model)
-            data = sample(manifest, wish.side, wish.format)
-            asyncio.run(compare(wish, url, bare, data, times))
+            bare = BareLoop(options.task, options.model, settings)
+            manifest = bare.engine.find(options.task, options.model)
+            data = make_sample(manifest, options.side, options.format)
+            asyncio.run(compare(options, url, bare, data, times))
     size = "×".join(map(str, Image.open(io.BytesIO(data)).size))
-    figures = {"model": manifest.id, "picture": size, "callers": wish.callers, **times.figures()}
-    results.keep("serve", figures, record=not wish.no_record)
+    figures = {"model": manifest.id, "picture": size, "callers": options.callers, **times.figures()}
+    results.report("serve", figures, record=not options.no_record)
 
 
 if __name__ == "__main__":

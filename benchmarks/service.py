@@ -1,4 +1,4 @@
-"""Start the service as a user would, in a process of its own, and stop it again."""
+"""Starts the service in a separate process, as a user would, and stops it again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ START_SECONDS = 600.0
 
 
 @contextmanager
-def running(module: str = "app", *arguments: str, **settings: str) -> Iterator[tuple[str, int]]:
-    """Yield (address, process id) of a service that is ready. `settings` are variables without `RESTORE_`."""
+def running(module: str = "app.main", *arguments: str, **settings: str) -> Iterator[tuple[str, int]]:
+    """Yield (URL, process id) of a service that is ready and idle. `settings` are variables without `RESTORE_`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -35,8 +35,8 @@ def running(module: str = "app", *arguments: str, **settings: str) -> Iterator[t
         command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
-            _wait(url, process)
-            _settle(url, settings.get("api_keys", "").partition(",")[0])
+            _wait_until_ready(url, process)
+            _wait_until_idle(url, settings.get("api_keys", "").partition(",")[0])
             yield url, process.pid
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
@@ -51,15 +51,15 @@ def running(module: str = "app", *arguments: str, **settings: str) -> Iterator[t
 
 
 def metrics(client: httpx.Client) -> dict[str, float]:
-    """Return what `/metrics` says, by name: the sum over its labels."""
+    """Return the values of `/metrics` by name, each the sum over its labels."""
     found: defaultdict[str, float] = defaultdict(float)
     for name, value in re.findall(r"^(\w+)(?:{.*})? (\S+)$", client.get("/metrics").text, re.MULTILINE):
         found[name] += float(value)
     return dict(found)
 
 
-def _settle(url: str, key: str) -> None:
-    """Wait until the warm-up is over: the device was idle for two seconds."""
+def _wait_until_idle(url: str, key: str) -> None:
+    """Wait until the warm-up is over, that is, until the device was idle for two seconds."""
     with httpx.Client(base_url=url, timeout=60, headers={"X-API-Key": key}) as client:
         busy, idle = -1.0, 0
         while idle < 2:
@@ -69,7 +69,7 @@ def _settle(url: str, key: str) -> None:
             busy = now
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

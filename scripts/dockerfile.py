@@ -1,4 +1,4 @@
-"""Read a Dockerfile and a .dockerignore as the builder does, as far as ours use them; refuse what is beyond that."""
+"""Parses the subset of Dockerfile and .dockerignore syntax that this repository uses; refuses everything else."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ KNOWN = (
 
 
 class DockerfileError(ValueError):
-    """A Dockerfile that a builder would refuse, or that says more than this reader understands."""
+    """The Dockerfile is invalid or uses syntax that this parser does not support."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """`flags` are the `--name=value` after the word; `body` is what follows them, not yet expanded."""
+    """An instruction: its name, the flags `--name=value` after it, and the unexpanded rest of the line."""
 
     word: str
     flags: dict[str, str]
@@ -41,7 +41,7 @@ def parse(text: str) -> list[Instruction]:
         instructions.append(_instruction((pending + raw.strip()).strip(), start))
         pending, start = "", 0
     if pending:
-        raise DockerfileError(f"line {start}: the last line is continued and nothing follows")
+        raise DockerfileError(f"line {start}: the last line ends with a continuation")
     if not instructions or next((entry.word for entry in instructions if entry.word != "ARG"), "") != "FROM":
         raise DockerfileError("a Dockerfile begins with FROM")
     return instructions
@@ -51,9 +51,9 @@ def _instruction(text: str, line: int) -> Instruction:
     word, _, rest = text.partition(" ")
     word, rest = word.upper(), rest.strip()
     if word not in KNOWN:
-        raise DockerfileError(f"line {line}: {word} is not an instruction that this reader knows")
+        raise DockerfileError(f"line {line}: {word} is not a known instruction")
     if not rest:
-        raise DockerfileError(f"line {line}: {word} says nothing")
+        raise DockerfileError(f"line {line}: {word} has no arguments")
     flags = {}
     while match := re.match(r"--([a-z-]+)(?:=(\S+))?\s+", rest):
         flags[match[1]] = match[2] or ""
@@ -61,16 +61,16 @@ def _instruction(text: str, line: int) -> Instruction:
     return Instruction(word, flags, rest, line)
 
 
-def exec_form(body: str) -> list[str] | None:
-    """Return the words of `["a", "b"]`, or None where `body` is for a shell."""
+def parse_exec_form(body: str) -> list[str] | None:
+    """Return the words of `["a", "b"]`, or None if `body` is a shell command. Raises DockerfileError."""
     if not body.startswith("["):
         return None
     try:
         words = json.loads(body)
     except json.JSONDecodeError:
-        raise DockerfileError(f"not an exec form: {body}") from None
+        raise DockerfileError(f"invalid exec form: {body}") from None
     if not all(isinstance(word, str) for word in words):
-        raise DockerfileError(f"an exec form holds strings: {body}")
+        raise DockerfileError(f"an exec form must be a list of strings: {body}")
     return list(words)
 
 
@@ -84,7 +84,7 @@ def expand(text: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\$(?:\{(\w+)(?::-([^}]*))?\}|(\w+))", one, text)
 
 
-def pairs(body: str) -> dict[str, str]:
+def parse_pairs(body: str) -> dict[str, str]:
     """Return the `NAME=value` of an ENV or LABEL. Raises DockerfileError for the old form without `=`."""
     found = re.findall(r'([\w.]+)=("(?:[^"\\]|\\.)*"|\S*)', body)
     if not found or re.sub(r'[\w.]+=("(?:[^"\\]|\\.)*"|\S*)', "", body).strip():
@@ -92,8 +92,8 @@ def pairs(body: str) -> dict[str, str]:
     return {name: value[1:-1] if value.startswith('"') else value for name, value in found}
 
 
-def ignored(patterns: Iterable[str], path: str) -> bool:
-    """Return whether `path` (relative, with `/`) stays out of the build: the last pattern that fits it decides."""
+def is_ignored(patterns: Iterable[str], path: str) -> bool:
+    """Tell whether the relative `path` is excluded from the build context: the last matching pattern decides."""
     parts = path.split("/")
     below = ["/".join(parts[: count + 1]) for count in range(len(parts))]
     out = False
@@ -102,13 +102,13 @@ def ignored(patterns: Iterable[str], path: str) -> bool:
         if not pattern or pattern.startswith("#"):
             continue
         keep = pattern.startswith("!")
-        rule = _rule(pattern.lstrip("!").strip("/"))
+        rule = _compile_pattern(pattern.lstrip("!").strip("/"))
         if any(rule.fullmatch(name) for name in below):
             out = not keep
     return out
 
 
-def _rule(pattern: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
     text = ""
     for piece in re.split(r"(\*\*/|\*\*|\*|\?)", pattern):
         text += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(piece, re.escape(piece))

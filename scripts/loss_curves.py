@@ -1,8 +1,9 @@
-"""Print the curves of trainings as charts for docs/comparison.md.
+"""Prints loss curves of training runs as charts for docs/comparison.md.
 
     python -m scripts.loss_curves OUT/dcgan_digits/dcgan OUT/dcgan_faces/dcgan
 
-For a GAN: both losses together, and the shares of real and of made pictures that the discriminator takes for real.
+For a GAN: the sum of both losses, and the shares of real and generated pictures that the discriminator classifies as
+real.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ POINTS = 12
 
 
 def chart(folder: Path, names: list[str]) -> str:
-    """Return a Mermaid chart of `names` in the log of a training, each point the mean of a twelfth of its steps.
+    """Return a Mermaid chart of `names` in the log of a training run, each point the mean of a twelfth of its steps.
 
-    Raises OSError where there is no log, and ValueError for one without a step.
+    Raises OSError if there is no log, and ValueError if it has no steps.
     """
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     if not lines:
@@ -43,7 +44,7 @@ def main() -> None:
                 print(chart(folder, names) + "\n")
             except (OSError, ValueError) as error:
                 raise SystemExit(
-                    f"no curves of {folder}, which is to be OUT/RECIPE/PART of a training: {error}"
+                    f"no curves in {folder}, which must be OUT/RECIPE/PART of a training run: {error}"
                 ) from None
 
 

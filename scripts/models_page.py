@@ -1,6 +1,6 @@
-"""Write what the published manifests say into docs/models.md and into the README's table.
+"""Generates docs/models.md and the README's tables from the published manifests.
 
-`python -m scripts.models_page` writes; `--check` only says whether the pages are up to date (exit code 1 if not).
+`python -m scripts.models_page` writes them; `--check` only checks that they are up to date (exit code 1 if not).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from models import repository
 from models.manifest import Manifest, QualityTable
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT / "models/published"
+REPOSITORY = ROOT / "models/published"
 PAGE = ROOT / "docs/models.md"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- models: made by `make docs` -->", "<!-- end of models -->"
 
 
 def newest(root: Path) -> list[Manifest]:
-    """Return the manifest of the newest version of each model below `root`, by task and name."""
+    """Return the manifest of the newest version of each model in the repository `root`, sorted by task and name."""
     found: dict[tuple[str, str], Manifest] = {}
     for folder in repository.folders([root]):
         manifest = contract.read(folder)
@@ -35,7 +35,7 @@ def newest(root: Path) -> list[Manifest]:
 
 
 def count(number: int) -> str:
-    """Return a number of parameters as people say it: 2.4 M, 13 k."""
+    """Return a number of parameters in short form: 2.4 M, 13 k."""
     for unit, size in (("M", 1_000_000), ("k", 1_000)):
         if number >= size:
             return f"{number / size:.2g} {unit}" if number < 100 * size else f"{number / size:.0f} {unit}"
@@ -58,9 +58,9 @@ def short_table(manifests: list[Manifest]) -> str:
 
 
 def default_tables(manifests: list[Manifest]) -> list[str]:
-    """Return the quality tables of each task's default, for the README, and the first of whatever finds classes.
+    """Return the README's quality tables: all of each task's default model, and the first of each segmentation model.
 
-    Models that find classes are no rivals: each knows something else.
+    Segmentation models are not alternatives to each other: each knows other classes.
     """
     parts = []
     for manifest in manifests:
@@ -91,8 +91,8 @@ def cell(value: str | float) -> str:
 
 
 def section(manifest: Manifest) -> str:
-    """Return what docs/models.md says of one model."""
-    made = manifest.provenance
+    """Return the section of docs/models.md for one model."""
+    provenance = manifest.provenance
     geometry = manifest.geometry
     takes = {
         "tiled": f"any size, in tiles of up to {geometry.tile_size} px with {geometry.halo} px around",
@@ -104,10 +104,10 @@ def section(manifest: Manifest) -> str:
         f"* version {manifest.version} of {manifest.created}, {manifest.architecture}, "
         f"{count(manifest.parameters)} parameters, {count(manifest.flops_per_pixel)} floating point operations a pixel",
         f"* takes {takes}" + (f"; enlarges {scales(manifest)}" if scales(manifest) else ""),
-        f"* trained {made.hours:g} h on {made.device}, {made.steps} steps, seed {made.seed}"
-        + (f", started from {made.started_from}" if made.started_from else "")
-        + f": `{made.command}`",
-        f"* data: {', '.join(sorted(made.data)) or 'none'}",
+        f"* trained {provenance.hours:g} h on {provenance.device}, {provenance.steps} steps, seed {provenance.seed}"
+        + (f", started from {provenance.started_from}" if provenance.started_from else "")
+        + f": `{provenance.command}`",
+        f"* data: {', '.join(sorted(provenance.data)) or 'none'}",
         f"* licence: {manifest.licence}",
     ]
     default = f" — the default of `/{manifest.task}`" if repository.is_default(manifest) else ""
@@ -133,20 +133,20 @@ def page(manifests: list[Manifest]) -> str:
 
 
 def readme(text: str, manifests: list[Manifest]) -> str:
-    """Return the README's `text` with its tables of models made anew."""
+    """Return the README's `text` with its tables of models replaced."""
     block = "\n\n".join([f"{BEGIN}\n{short_table(manifests)}", *default_tables(manifests)]) + f"\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
 
 
 def main() -> int:
-    manifests = newest(PUBLISHED)
+    manifests = newest(REPOSITORY)
     stale = False
     for path, text in ((PAGE, page(manifests)), (README, readme(README.read_text("utf-8"), manifests))):
         if path.exists() and path.read_text("utf-8") == text:
             continue
         stale = True
         if "--check" in sys.argv[1:]:
-            print(f"{path.relative_to(ROOT)} is not what the manifests say: make docs")
+            print(f"{path.relative_to(ROOT)} is out of date: make docs")
         else:
             path.write_text(text, "utf-8")
             print(f"wrote {path.relative_to(ROOT)}")

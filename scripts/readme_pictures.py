@@ -1,9 +1,8 @@
-"""Make the README's pictures.
+"""Makes the README's pictures.
 
-`python -m scripts.readme_pictures inputs` writes what the README's curl lines send and what they should come near to;
-`python -m scripts.readme_pictures results http://127.0.0.1:8000` sends them to a running service and writes the
-before-and-after pictures, the cut-out, and the README's table of them with the figures. Needs scikit-image (`make
-setup`).
+`python -m scripts.readme_pictures inputs` writes the inputs of the README's curl commands and the clean originals;
+`python -m scripts.readme_pictures results http://127.0.0.1:8000` sends the inputs to a running service and writes the
+before-and-after pictures, the cutout, and the README's table of them with figures. Needs scikit-image (`make setup`).
 
 Astronaut and rocket: NASA, public domain. Coffee: Rachel Michetti, CC0. Chelsea the cat: Stéfan van der Walt, CC0. All
 as scikit-image carries them.
@@ -26,7 +25,7 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs/images"
 CORNER = (420, 60)
-"""Left and top of the part of the enlarged cut-out that is shown."""
+"""Left and top, in pixels, of the shown part of the enlarged cutout."""
 Pixels = NDArray[np.uint8]
 SHOWN_STYLES = ("impression-sunrise", "starry-night", "great-wave", "the-scream")
 README = FOLDER.parent.parent / "README.md"
@@ -34,32 +33,34 @@ BEGIN, END = "<!-- pictures: made by scripts/readme_pictures.py -->", "<!-- end 
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the service is asked for one picture, and how the README says it."""
+class Example:
+    """A request of the README: path, form fields, and how the README describes it."""
 
     path: str
     fields: dict[str, str]
     subject: str
     caption: str
     mask: bool = False
-    """Whether there is a mask to be sent with it."""
+    """Whether a mask is sent with the picture."""
 
 
-ASKED = {
-    "astronaut": Asked("/denoise", {}, "Astronaut, noisy and denoised", "`/denoise`, noise of σ = 35"),
-    "chelsea": Asked("/denoise", {}, "Cat, noisy and denoised", "`/denoise`, noise of σ = 20"),
-    "coffee": Asked("/superres", {"scale": "4"}, "Coffee, enlarged", "`/superres` ×4, next to bicubic enlargement"),
-    "scratched": Asked("/inpaint", {}, "Rocket, scratched and repaired", "`/inpaint`, scratches and a word", mask=True),
+EXAMPLES = {
+    "astronaut": Example("/denoise", {}, "Astronaut, noisy and denoised", "`/denoise`, noise of σ = 35"),
+    "chelsea": Example("/denoise", {}, "Cat, noisy and denoised", "`/denoise`, noise of σ = 20"),
+    "coffee": Example("/superres", {"scale": "4"}, "Coffee, enlarged", "`/superres` ×4, beside bicubic enlargement"),
+    "scratched": Example(
+        "/inpaint", {}, "Rocket, scratched and repaired", "`/inpaint`, scratches and a word", mask=True
+    ),
 }
 
 
-def noisy(clean: Pixels, sigma: float, seed: int) -> Pixels:
+def add_noise(clean: Pixels, sigma: float, seed: int) -> Pixels:
     """Return `clean` with Gaussian noise of `sigma` (0..255), clipped and rounded to 8 bit."""
     noise = np.random.default_rng(seed).normal(0, sigma, clean.shape)
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
 
 
-def pictures() -> dict[str, tuple[Pixels, Pixels]]:
+def make_pictures() -> dict[str, tuple[Pixels, Pixels]]:
     """Return (before, clean) by name, uint8 RGB."""
     astronaut = skimage.data.astronaut()[0:256, 96:352]
     chelsea = skimage.data.chelsea()[20:276, 80:336]
@@ -67,15 +68,15 @@ def pictures() -> dict[str, tuple[Pixels, Pixels]]:
     rocket = skimage.data.rocket()[150:406, 190:446]
     small = np.asarray(Image.fromarray(coffee).resize((64, 64), Image.Resampling.BICUBIC))
     return {
-        "astronaut": (noisy(astronaut, 35, 1), astronaut),
-        "chelsea": (noisy(chelsea, 20, 2), chelsea),
+        "astronaut": (add_noise(astronaut, 35, 1), astronaut),
+        "chelsea": (add_noise(chelsea, 20, 2), chelsea),
         "coffee": (small, coffee),
-        "scratched": (np.where(scratches()[..., None], np.uint8(255), rocket), rocket),
+        "scratched": (np.where(draw_scratches()[..., None], np.uint8(255), rocket), rocket),
     }
 
 
-def scratches() -> NDArray[np.bool_]:
-    """Return where a picture of 256 x 256 is scratched and written upon."""
+def draw_scratches() -> NDArray[np.bool_]:
+    """Return a mask of scratches and a word, bool (256, 256)."""
     drawn = np.zeros((256, 256), np.uint8)
     random = np.random.default_rng(3)
     for _ in range(7):
@@ -87,8 +88,8 @@ def scratches() -> NDArray[np.bool_]:
     return drawn > 0
 
 
-def digit() -> tuple[Pixels, NDArray[np.bool_]]:
-    """Return a two drawn by hand, uint8 (28, 28), and a hole in it."""
+def draw_digit() -> tuple[Pixels, NDArray[np.bool_]]:
+    """Return a drawn digit two, uint8 (28, 28), and a hole in it, bool (28, 28)."""
     strokes = np.array([[8, 10], [10, 6], [15, 5], [19, 8], [18, 12], [13, 17], [8, 22], [20, 21]], np.int32)
     large = np.zeros((28 * 8, 28 * 8), np.uint8)
     cv2.polylines(large, [strokes * 8], False, 255, 20, cv2.LINE_AA)
@@ -97,14 +98,14 @@ def digit() -> tuple[Pixels, NDArray[np.bool_]]:
     return np.asarray(cv2.resize(large, (28, 28), interpolation=cv2.INTER_AREA)), hole
 
 
-def cut_out(url: str) -> str:
-    """Draw the astronaut, cut out, and on another background at its own size and three times as large; say so.
+def draw_cutout(url: str) -> str:
+    """Save the astronaut, cut out on another background, at its own size and enlarged; return the README's table row.
 
-    The large one is made of the cut-out itself: `/superres` enlarges colors and transparency alike.
+    The enlarged one is made from the cutout: `/superres` enlarges colors and transparency alike.
     """
     portrait = (FOLDER / "portrait.jpg").read_bytes()
-    asked = {"model": "person", "output": "cutout"}
-    small = _post(url + "/segment", portrait, asked)
+    fields = {"model": "person", "output": "cutout"}
+    small = _post(url + "/segment", portrait, fields)
     large = _post(url + "/superres", small, {"scale": "3"})
     cut, cut_large = (Image.open(io.BytesIO(data)).convert("RGBA") for data in (small, large))
     backdrop = Image.fromarray(skimage.data.rocket()[:, 106:533])
@@ -112,7 +113,7 @@ def cut_out(url: str) -> str:
     placed = Image.alpha_composite(backdrop.resize(cut.size, Image.Resampling.BICUBIC).convert("RGBA"), cut)
     enlarged_backdrop = backdrop.resize(cut_large.size, Image.Resampling.BICUBIC).convert("RGBA")
     placed_large = Image.alpha_composite(enlarged_backdrop, cut_large)
-    # Of the large one the part where a halo would show: hair, face and collar.
+    # The part of the enlarged picture where a halo would be visible: hair, face and collar.
     detail = placed_large.crop((CORNER[0], CORNER[1], CORNER[0] + cut.width, CORNER[1] + cut.height))
     row = [np.asarray(one.convert("RGB")) for one in (shown, placed, detail)]
     gap = np.full((cut.height, 8, 3), 255, np.uint8)
@@ -120,18 +121,18 @@ def cut_out(url: str) -> str:
         FOLDER / "cutout.jpg", quality=88, optimize=True
     )
     caption = "`/segment`, cut out; on another background; a part of it after `/superres` ×3"
-    return f"| ![Astronaut, cut out and in front of a rocket](docs/images/cutout.jpg) | {caption} |"
+    return f"| ![Astronaut, cut out and set before a rocket](docs/images/cutout.jpg) | {caption} |"
 
 
-def methods(url: str) -> None:
-    """Draw what each method makes of scratches, of a drawn line and of what is too large, for docs/comparison.md."""
-    shown = pictures()
+def draw_inpainting_methods(url: str) -> None:
+    """Save the results of each inpainting method for scratches, a line and large holes, for docs/comparison.md."""
+    shown = make_pictures()
     line, large = np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.uint8)
     cv2.polylines(line, [np.array([[0, 60], [90, 120], [170, 100], [255, 190]])], False, 255, 7)
     for left, top, right, bottom in ((30, 40, 70, 80), (120, 90, 210, 190)):
         large[top:bottom, left:right] = 255
     damaged = {
-        "scratched": scratches(),
+        "scratched": draw_scratches(),
         "chelsea": line > 0,
         "coffee": large > 0,
     }
@@ -144,12 +145,12 @@ def methods(url: str) -> None:
             answer = _post(url + "/inpaint", _png(before), {"method": method}, _png(missing))
             row.append(np.asarray(Image.open(io.BytesIO(answer)).convert("RGB")))
         rows.append(np.concatenate([part for one in row for part in (one, np.full((256, 6, 3), 255, np.uint8))], 1))
-    sheet = np.concatenate([part for row in rows for part in (row, np.full((6, row.shape[1], 3), 255, np.uint8))])
-    Image.fromarray(sheet[:-6, :-6]).save(FOLDER / "methods.jpg", quality=88, optimize=True)
+    grid = np.concatenate([part for row in rows for part in (row, np.full((6, row.shape[1], 3), 255, np.uint8))])
+    Image.fromarray(grid[:-6, :-6]).save(FOLDER / "methods.jpg", quality=88, optimize=True)
 
 
-def style_sheet(url: str) -> str:
-    """Draw photographs in the style of some presets, and all presets for docs/comparison.md; say so."""
+def draw_styles(url: str) -> str:
+    """Save photographs in some styles, and all styles for docs/comparison.md; return the README's table row."""
     photographs = [
         skimage.data.coffee()[:400, 100:500],
         skimage.data.chelsea()[:, 90:390],
@@ -157,7 +158,7 @@ def style_sheet(url: str) -> str:
     ]
     names = [style["name"] for style in httpx.get(url + "/styles", timeout=60).json()["styles"]]
     painted = {
-        name: [_painted(url, _square(photograph), {"style": name}) for photograph in photographs] for name in names
+        name: [_stylize(url, _square(photograph), {"style": name}) for photograph in photographs] for name in names
     }
     shown = [[_square(photograph) for photograph in photographs], *(painted[name] for name in SHOWN_STYLES)]
     _save_grid([list(row) for row in zip(*shown, strict=True)], "styles.jpg")
@@ -167,7 +168,7 @@ def style_sheet(url: str) -> str:
     return f"| ![Three photographs, painted](docs/images/styles.jpg) | `/stylize`: {styles} |"
 
 
-def _painted(url: str, photograph: Pixels, fields: dict[str, str]) -> Pixels:
+def _stylize(url: str, photograph: Pixels, fields: dict[str, str]) -> Pixels:
     answer = _post(url + "/stylize", _png(photograph), fields)
     return np.asarray(Image.open(io.BytesIO(answer)).convert("RGB"))
 
@@ -185,9 +186,9 @@ def _save_grid(rows: list[list[Pixels]], name: str, side: int = 240) -> None:
     )
 
 
-def digit_row(url: str) -> None:
-    """Draw the digit with its hole, filled, and as it was drawn, for docs/comparison.md."""
-    drawn, hole = digit()
+def draw_digit_row(url: str) -> None:
+    """Save the digit with a hole, filled, and original, for docs/comparison.md."""
+    drawn, hole = draw_digit()
     answer = _post(url + "/inpaint", (FOLDER / "digit.png").read_bytes(), {"method": "dcgan"}, _png(hole))
     found = np.asarray(Image.open(io.BytesIO(answer)).convert("L"))
     row = np.concatenate([np.where(hole, np.uint8(128), drawn), found, drawn], axis=1)
@@ -213,17 +214,17 @@ def psnr(one: Pixels, other: Pixels) -> float:
     return math.inf if error == 0 else 10 * math.log10(255**2 / float(error))
 
 
-def enlarged(pixels: Pixels, size: int) -> Pixels:
+def enlarge(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def write_inputs() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, (before, clean) in pictures().items():
+    for name, (before, clean) in make_pictures().items():
         Image.fromarray(before).save(FOLDER / f"{name}-before.png", optimize=True)
         Image.fromarray(clean).save(FOLDER / f"{name}-clean.png", optimize=True)
-    Image.fromarray(scratches()).save(FOLDER / "scratched-mask.png", optimize=True)
-    drawn, hole = digit()
+    Image.fromarray(draw_scratches()).save(FOLDER / "scratched-mask.png", optimize=True)
+    drawn, hole = draw_digit()
     Image.fromarray(np.where(hole, np.uint8(0), drawn)).save(FOLDER / "digit.png")
     Image.fromarray(hole).save(FOLDER / "digit-mask.png")
     Image.fromarray(skimage.data.astronaut()).save(FOLDER / "portrait.jpg", quality=92, optimize=True)
@@ -231,43 +232,43 @@ def write_inputs() -> None:
 
 def write_results(url: str) -> None:
     lines = ["| before, after | |", "|---|---|"]
-    for name, (_, clean) in pictures().items():
-        asked = ASKED[name]
+    for name, (_, clean) in make_pictures().items():
+        example = EXAMPLES[name]
         sent = (FOLDER / f"{name}-before.png").read_bytes()
-        mask = (FOLDER / f"{name}-mask.png").read_bytes() if asked.mask else None
-        after = np.asarray(Image.open(io.BytesIO(_post(url + asked.path, sent, asked.fields, mask))).convert("RGB"))
+        mask = (FOLDER / f"{name}-mask.png").read_bytes() if example.mask else None
+        after = np.asarray(Image.open(io.BytesIO(_post(url + example.path, sent, example.fields, mask))).convert("RGB"))
         before = np.asarray(Image.open(io.BytesIO(sent)))
         if before.shape != after.shape:
-            # Enlargement is compared with what a viewer would do.
-            before = enlarged(before, after.shape[0])
+            # Super-resolution is compared with bicubic enlargement.
+            before = enlarge(before, after.shape[0])
         gap = np.full((after.shape[0], 8, 3), 255, np.uint8)
         side_by_side = Image.fromarray(np.concatenate([before, gap, after], axis=1))
         side_by_side.save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
         gain = f"{psnr(before, clean):.1f} dB before, {psnr(after, clean):.1f} dB after"
         print(f"{name}: {gain}")
-        lines.append(f"| ![{asked.subject}](docs/images/{name}.jpg) | {asked.caption}: {gain} |")
-    digit_row(url)
-    lines.append(cut_out(url))
-    lines.append(style_sheet(url))
-    methods(url)
+        lines.append(f"| ![{example.subject}](docs/images/{name}.jpg) | {example.caption}: {gain} |")
+    draw_digit_row(url)
+    lines.append(draw_cutout(url))
+    lines.append(draw_styles(url))
+    draw_inpainting_methods(url)
     head, _, rest = README.read_text("utf-8").partition(BEGIN)
     _, _, tail = rest.partition(END)
     README.write_text(head + "\n".join([BEGIN, *lines, END]) + tail, "utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["inputs", "results"])
-    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
-    arguments = parser.parse_args()
-    if arguments.what == "inputs":
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("what", choices=["inputs", "results"])
+    arguments.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
+    options = arguments.parse_args()
+    if options.what == "inputs":
         write_inputs()
         return
     try:
-        write_results(arguments.url)
+        write_results(options.url)
     except httpx.HTTPError as error:
         raise SystemExit(
-            f"{arguments.url} does not answer as the service does (`make serve` starts it): {error}"
+            f"{options.url} does not answer as the service does, which `make serve` starts: {error}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The shape of the repository: rooms, locks, doors, and that nothing happens at import."""
+"""The layout of the repository: packages, lock files, make targets, import contracts, import side effects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = {"app", "models", "training", "scripts", "benchmarks"}
+PACKAGES = {"app", "models", "training", "scripts", "benchmarks"}
 LOCKS = ("serve.txt", "dev.txt", "gpu.txt", "ray.txt")
 
 
@@ -25,7 +25,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def pins(lock: str) -> dict[str, set[str]]:
-    """Return {name: versions} of a lock: a universal one may hold a version for each range of Pythons."""
+    """Return {name: versions} of a lock file: a universal one may hold a version for each range of Pythons."""
     found: dict[str, set[str]] = {}
     for line in (ROOT / "requirements" / lock).read_text().splitlines():
         if line and not line.startswith((" ", "#")):
@@ -34,14 +34,14 @@ def pins(lock: str) -> dict[str, set[str]]:
     return found
 
 
-def test_no_drawer_for_odds_and_ends() -> None:
+def test_no_module_is_named_utils_or_helpers() -> None:
     forbidden = {"utils", "util", "helpers", "helper", "common", "misc"}
     guilty = [path for path in tracked("*.py") if forbidden & {*path.relative_to(ROOT).parts[:-1], path.stem}]
     assert not guilty
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_locks_are_hashed_and_name_no_address(lock: str) -> None:
+def test_locks_have_hashes_and_no_urls(lock: str) -> None:
     text = (ROOT / "requirements" / lock).read_text()
     assert "://" not in text
     assert "--index" not in text
@@ -59,7 +59,7 @@ def test_locks_are_hashed_and_name_no_address(lock: str) -> None:
         ("ray.txt", ["cpu", "ray"]),
     ],
 )
-def test_locks_hold_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
+def test_locks_satisfy_the_project_dependencies(lock: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
     have = pins(lock)
@@ -73,12 +73,12 @@ def test_locks_hold_what_the_project_asks_for(lock: str, extras: list[str]) -> N
             )
 
 
-def test_tests_run_on_what_serves() -> None:
+def test_tests_use_the_versions_that_serve() -> None:
     serve, dev = pins("serve.txt"), pins("dev.txt")
     assert {name: dev.get(name) for name in serve} == serve
 
 
-def test_replicas_and_their_tests_run_on_what_serves() -> None:
+def test_replicas_and_their_tests_use_the_versions_that_serve() -> None:
     """`make test-ray` puts both locks into one environment."""
     ray, dev = pins("ray.txt"), pins("dev.txt")
     shared = ray.keys() & dev.keys()
@@ -86,12 +86,12 @@ def test_replicas_and_their_tests_run_on_what_serves() -> None:
     assert pins("serve.txt").keys() <= shared
 
 
-def test_importing_the_service_starts_nothing() -> None:
+def test_importing_the_service_has_no_side_effects() -> None:
     """No TensorFlow, no Keras, no thread and no socket, whatever module of the service is imported."""
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in tracked("app/*.py", "models/*.py")
-        if path.name != "serve_router.py"  # Ray imports it, and it Ray
+        if path.name != "serve_router.py"  # it imports Ray
     ]
     program = (
         "import importlib, socket, sys, threading\n"
@@ -107,37 +107,37 @@ def test_importing_the_service_starts_nothing() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_contracts_have_teeth(tmp_path: Path) -> None:
-    """Import-linter is run on a copy with one arrow in the wrong direction, and must refuse it."""
+def test_import_contracts_detect_violations(tmp_path: Path) -> None:
+    """Run import-linter on a copy with forbidden imports, which it must report."""
     for path in [*tracked("app/*.py", "models/*.py", "training/*.py"), ROOT / ".importlinter"]:
         target = tmp_path / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
-    (tmp_path / "app/imaging/picture.py").write_text("import fastapi\nimport tensorflow\nimport app.tasks.base\n")
-    (tmp_path / "app/drawer").mkdir()
-    (tmp_path / "app/drawer/__init__.py").touch()
+    (tmp_path / "app/imaging/picture.py").write_text("import fastapi\nimport tensorflow\nimport app.tasks.answer\n")
+    (tmp_path / "app/unlisted").mkdir()
+    (tmp_path / "app/unlisted/__init__.py").touch()
     command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    told = re.sub(r"\s+", " ", done.stdout)
+    output = re.sub(r"\s+", " ", done.stdout)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "app.imaging is not allowed to import app.tasks" in told
-    assert "app is not allowed to import tensorflow" in told
-    assert "app is not allowed to import fastapi" in told
-    assert "app.drawer" in told
+    assert "app.imaging is not allowed to import app.tasks" in output
+    assert "app is not allowed to import tensorflow" in output
+    assert "app is not allowed to import fastapi" in output
+    assert "app.unlisted" in output
 
 
-def test_every_door_of_the_makefile_is_listed() -> None:
+def test_make_help_lists_every_target() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for door in re.findall(r"^\.PHONY: (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE):
-        assert f"make {door} " in listed
+    for target in re.findall(r"^\.PHONY: (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE):
+        assert f"make {target} " in listed
 
 
 def test_tests_mirror_the_tree() -> None:
-    """A test of a room lies under the room's name."""
-    rooms = {
+    """The folders below tests/ are packages of the repository or kinds of tests."""
+    folders = {
         path.relative_to(ROOT / "tests").parts[0] for path in tracked("tests/*.py") if path.parent != ROOT / "tests"
     }
-    assert rooms <= {*ROOMS, "published", "contract", "property", "golden", "e2e"}
+    assert folders <= {*PACKAGES, "published", "contract", "property", "e2e"}
 
 
 def test_tests_cannot_reach_the_network() -> None:

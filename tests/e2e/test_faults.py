@@ -1,4 +1,4 @@
-"""Faults that only a process of its own can meet: SIGTERM with a full queue, broken files in the model repository, a full disk."""
+"""Faults of a whole process: SIGTERM with a full queue, broken files in the model repository, a full disk."""
 
 from __future__ import annotations
 

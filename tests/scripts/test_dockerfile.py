@@ -1,4 +1,4 @@
-"""The reader behind scripts/docker_steps.py."""
+"""The Dockerfile parser and the steps of scripts/docker_steps.py, and what our Docker files contain."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ import pytest
 import yaml
 
 from app.settings import Settings, variable
-from scripts.docker_steps import ROOT, Stage, StepError, compose_services, context, copy, files_below, tracked
-from scripts.dockerfile import DockerfileError, exec_form, expand, ignored, pairs, parse
+from scripts.docker_steps import (
+    ROOT,
+    Stage,
+    StepError,
+    copy,
+    copy_context,
+    list_files,
+    list_tracked,
+    read_compose_services,
+)
+from scripts.dockerfile import DockerfileError, expand, is_ignored, parse, parse_exec_form, parse_pairs
 
-SERVICES = compose_services(ROOT)
+SERVICES = read_compose_services(ROOT)
 
 
 def test_continued_lines_comments_and_flags() -> None:
@@ -27,24 +36,24 @@ def test_continued_lines_comments_and_flags() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "RUN x", "FROM a\nFETCH b", "FROM a\nRUN", "FROM a\nRUN b \\\n"])
-def test_what_a_builder_would_refuse(text: str) -> None:
+def test_invalid_dockerfiles_are_refused(text: str) -> None:
     with pytest.raises(DockerfileError):
         parse(text)
 
 
 def test_exec_form_and_shell_form() -> None:
-    assert exec_form('["python", "-m", "x"]') == ["python", "-m", "x"]
-    assert exec_form("python -m x") is None
+    assert parse_exec_form('["python", "-m", "x"]') == ["python", "-m", "x"]
+    assert parse_exec_form("python -m x") is None
     for broken in ("[python]", "[1]"):
         with pytest.raises(DockerfileError):
-            exec_form(broken)
+            parse_exec_form(broken)
 
 
 def test_variables() -> None:
     assert expand("${A}:$B:${C:-see}:${D}", {"A": "1", "B": "2"}) == "1:2:see:"
-    assert pairs('A=1 B="two words"  C=/x') == {"A": "1", "B": "two words", "C": "/x"}
+    assert parse_pairs('A=1 B="two words"  C=/x') == {"A": "1", "B": "two words", "C": "/x"}
     with pytest.raises(DockerfileError):
-        pairs("A 1")
+        parse_pairs("A 1")
 
 
 @pytest.mark.parametrize(
@@ -64,10 +73,10 @@ def test_variables() -> None:
 )
 def test_the_last_pattern_decides(path: str, out: bool) -> None:
     patterns = ["*", "!app", "!models", "!requirements/serve.txt", "models/local", "**/__pycache__", "**/*.pyc"]
-    assert ignored(patterns, path) is out
+    assert is_ignored(patterns, path) is out
 
 
-def test_a_missing_source_is_found(tmp_path: Path) -> None:
+def test_copy_of_a_missing_file_fails(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "stage", Path("/usr/bin/python3"))
     (tmp_path / "here.txt").write_text("here")
     copy(stage, [tmp_path / "here.txt"], "/srv/")
@@ -76,24 +85,24 @@ def test_a_missing_source_is_found(tmp_path: Path) -> None:
         copy(stage, [tmp_path / "gone.txt"], "/srv/")
 
 
-def test_paths_of_the_container_become_ours(tmp_path: Path) -> None:
+def test_container_paths_become_host_paths(tmp_path: Path) -> None:
     stage = Stage(tmp_path, Path("/usr/bin/python3"))
     stage.claim("/opt/venv")
-    assert stage.here("/opt/venv/bin:/usr/bin") == f"{tmp_path}/opt/venv/bin:/usr/bin"
-    assert stage.here("http://127.0.0.1/opt") == "http://127.0.0.1/opt"
+    assert stage.localize("/opt/venv/bin:/usr/bin") == f"{tmp_path}/opt/venv/bin:/usr/bin"
+    assert stage.localize("http://127.0.0.1/opt") == "http://127.0.0.1/opt"
 
 
-def test_a_write_is_seen(tmp_path: Path) -> None:
+def test_changed_files_are_detected(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
-    before = files_below(tmp_path, [tmp_path / "volume"])
+    before = list_files(tmp_path, [tmp_path / "volume"])
     (tmp_path / "volume/fine").touch()
-    assert files_below(tmp_path, [tmp_path / "volume"]) == before
+    assert list_files(tmp_path, [tmp_path / "volume"]) == before
     (tmp_path / "stray").touch()
-    assert files_below(tmp_path, [tmp_path / "volume"]) != before
+    assert list_files(tmp_path, [tmp_path / "volume"]) != before
 
 
-def test_our_dockerfile_finds_its_files(tmp_path: Path) -> None:
-    context(ROOT, tracked(ROOT), tmp_path)
+def test_our_dockerfile_copies_only_files_that_exist(tmp_path: Path) -> None:
+    copy_context(ROOT, list_tracked(ROOT), tmp_path)
     steps = parse((ROOT / "Dockerfile").read_text())
     values = {step.body.partition("=")[0]: step.body.partition("=")[2] for step in steps if step.word == "ARG"}
     copied = [step for step in steps if step.word == "COPY" and "from" not in step.flags]
@@ -104,7 +113,7 @@ def test_our_dockerfile_finds_its_files(tmp_path: Path) -> None:
     assert not (tmp_path / "tests").exists()
 
 
-def test_our_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:
+def test_our_image_runs_as_non_root_with_a_health_check() -> None:
     steps = {step.word: step for step in parse((ROOT / "Dockerfile").read_text())}
     assert steps["USER"].body not in ("root", "0")
     assert "/livez" in steps["HEALTHCHECK"].body
@@ -117,7 +126,7 @@ def test_our_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:
         assert int(service["stop_grace_period"].removesuffix("s")) >= Settings().stop_timeout_s + 10
 
 
-def test_every_setting_but_the_compose_files_own_reaches_the_service() -> None:
+def test_every_setting_reaches_the_service_except_those_of_the_compose_file() -> None:
     own = {"host", "port", "models_dir", "data_dir", "stop_timeout_s"}
     cluster = {name for name in Settings.model_fields if name == "engine" or name.startswith("ray_")}
     passed = {variable(name) for name in Settings.model_fields.keys() - own}
@@ -127,7 +136,7 @@ def test_every_setting_but_the_compose_files_own_reaches_the_service() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_nothing_in_the_compose_file_has_more_rights_than_it_needs(name: str) -> None:
+def test_services_of_the_compose_file_are_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -144,7 +153,7 @@ def test_nothing_in_the_compose_file_has_more_rights_than_it_needs(name: str) ->
             assert volume.endswith(":ro")
 
 
-def test_profiles_add_to_the_service_and_change_nothing_of_it() -> None:
+def test_profiles_do_not_change_the_service() -> None:
     profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
     assert profiles["restore"] == []
     assert profiles["restore-gpu"] == ["gpu"]
@@ -166,13 +175,13 @@ def test_profiles_add_to_the_service_and_change_nothing_of_it() -> None:
         ("services: {a: {build: {context: ., args: {LOCK: none.txt}}}}", "none.txt"),
     ],
 )
-def test_what_the_compose_file_wants_must_be_there(tmp_path: Path, text: str, wanted: str) -> None:
+def test_missing_files_of_the_compose_file_are_errors(tmp_path: Path, text: str, wanted: str) -> None:
     (tmp_path / "docker-compose.yml").write_text(text)
     with pytest.raises(StepError, match=wanted):
-        compose_services(tmp_path)
+        read_compose_services(tmp_path)
 
 
-def test_nodes_of_a_cluster_are_as_confined_and_cannot_be_reached_from_outside() -> None:
+def test_cluster_nodes_are_confined_and_not_published() -> None:
     cluster = {name: service for name, service in SERVICES.items() if "ray" in service.get("profiles", ())}
     document = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     assert set(cluster) == {"ray-head", "ray-node", "ray-front"}

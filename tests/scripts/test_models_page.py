@@ -1,4 +1,4 @@
-"""The pages that are made from manifests."""
+"""The pages generated from the manifests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def put(root: Path, version: int, *, default: bool) -> None:
     contract.write(manifest(name="blur", version=version, default=default), folder)
 
 
-def test_the_newest_version_counts_and_its_name_stays_the_default(tmp_path: Path) -> None:
+def test_the_newest_version_is_shown_and_its_name_stays_the_default(tmp_path: Path) -> None:
     put(tmp_path, 9, default=True)
     put(tmp_path, 10, default=False)
     (found,) = models_page.newest(tmp_path)
@@ -44,7 +44,7 @@ def test_every_kind_of_model_has_a_section(path: Path) -> None:
         assert table.title in text
 
 
-def test_tables_keep_their_cells_apart() -> None:
+def test_table_cells_are_escaped() -> None:
     text = models_page.table(
         QualityTable(title="t", command="c", columns=["a", "b"], rows=[["x|y", 31.456], ["z", 0.9299]])
     )
@@ -70,5 +70,5 @@ def test_only_the_table_of_the_readme_changes() -> None:
 
 
 @pytest.mark.parametrize(("number", "text"), [(7, "7"), (2_425, "2.4 k"), (660_000, "660 k"), (2_400_000, "2.4 M")])
-def test_numbers_are_said_as_people_do(number: int, text: str) -> None:
+def test_short_numbers(number: int, text: str) -> None:
     assert models_page.count(number) == text

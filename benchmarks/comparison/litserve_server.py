@@ -1,7 +1,7 @@
-"""denoise/photo on LitServe, as its users set it up: `python -m benchmarks.rivals.litserve_server --help`.
+"""denoise/photo on LitServe, as its users set it up: `python -m benchmarks.comparison.litserve_server --help`.
 
-A request is what LitServe batches, so a large picture is one of its batch and its tiles are a loop in `predict`.
-Pictures come in base64 in JSON, as its documentation shows: a queue, which takes no file, brings them to a worker.
+LitServe batches requests, so a large picture is one item of a batch and its tiles are a loop in `predict`. Pictures are
+sent as base64 in JSON, as in its documentation: requests reach the workers through a queue that cannot carry files.
 """
 
 import base64
@@ -14,7 +14,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.rivals.denoiser import Denoiser, Pixels, decode, encode, options, place
+from benchmarks.comparison.denoiser import Denoiser, Pixels, decode, encode, parse_options, paste
 
 
 class Denoising(litserve.LitAPI):  # type: ignore[misc]
@@ -27,7 +27,7 @@ class Denoising(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:  # noqa: ARG002
         self._denoiser = Denoiser(self._folder, self._threads)
 
-    def decode_request(self, request: Request) -> Pixels:  # an annotation that LitServe reads: what comes is the JSON
+    def decode_request(self, request: Request) -> Pixels:  # LitServe requires this annotation; `request` is JSON
         return decode(base64.b64decode(request["image"]))
 
     def batch(self, inputs: list[Pixels]) -> list[Pixels]:
@@ -35,8 +35,8 @@ class Denoising(litserve.LitAPI):  # type: ignore[misc]
 
     def predict(self, pictures: Any) -> Any:
         if not isinstance(pictures, list):
-            return self._denoised([pictures])[0]
-        return self._denoised(pictures)
+            return self._denoise([pictures])[0]
+        return self._denoise(pictures)
 
     def unbatch(self, output: list[Pixels]) -> list[Pixels]:
         return output
@@ -44,23 +44,23 @@ class Denoising(litserve.LitAPI):  # type: ignore[misc]
     def encode_response(self, output: Pixels) -> Response:
         return Response(encode(output), media_type="image/jpeg")
 
-    def _denoised(self, pictures: list[Pixels]) -> list[Pixels]:
+    def _denoise(self, pictures: list[Pixels]) -> list[Pixels]:
         results = [np.empty_like(picture) for picture in pictures]
-        tiles = [(at, tile) for at, picture in enumerate(pictures) for tile in self._denoiser.tiles(picture)]
+        tiles = [(at, tile) for at, picture in enumerate(pictures) for tile in self._denoiser.split(picture)]
         size = max(1, len(pictures))
         for begin in range(0, len(tiles), size):
             some = tiles[begin : begin + size]
             for (at, (where, inner, _)), result in zip(some, self._denoiser.run([t[2] for _, t in some]), strict=True):
-                place(results[at], where, inner, result)
+                paste(results[at], where, inner, result)
         return results
 
 
 def main() -> None:
-    wish = options(__doc__)
-    threads = max(1, len(os.sched_getaffinity(0)) // wish.workers)
-    api = Denoising(wish.folder, threads, wish.batch)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=wish.workers, timeout=False)
-    server.run(host="127.0.0.1", port=wish.port, generate_client_file=False, log_level="warning", access_log=False)
+    options = parse_options(__doc__)
+    threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
+    api = Denoising(options.folder, threads, options.batch)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=options.workers, timeout=False)
+    server.run(host="127.0.0.1", port=options.port, generate_client_file=False, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

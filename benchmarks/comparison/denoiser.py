@@ -1,7 +1,7 @@
-"""What somebody who serves denoise/photo by hand writes around it: decode, tile, call, encode. No part of `app`.
+"""The code that users of other servers write around denoise/photo: decode, tile, call, encode. Independent of `app`.
 
-A picture up to one tile goes as a whole. A larger one is cut into the manifest's tiles with its halo, because no device
-holds 50 megapixels at once: a whole one would take some 27 GB.
+A picture of up to one tile is processed whole. A larger one is split into the manifest's tiles with its halo, because
+50 megapixels at once would take about 27 GB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Window = tuple[slice, slice]
 
 
 class Denoiser:
-    """The model in `folder`, on `threads` cores."""
+    """The SavedModel in `folder`, on `threads` cores."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         import tensorflow as tf
@@ -37,8 +37,8 @@ class Denoiser:
         self._call = self._saved.signatures["denoise"]
         self.run([np.zeros((self._tile, self._tile, 3), np.float32)])
 
-    def tiles(self, pixels: Pixels) -> Iterator[tuple[Window, Window, Values]]:
-        """Yield tiles, extended to whole steps: where each goes, what of it does, and its values."""
+    def split(self, pixels: Pixels) -> Iterator[tuple[Window, Window, Values]]:
+        """Yield (part of the picture, part of the tile, values) for each tile, padded to multiples of the step."""
         height, width = pixels.shape[:2]
         core = self._tile if max(height, width) <= self._tile else self._tile - 2 * self._halo
         for top in range(0, height, core):
@@ -52,7 +52,7 @@ class Denoiser:
                 yield (slice(top, bottom), slice(left, right)), inner, values
 
     def run(self, tiles: list[Values]) -> list[Values]:
-        """Return the results of tiles of any sizes: those of one size in one call."""
+        """Return the results of tiles of any sizes; tiles of the same size are processed in one call."""
         results: list[Values] = [np.empty(0, np.float32)] * len(tiles)
         for shape in {tile.shape for tile in tiles}:
             which = [index for index, tile in enumerate(tiles) if tile.shape == shape]
@@ -64,8 +64,8 @@ class Denoiser:
         return results
 
 
-def options(description: str | None) -> argparse.Namespace:
-    """Return what a server is told at its start."""
+def parse_options(description: str | None) -> argparse.Namespace:
+    """Parse the command line of a server."""
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("folder", type=Path, help="of the SavedModel")
     arguments.add_argument("--port", type=int, required=True)
@@ -79,8 +79,8 @@ def decode(data: bytes) -> Pixels:
     return pixels
 
 
-def place(pixels: Pixels, where: Window, inner: Window, result: Values) -> None:
-    """Write what a tile gave into the picture that is to be."""
+def paste(pixels: Pixels, where: Window, inner: Window, result: Values) -> None:
+    """Copy the inner part of a tile's result into the picture."""
     pixels[where] = np.clip(np.rint(result[inner] * 255), 0, 255).astype(np.uint8)
 
 

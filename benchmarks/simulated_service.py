@@ -1,9 +1,8 @@
-"""The service over models of known cost: `python -m benchmarks.costed`, or `service.running("benchmarks.costed")`.
+"""The service with a simulated device: `python -m benchmarks.simulated_service`.
 
-It is the whole service (HTTP, forms, codecs, tiles, scheduler) with the published models' manifests, but its device
-sleeps FIXED_S for a batch and SECONDS_PER_MEGAPIXEL more, and gives the picture back, enlarged where that is asked for.
-So what a machine's speed would hide is seen: who waits for whom, how full batches are, what stays in memory. No
-TensorFlow.
+This is the whole service (HTTP, forms, codecs, tiles, scheduler) with the published models' manifests, but without
+TensorFlow: a model sleeps FIXED_S per batch plus SECONDS_PER_MEGAPIXEL, and returns its input, enlarged if needed. This
+shows waiting times, batch sizes and memory independently of the speed of the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SECONDS_PER_MEGAPIXEL = 0.1
 
 
 class SimulatedModel:
-    """A model that takes as long as it is told, and gives pictures back."""
+    """A model that takes a given time and returns its input."""
 
     def __init__(self, manifest: Manifest, fixed: float, per_megapixel: float) -> None:
         self._scales = {name: signature.scale for name, signature in manifest.signatures.items()}
@@ -72,14 +71,16 @@ class SimulatedLoader:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--fixed", type=float, default=FIXED_S, help="seconds a batch")
-    arguments.add_argument("--per-megapixel", type=float, default=SECONDS_PER_MEGAPIXEL, help="seconds")
-    wish = arguments.parse_args()
+    arguments.add_argument("--fixed", type=float, default=FIXED_S, help="seconds per batch")
+    arguments.add_argument(
+        "--per-megapixel", type=float, default=SECONDS_PER_MEGAPIXEL, help="additional seconds per megapixel"
+    )
+    options = arguments.parse_args()
     settings = configuration.read()
     with tempfile.TemporaryDirectory() as root:
         for task in ("denoise", "superres"):
             (Path(root) / task).symlink_to(PUBLISHED / task)
-        serve(settings, Registry([Path(root)], SimulatedLoader(wish.fixed, wish.per_megapixel)))
+        serve(settings, Registry([Path(root)], SimulatedLoader(options.fixed, options.per_megapixel)))
 
 
 def serve(settings: Settings, registry: Registry) -> None:
@@ -88,7 +89,7 @@ def serve(settings: Settings, registry: Registry) -> None:
     app = create_app(settings, engine=engine)
     config = uvicorn.Config(app, settings.host, settings.port, log_config=None, access_log=False)
     ignore_signals()
-    Server(config, app.state.desk, settings.stop_timeout_s, lambda: None).run()
+    Server(config, app.state.shutdown, settings, lambda: None).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmarks run and compare like with like. No test asserts a speed."""
+"""The benchmarks run, and compare equal work. No test asserts a speed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from PIL import Image
 from app.engine.local import LocalEngine
 from app.engine.registry import Registry
 from benchmarks import memory, replicas
-from benchmarks.costed import SimulatedLoader
+from benchmarks.simulated_service import SimulatedLoader
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def bench(module: str, root: Path, *arguments: str) -> str:
-    """Return what a benchmark says of the models in `shelf`."""
+    """Run a benchmark with the models in `root`, and return its output."""
     environment = os.environ | {"RESTORE_MODELS_DIR": str(root)}
     command = [sys.executable, "-m", f"benchmarks.{module}", "--no-record", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -34,18 +34,18 @@ def bench(module: str, root: Path, *arguments: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["denoise", "superres", "segment"])
 def test_service_and_bare_loop_give_the_same_bytes(tiny_repository: Path, task: str) -> None:
-    # The benchmark refuses to compare what differs.
-    said = bench("serve", tiny_repository, "--task", task, "--side", "48", "--rounds", "1", "--callers", "2")
-    assert float(re.findall(r"latency, ratio +([\d.]+)", said)[0]) > 0
-    assert float(re.findall(r"throughput, ratio +([\d.]+)", said)[0]) > 0
+    # The benchmark ends with an error if the bytes differ.
+    output = bench("serve", tiny_repository, "--task", task, "--side", "48", "--rounds", "1", "--callers", "2")
+    assert float(re.findall(r"latency, ratio +([\d.]+)", output)[0]) > 0
+    assert float(re.findall(r"throughput, ratio +([\d.]+)", output)[0]) > 0
 
 
 @pytest.mark.tf
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_peak_memory_is_read_from_the_service(tiny_repository: Path) -> None:
-    said = bench("memory", tiny_repository, "--megapixels", "0.2")
-    figures = dict(re.findall(r"^(.+?) {2,}([\d.]+)$", said, re.MULTILINE))
+    output = bench("memory", tiny_repository, "--megapixels", "0.2")
+    figures = dict(re.findall(r"^(.+?) {2,}([\d.]+)$", output, re.MULTILINE))
     assert int(figures["peak (MiB)"]) >= int(figures["idle (MiB)"]) > 0
 
 
@@ -58,9 +58,9 @@ def test_a_missing_pack_is_one_line(module: str, tmp_path: Path, monkeypatch: py
         import_module(module).main()
 
 
-def test_a_tile_is_for_the_version_on_the_shelf() -> None:
-    engine = LocalEngine(Registry([replicas.SHELF], SimulatedLoader()), max_batch=1)
-    engine.find(*replicas.request(engine, 8).model.split("/"))  # raises where there is none
+def test_a_tile_is_for_a_published_version() -> None:
+    engine = LocalEngine(Registry([replicas.REPOSITORY], SimulatedLoader()), max_batch=1)
+    engine.find(*replicas.make_request(engine, 8).model.split("/"))  # raises if there is none
 
 
 def test_the_large_picture_has_the_size_that_was_asked_for() -> None:

@@ -1,6 +1,6 @@
-"""denoise/photo on Ray Serve's `@serve.batch`, as its users set it up: `python -m benchmarks.rivals.ray_server --help`.
+"""denoise/photo on Ray Serve with `@serve.batch`: `python -m benchmarks.comparison.ray_server --help`.
 
-What is batched is the tile: a request hands in all of its own at once, first come first served across requests.
+Tiles are batched: a request submits all its tiles at once, and tiles are served first come, first served.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.rivals.denoiser import Denoiser, Values, decode, encode, options, place
+from benchmarks.comparison.denoiser import Denoiser, Values, decode, encode, parse_options, paste
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Denoising:
-    """Decodes, denoises tiles in batches, encodes; what computes does so on threads, as Ray Serve's own guide says."""
+    """Decodes, denoises tiles in batches, and encodes; computes on threads, as Ray Serve's guide recommends."""
 
     def __init__(self, folder: str, threads: int, batch: int) -> None:
         self._denoiser = Denoiser(Path(folder), threads)
-        self._batched.set_max_batch_size(batch)
+        self._run_batch.set_max_batch_size(batch)
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.005)  # type: ignore[misc,untyped-decorator,unused-ignore]
-    async def _batched(self, tiles: list[Values]) -> list[Values]:
+    async def _run_batch(self, tiles: list[Values]) -> list[Values]:
         return await asyncio.to_thread(self._denoiser.run, tiles)
 
     async def __call__(self, request: Request) -> Response:
@@ -38,37 +38,37 @@ class Denoising:
             data = await form["image"].read()  # type: ignore[union-attr]
         pixels = await asyncio.to_thread(decode, data)
         result = np.empty_like(pixels)
-        some = asyncio.Semaphore(64)  # its tiles are not all in memory at once
+        slots = asyncio.Semaphore(64)  # limits the tiles in memory
 
         async def one(tile: Any) -> None:
             where, inner, values = tile
             try:
-                place(result, where, inner, await self._batched(values))
+                paste(result, where, inner, await self._run_batch(values))
             finally:
-                some.release()
+                slots.release()
 
         async with asyncio.TaskGroup() as group:
-            for tile in self._denoiser.tiles(pixels):
-                await some.acquire()
+            for tile in self._denoiser.split(pixels):
+                await slots.acquire()
                 group.create_task(one(tile))
         return Response(await asyncio.to_thread(encode, result), media_type="image/jpeg")
 
 
 def main() -> None:
-    wish = options(__doc__)
+    options = parse_options(__doc__)
     cores = len(os.sched_getaffinity(0))
     environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-    # A cluster of its own, whatever else runs here.
+    # A separate cluster, even if another one runs on this machine.
     ray.init("local", num_cpus=cores, include_dashboard=False, logging_level="warning", runtime_env=environment)
-    serve.start(http_options={"host": "127.0.0.1", "port": wish.port})
+    serve.start(http_options={"host": "127.0.0.1", "port": options.port})
     deployment = serve.deployment(
         Denoising,
-        num_replicas=wish.workers,
+        num_replicas=options.workers,
         max_ongoing_requests=64,
         ray_actor_options={"num_cpus": 0.5},
     )
-    folder = str(wish.folder.resolve())
-    serve.run(deployment.bind(folder, max(1, cores // wish.workers), wish.batch), route_prefix="/predict")
+    folder = str(options.folder.resolve())
+    serve.run(deployment.bind(folder, max(1, cores // options.workers), options.batch), route_prefix="/predict")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     serve.shutdown()
     ray.shutdown()
