@@ -135,14 +135,14 @@ QUESTIONS: Mapping[str, Question] = {
 
 
 @dataclass(frozen=True)
-class TaskResult:
+class Answer:
     """What is kept of an answer: facts for the JSON file, and the decoded pixels where it is a picture."""
 
     facts: Mapping[str, Any]
     pixels: np.ndarray | None = None
 
 
-def ask(client: httpx.Client, question: Question) -> TaskResult:
+def ask(client: httpx.Client, question: Question) -> Answer:
     """Send `question`, wait for its job if it becomes one, and return the answer. Raises NoAnswer."""
     try:
         if not question.files:
@@ -169,27 +169,27 @@ def _job_result(client: httpx.Client, id: str) -> httpx.Response:
     raise NoAnswer(f"The job {id} did not end within {TIMEOUT_S:g} s.")
 
 
-def describe(response: httpx.Response) -> TaskResult:
+def describe(response: httpx.Response) -> Answer:
     """Return the facts and the pixels of `response`. A picture in an envelope counts as a picture."""
     kind = response.headers.get("Content-Type", "").partition(";")[0]
     facts: dict[str, Any] = {"status": response.status_code}
     facts["headers"] = {name: response.headers[name] for name in HEADERS if name in response.headers}
     if not kind.startswith("image/"):
         if not kind.endswith("json"):
-            return TaskResult(facts | {"body": _sha256(response.content)})
+            return Answer(facts | {"body": _sha256(response.content)})
         content = response.json()
         body = base64.b64decode(content.pop("image", "")) if isinstance(content, dict) else b""
         facts["json"] = _steady(content)
         if not body:
-            return TaskResult(facts)
+            return Answer(facts)
     else:
         body = response.content
     pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
     facts["body"] = _sha256(body)
     if pixels is None:
-        return TaskResult(facts)
+        return Answer(facts)
     facts |= {"pixels": _sha256(pixels.tobytes()), "shape": list(pixels.shape), "dtype": str(pixels.dtype)}
-    return TaskResult(facts, pixels)
+    return Answer(facts, pixels)
 
 
 def _sha256(content: bytes) -> str:
@@ -203,21 +203,21 @@ def _steady(content: Any) -> Any:
     return [_steady(value) for value in content] if isinstance(content, list) else content
 
 
-def save(answers: Mapping[str, TaskResult], path: Path) -> None:
+def save(answers: Mapping[str, Answer], path: Path) -> None:
     """Write `answers` to `path` and their pixels to a `.npz` file beside it."""
     path.write_text(json.dumps({name: answer.facts for name, answer in answers.items()}, indent=1) + "\n", "utf-8")
     pixels = {name: answer.pixels for name, answer in answers.items() if answer.pixels is not None}
     np.savez_compressed(path.with_suffix(".npz"), **pixels)  # type: ignore[arg-type]
 
 
-def read(path: Path) -> dict[str, TaskResult]:
+def read(path: Path) -> dict[str, Answer]:
     """Return the answers that `save` wrote to `path`."""
     facts = json.loads(path.read_text("utf-8"))
     with np.load(path.with_suffix(".npz")) as pixels:
-        return {name: TaskResult(kept, pixels.get(name)) for name, kept in facts.items()}
+        return {name: Answer(kept, pixels.get(name)) for name, kept in facts.items()}
 
 
-def differences(before: Mapping[str, TaskResult], after: Mapping[str, TaskResult]) -> Iterator[str]:
+def differences(before: Mapping[str, Answer], after: Mapping[str, Answer]) -> Iterator[str]:
     """Yield a line for each difference between two sets of answers."""
     for name in sorted(before.keys() | after.keys()):
         if name not in before or name not in after:

@@ -145,7 +145,7 @@ def test_cutout_in_a_format_without_transparency(service: Service) -> None:
 def test_mask_of_classes_in_a_format_that_changes_ids(service: Service) -> None:
     for form in ("jpeg", "webp", "avif"):
         body = refused(service.send("/segment", model="lights", format=form), "invalid-field", field="format")
-        assert "holds ids" in body["detail"]
+        assert "holds class ids" in body["detail"]
 
 
 def test_unknown_class_names_the_nearest(service: Service) -> None:
