@@ -1,7 +1,7 @@
 """Everything that the service refuses or fails at, as one tree. It knows no HTTP: `app.api.problems` has the table.
 
     ServiceError
-    ├── BadRequest                 the caller can mend it
+    ├── BadRequest                 the client can mend it
     │   ├── MissingField  UnknownField  InvalidField  ConflictingFields
     │   ├── UnknownModel  UnknownStyle  UnknownClass
     │   ├── UnsupportedImage  BrokenImage  AnimatedImage  WrongSize
@@ -10,11 +10,11 @@
     │   └── JobConflict  IdempotencyMismatch  JobExpired
     ├── TooLarge                   a limit, named
     │   └── UploadTooLarge  TooManyPixels  ResultTooLarge  WorkTooLarge
-    └── Unavailable                not the caller's fault; `retry_after` seconds where known
+    └── Unavailable                not the client's fault; `retry_after` seconds where known
         ├── Overloaded  TooManyRequests  DeadlineExceeded  ModelUnavailable  WeightsMissing  ShuttingDown
         └── JobsFull  StorageFull  JobInterrupted
 
-A message says what was wrong, the value, and what to do, in a sentence for the caller: no path, no library's text.
+A message says what was wrong, the value, and what to do, in a sentence for the client: no path, no library's text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from difflib import get_close_matches
 
 
 class ServiceError(Exception):
-    """`detail` is for the caller; `field`, `value`, `limit` and `retry_after` (seconds) are set where they help."""
+    """`detail` is for the client; `field`, `value`, `limit` and `retry_after` (seconds) are set where they help."""
 
     def __init__(
         self,

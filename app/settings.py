@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         ge=1,
         le=100_000,
         description="Pictures that may be here at once, on their way in or out, waiting or worked on; more are "
-        "`overloaded`. One caller alone has room for three quarters of them. "
+        "`overloaded`. One client alone has room for three quarters of them. "
         "Times `MAX_UPLOAD_MB`, it bounds the room for temporary files.",
     )
     queue_megapixels: float = Field(
@@ -180,7 +180,7 @@ class Settings(BaseSettings):
         description="Hours that the result of a job is kept. As long again, its address answers `job-expired`.",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, Listed] = Field(
-        (), description="Keys that callers must send one of. Empty: everyone may call."
+        (), description="Keys that clients must send one of. Empty: every client is admitted."
     )
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode, Listed] = Field(
         (),
@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     )
     rate_limit: str = Field(
         "",
-        description="Requests that one caller (its API key, else its address) may send, as `60/minute` (or `second`, "
+        description="Requests that one client (its API key, else its address) may send, as `60/minute` (or `second`, "
         "`hour`). Empty: no limit.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, Listed] = Field(

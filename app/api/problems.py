@@ -244,8 +244,8 @@ TABLE: tuple[Problem, ...] = (
         errors.TooManyRequests,
         "too-many-requests",
         429,
-        "Too many requests from this caller",
-        "This caller (its API key, else its address) sent more requests than it may (`RESTORE_RATE_LIMIT`).",
+        "Too many requests from this client",
+        "This client (its API key, else its address) sent more requests than it may (`RESTORE_RATE_LIMIT`).",
         "Wait for the seconds that `Retry-After` says.",
     ),
     Problem(

@@ -25,7 +25,7 @@ Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32
 
 
 class Stopwatch:
-    """Splits what a task took into `model`, the device's time for this caller, and `queue`, all the rest."""
+    """Splits what a task took into `model`, the device's time for this client, and `queue`, all the rest."""
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
@@ -85,7 +85,7 @@ async def run_tiled(
     """Return what `signature` makes of the picture: (height × scale, width × scale, channels), the picture's dtype.
 
     Another `output` than `image` has its own channels, and [0, 1] becomes the whole range of `dtype`.
-    Each tile is a step of the caller's progress.
+    Each tile is a step of the client's progress.
     `constants` are inputs beside `image`, the same for every tile. `finish(window, result)` may change the result
     of a tile, [1, h, w, channels] in the picture's own channels, before it is rounded. Raises what the engine
     raises; the first error ends the rest.
@@ -170,7 +170,7 @@ def check_size(picture: Picture, manifest: Manifest, channels: int) -> None:
     if fits and _takes(manifest.geometry, size):
         return
     needs = f"{_sizes(manifest.geometry)}{' in grey' if channels == 1 else ''}"
-    got = f"{picture.width}×{picture.height} pixels in {'grey' if picture.channels == 1 else 'colour'}"
+    got = f"{picture.width}×{picture.height} pixels in {'grey' if picture.channels == 1 else 'color'}"
     raise WrongSize(
         f"The model {manifest.id} takes pictures of {needs}; this one is {got}.",
         field="image",

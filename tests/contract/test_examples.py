@@ -89,8 +89,8 @@ def test_unknown_keys_are_refused_everywhere(path: tuple[str, ...]) -> None:
     part = data
     for key in path:
         part = part[key]
-    part["colour"] = "blue"
-    assert problems(data) == [f"{'.'.join((*path, 'colour'))}: Extra inputs are not permitted"]
+    part["color"] = "blue"
+    assert problems(data) == [f"{'.'.join((*path, 'color'))}: Extra inputs are not permitted"]
 
 
 @pytest.mark.parametrize(

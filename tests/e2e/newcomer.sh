@@ -115,7 +115,7 @@ cat, painted, own_style = (cv2.imread(p).astype(float) for p in ("docs/images/ch
 assert painted.shape == own_style.shape == cat.shape
 assert np.abs(painted - cat).mean() > 10
 shift = (own_style - cat)[(own_style > 8).all(axis=2) & (own_style < 247).all(axis=2)]
-assert np.abs(shift - shift.mean(axis=1, keepdims=True)).max() < 3, "colours are not the photograph's own"
+assert np.abs(shift - shift.mean(axis=1, keepdims=True)).max() < 3, "colors are not the photograph's own"
 PY
 
 browser="$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)"
@@ -129,7 +129,7 @@ import sys
 import cv2
 
 shot = cv2.imread(sys.argv[1])
-# A page that failed to load is white with a line of text: few distinct colours, little that differs from the corner.
+# A page that failed to load is white with a line of text: few distinct colors, little that differs from the corner.
 drawn = (abs(shot.astype(int) - shot[-1, -1]).sum(axis=2) > 30).mean()
 print(f"Swagger UI: {shot.shape[1]}x{shot.shape[0]}, {drawn:.1%} of it drawn")
 assert drawn > 0.03

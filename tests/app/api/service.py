@@ -87,7 +87,7 @@ MODELS: tuple[Manifest, ...] = (
     manifest("inpaint", "grey", signatures=inpaint_signatures(), geometry=WINDOW, default=True),
     manifest(
         "stylize",
-        "colour",
+        "color",
         signatures=stylize_signatures(),
         styles=STYLES,
         defaults={**PAINTER, "default": True},

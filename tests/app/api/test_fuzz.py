@@ -112,20 +112,20 @@ def sender(service: Service, operation: Any, cases: Any, document: dict[str, Any
 
 def seeds() -> list[bytes]:
     """Return good files of every format and many kinds."""
-    colour, grey = gradient(40, 56), gradient(40, 56, 1)
-    see_through = np.dstack([colour, grey])
+    color, grey = gradient(40, 56), gradient(40, 56, 1)
+    see_through = np.dstack([color, grey])
     deep = (gradient(40, 56, 1)[..., 0].astype(np.uint16) * 257).copy()
     palette, cmyk, sixteen = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    Image.fromarray(colour).quantize(16).save(palette, "png", transparency=0)
-    Image.fromarray(colour).convert("CMYK").save(cmyk, "jpeg")
+    Image.fromarray(color).quantize(16).save(palette, "png", transparency=0)
+    Image.fromarray(color).convert("CMYK").save(cmyk, "jpeg")
     Image.fromarray(deep).save(sixteen, "png")
     exif = Image.Exif()
     exif[0x0112] = 6
     files = [palette.getvalue(), cmyk.getvalue(), sixteen.getvalue()]
-    files += [file(pixels, form) for form in ("png", "tiff", "webp") for pixels in (colour, grey, see_through)]
-    files += [file(colour, "jpeg", exif=exif), file(colour, "jpeg", progressive=True), file(grey, "jpeg")]
-    files += [file(colour, "bmp"), file(colour, "avif"), file(see_through, "avif")]
-    files += [file(colour, "tiff", compression=packing) for packing in ("tiff_lzw", "tiff_adobe_deflate", "packbits")]
+    files += [file(pixels, form) for form in ("png", "tiff", "webp") for pixels in (color, grey, see_through)]
+    files += [file(color, "jpeg", exif=exif), file(color, "jpeg", progressive=True), file(grey, "jpeg")]
+    files += [file(color, "bmp"), file(color, "avif"), file(see_through, "avif")]
+    files += [file(color, "tiff", compression=packing) for packing in ("tiff_lzw", "tiff_adobe_deflate", "packbits")]
     return files
 
 

@@ -248,7 +248,7 @@ def test_models_and_cards(service: Service) -> None:
         "denoise/photo@1",
         "inpaint/grey@1",
         "segment/light@1",
-        "stylize/colour@1",
+        "stylize/color@1",
         "superres/nearest@1",
     ]
     for model in listed:

@@ -24,7 +24,7 @@ from tests.model_repository import OPTIMIZER, PAINTER, STYLES, WHOLE, manifest, 
 
 def test_a_preset_that_is_listed_can_be_painted_in(service: Service) -> None:
     listed = service.client.get("/styles").json()
-    assert listed["model"] == "stylize/colour@1"
+    assert listed["model"] == "stylize/color@1"
     assert [style["name"] for style in listed["styles"]] == ["starry-night", "green-field"]
     assert listed["styles"][1] == {
         "name": "green-field",
@@ -36,7 +36,7 @@ def test_a_preset_that_is_listed_can_be_painted_in(service: Service) -> None:
     for style in listed["styles"]:
         answer = service.send("/stylize", style=style["name"])
         assert answer.status_code == 200
-        assert answer.headers["x-model"] == "stylize/colour@1"
+        assert answer.headers["x-model"] == "stylize/color@1"
         assert f"style={style['name']}" in answer.headers["x-applied"]
         assert answer.headers["content-disposition"] == 'inline; filename="holiday-stylize.png"'
 
@@ -101,10 +101,10 @@ def test_paintings_come_from_the_models_folder_and_nothing_else_does(tmp_path: P
     (source / "styles/starry-night.webp").write_bytes(small.getvalue())
     (source / "card.md").write_text("secret", encoding="utf-8")
     described = manifest(
-        "stylize", "colour", signatures=stylize_signatures(), styles=STYLES, defaults={**PAINTER, "default": True}
+        "stylize", "color", signatures=stylize_signatures(), styles=STYLES, defaults={**PAINTER, "default": True}
     )
     repository.publish(described, source, tmp_path / "shelf")
-    registry = Registry([tmp_path / "shelf"], Loader({"colour": Painter()}))
+    registry = Registry([tmp_path / "shelf"], Loader({"color": Painter()}))
     settings = Settings(models_dir=(tmp_path / "shelf",), data_dir=tmp_path / "data")
     app = create_app(settings, engine=LocalEngine(registry))
     with running(app) as (_, port), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:

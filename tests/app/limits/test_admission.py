@@ -6,11 +6,11 @@ import random
 from contextlib import ExitStack
 
 import pytest
-from app.limits.admission import MAX_SHARE, RESERVATION_GRACE, Admission
 
 from app.engine.latency_model import LatencyModel
 from app.engine.protocol import BACKGROUND, INTERACTIVE, RequestContext, Usage
 from app.errors import Overloaded
+from app.limits.admission import MAX_SHARE, RESERVATION_GRACE, Admission
 
 SECOND, PIXELS = 2**20, 2**20
 """Pixels of a picture that takes one second of device time."""

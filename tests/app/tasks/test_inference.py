@@ -16,7 +16,7 @@ from app.tasks.inference import MAX_SIDE, MIN_SIDE, infer, manifest_default, red
 from tests.engines import FunctionEngine
 from tests.model_repository import manifest, stylize_signatures
 
-MODEL = manifest("stylize", "colour", signatures=stylize_signatures())
+MODEL = manifest("stylize", "color", signatures=stylize_signatures())
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([64, 256, 512]), st.sampled_from([4, 16]))

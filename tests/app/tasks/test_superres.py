@@ -82,7 +82,7 @@ def test_alpha_is_enlarged_and_keeps_its_depth_and_ends(dtype: Any) -> None:
     assert abs(int(result[0, 50]) + int(result[0, 51]) - high) <= high * 0.01
 
 
-def test_colour_under_alpha_zero_does_not_bleed() -> None:
+def test_color_under_alpha_zero_does_not_bleed() -> None:
     pixels = np.zeros((30, 30, 3), np.uint8)  # black, as most programs leave it
     alpha = np.zeros((30, 30), np.uint8)
     pixels[10:20, 10:20] = (250, 120, 10)
@@ -108,10 +108,10 @@ def test_colour_under_alpha_zero_does_not_bleed() -> None:
 @pytest.mark.parametrize("strip", [1, 7, 64, 1000])
 def test_strips_make_no_difference(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
     dice = np.random.default_rng(4)
-    colours = dice.integers(0, 256, (90, 40, 3), np.uint8)
+    colors = dice.integers(0, 256, (90, 40, 3), np.uint8)
     alpha = np.where(dice.random((90, 40)) < 0.02, 255, 0).astype(np.uint8)
     monkeypatch.setattr(module, "_STRIP", strip)
-    filled = module._fill_hidden_colors(colours, alpha, 6)
+    filled = module._fill_hidden_colors(colors, alpha, 6)
     ys, xs = np.nonzero(alpha)
     far = 0
     for y in range(90):
@@ -119,14 +119,14 @@ def test_strips_make_no_difference(strip: int, monkeypatch: pytest.MonkeyPatch) 
             distance = np.hypot(ys - y, xs - x)
             nearest_ones = distance <= distance.min() * 1.1 + 0.01  # OpenCV's distance is that of a 5x5 mask
             if distance.min() <= 5.5:
-                assert any((filled[y, x] == colours[ys[i], xs[i]]).all() for i in np.flatnonzero(nearest_ones))
+                assert any((filled[y, x] == colors[ys[i], xs[i]]).all() for i in np.flatnonzero(nearest_ones))
             elif distance.min() > 6.6:
                 far += 1
-                assert (filled[y, x] == colours[y, x]).all()
+                assert (filled[y, x] == colors[y, x]).all()
     assert far > 100
 
 
-def test_visible_colours_go_to_the_network_as_they_are() -> None:
+def test_visible_colors_go_to_the_network_as_they_are() -> None:
     image = picture(24, 24)
     alpha = np.random.default_rng(9).integers(0, 3, (24, 24)).astype(np.uint8) * 100
     answer = run(image.with_pixels(image.pixels, alpha))
@@ -135,7 +135,7 @@ def test_visible_colours_go_to_the_network_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])
-def test_alpha_of_one_value_leaves_colours_alone(value: int) -> None:
+def test_alpha_of_one_value_leaves_colors_alone(value: int) -> None:
     image = picture()
     answer = run(image.with_pixels(image.pixels, np.full((21, 34), value, np.uint8)))
     np.testing.assert_array_equal(answer.picture.pixels, repeated(image.pixels, 2))

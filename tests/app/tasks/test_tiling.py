@@ -227,7 +227,7 @@ def test_sizes_that_fit_go_whole(model: Manifest, size: tuple[int, int]) -> None
             FIXED,
             picture(28, 28, 3),
             "The model denoise/digits@1 takes pictures of 28×28 or 20×14 pixels in grey; "
-            "this one is 28×28 pixels in colour.",
+            "this one is 28×28 pixels in color.",
         ),
         (
             RULE,

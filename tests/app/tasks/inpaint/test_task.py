@@ -126,7 +126,7 @@ def test_transparency_is_a_mask() -> None:
         filled(true, mask=None)
 
 
-def test_colours_of_what_is_seen_through_do_not_spread() -> None:
+def test_colors_of_what_is_seen_through_do_not_spread() -> None:
     pixels, alpha = np.full((60, 60, 3), 90, np.uint8), np.full((60, 60), 255, np.uint8)
     pixels[:, :25], alpha[:, :25] = 255, 0  # invisible white beside the hole
     hole = Picture(np.zeros((60, 60, 1), np.uint8))

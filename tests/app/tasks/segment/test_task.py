@@ -19,9 +19,9 @@ from tests.model_repository import CANONICAL, LIGHT_CLASSES, manifest, segment_s
 TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 
 
-COLOURS = manifest(
+COLORS = manifest(
     "segment",
-    "colours",
+    "colors",
     signatures=segment_signatures(3),
     geometry=CANONICAL,
     classes=[
@@ -30,10 +30,10 @@ COLOURS = manifest(
         Class(id=7, name="green", color=(0, 255, 0)),
     ],
 )
-NOTHING_LEFT_OUT = COLOURS.model_copy(
+NOTHING_LEFT_OUT = COLORS.model_copy(
     update={
         "name": "everything",
-        "classes": [one.model_copy(update={"name": f"{one.name}s"}) for one in COLOURS.classes],
+        "classes": [one.model_copy(update={"name": f"{one.name}s"}) for one in COLORS.classes],
     }
 )
 LIGHT = manifest(
@@ -46,7 +46,7 @@ LIGHT = manifest(
 ROAD = LIGHT.model_copy(update={"name": "road", "geometry": TILED})
 
 
-def colours(request: InferenceRequest) -> Arrays:
+def colors(request: InferenceRequest) -> Arrays:
     """Red, green or neither; or, for one class, how light it is."""
     image = request.inputs["image"]
     if request.model.startswith(("segment/light", "segment/road")):
@@ -65,7 +65,7 @@ def striped(height: int = 120, width: int = 160, dtype: Any = np.uint8) -> Pictu
 
 
 def run(image: Picture, **options: Any) -> tuple[TaskResult, FunctionEngine]:
-    engine = FunctionEngine(colours, COLOURS, NOTHING_LEFT_OUT, LIGHT, ROAD)
+    engine = FunctionEngine(colors, COLORS, NOTHING_LEFT_OUT, LIGHT, ROAD)
     images = {"background_image": options.pop("background_image")} if "background_image" in options else {}
     chosen = SegmentOptions(**options)
     return asyncio.run(segment(image, chosen, engine, RequestContext("test"), **images)), engine
@@ -81,7 +81,7 @@ def test_mask_holds_ids_at_the_pictures_own_size(dtype: Any) -> None:
     assert (ids[:, 40:80] == 7).all()
     assert (ids[:, 80:] == 0).all()
     assert answer.picture.palette == {0: ("background", (0, 0, 0)), 3: ("red", (255, 0, 0)), 7: ("green", (0, 255, 0))}
-    assert answer.picture.metadata == Metadata()  # ids are no colours, and a mask is no photograph
+    assert answer.picture.metadata == Metadata()  # ids are no colors, and a mask is no photograph
     assert [request.inputs["image"].shape for request in engine.requests] == [(1, 48, 64, 3)]
     assert answer.decisions == {"size": "64x48", "precision": "float32"}
 
@@ -104,7 +104,7 @@ def test_classes_asked_for_are_the_only_ones() -> None:
     assert set(np.unique(without.picture.pixels)) == {7, 255}  # no class of this model stands for the rest
 
 
-def test_cutout_keeps_colours_where_it_is_opaque() -> None:
+def test_cutout_keeps_colors_where_it_is_opaque() -> None:
     image = striped(dtype=np.uint16)
     answer, _ = run(image, output="cutout", classes="red")
     cut = answer.picture
@@ -125,7 +125,7 @@ def test_cutout_is_no_more_opaque_than_the_picture() -> None:
     assert answer.picture.alpha.max() == 100
 
 
-def test_background_of_a_colour_or_a_picture() -> None:
+def test_background_of_a_color_or_a_picture() -> None:
     answer, _ = run(striped(), output="cutout", classes="red", background="#0a141e")
     assert answer.picture.alpha is None
     assert (answer.picture.pixels[:, 60:] == [10, 20, 30]).all()
@@ -143,7 +143,7 @@ def test_a_background_may_be_seen_through(channels: int, dtype: type) -> None:
     pixels = np.full((height // 2, width // 2, channels), white // 5, dtype)
     opacity = np.full((height // 2, width // 2), white, dtype)
     opacity[: height // 4] = round(white * 0.4)
-    pixels[: height // 8], opacity[: height // 8] = white, 0  # a colour that nobody was to see
+    pixels[: height // 8], opacity[: height // 8] = white, 0  # a color that nobody was to see
     answer, _ = run(striped(), output="cutout", classes="red", background_image=Picture(pixels, opacity))
     assert answer.picture.alpha is not None
     assert (answer.picture.pixels[:, :36] == [255, 0, 0]).all()
@@ -155,7 +155,7 @@ def test_a_background_may_be_seen_through(channels: int, dtype: type) -> None:
     assert (seen[: height // 4 - 4] == 0).all()
 
 
-def test_grey_picture_before_a_coloured_background_is_coloured() -> None:
+def test_grey_picture_before_a_colored_background_is_colored() -> None:
     image = Picture(np.full((48, 64, 1), 200, np.uint8), metadata=Metadata(icc=b"grey", exif=b"exif"))
     answer, _ = run(image, model="light", output="cutout", background="#010203")
     assert answer.picture.channels == 3
@@ -223,6 +223,6 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], error: type[Exceptio
 
 
 def test_a_model_that_gives_no_numbers_is_unavailable() -> None:
-    engine = FunctionEngine(lambda _: {"probabilities": np.full((1, 48, 64, 3), np.nan, np.float32)}, COLOURS)
+    engine = FunctionEngine(lambda _: {"probabilities": np.full((1, 48, 64, 3), np.nan, np.float32)}, COLORS)
     with pytest.raises(ModelUnavailable, match="NaN or infinity"):
         asyncio.run(segment(striped(), SegmentOptions(), engine, RequestContext("test")))
