@@ -30,6 +30,17 @@ def _seed(text: str) -> int:
     return number
 
 
+class _Renamed(argparse.Action):
+    """An option that has another name now: refused with one line that says which."""
+
+    def __init__(self, option_strings: list[str], dest: str, new: str) -> None:
+        super().__init__(option_strings, dest, nargs="?", help=argparse.SUPPRESS)
+        self.new = new
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(2, f"training: {self.option_strings[0]} is now {self.new}\n")
+
+
 # argparse calls a value that is no number by the name of its type.
 _above_zero.__name__, _at_least_one.__name__, _seed.__name__ = "number", "whole number", "whole number"
 
@@ -53,7 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--from", dest="weights", type=Path, help="start from a .weights.h5 or a published model's folder"
     )
-    train.add_argument("--bfloat16", action="store_true", help="mixed precision, for accelerators")
+    train.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="what to compute in; weights stay float32 (default: auto, which measures where bfloat16 may be faster)",
+    )
+    train.add_argument("--bfloat16", action=_Renamed, new="--precision bfloat16")
     train.add_argument("--batch", type=_at_least_one, help="samples a batch (default: what suits two cores)")
     train.add_argument(
         "--rate", type=_above_zero, help="highest learning rate (default: the part's; less to go on with --from)"
@@ -61,21 +78,28 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=_seed, default=0)
     evaluate = command("evaluate", "print the recipe's tables")
     evaluate.add_argument("--url", help="measure through a running service instead")
-    evaluate.add_argument("--shelf", type=Path, help="measure the newest published model below this folder")
+    evaluate.add_argument("--shelf", action=_Renamed, new="--repository")
+    evaluate.add_argument("--repository", type=Path, help="measure the newest published model below this folder")
     export = command("export", "write a SavedModel folder from training results")
     export.add_argument("--to", type=Path, required=True)
-    publish = command("publish", "export, evaluate and put on the shelf as the next version")
-    publish.add_argument("--shelf", type=Path, help="default: models/published; for vgg19, models/local")
+    publish = command("publish", "export, evaluate and put in the model repository as the next version")
+    publish.add_argument("--shelf", action=_Renamed, new="--repository")
+    publish.add_argument("--repository", type=Path, help="default: models/published; for vgg19, models/local")
     publish.add_argument("--default", action="store_true", help="make it the default of its task")
     publish.add_argument(
         "--weights", type=Path, help="of vgg19: an .npz to take instead of what keras.applications downloads"
     )
-    quantize = command("quantize", "put the newest published version on another shelf with what is faster in 8 bit")
-    quantize.add_argument("--shelf", type=Path, default=Path("models/published"), help="default: models/published")
+    quantize = command(
+        "quantize", "put the newest published version in another repository with what is faster in 8 bit"
+    )
+    quantize.add_argument("--shelf", action=_Renamed, new="--repository")
+    quantize.add_argument("--repository", type=Path, default=Path("models/published"), help="default: models/published")
     quantize.add_argument("--to", type=Path, default=Path("models/local"), help="default: models/local")
     quantize.add_argument("--precision", choices=("int8", "dynamic"), help="try this alone (default: both in turn)")
     pack = command("pack", "write what training these needs as a small kit for another machine")
-    pack.add_argument("--from", dest="start", type=Path, help="shelf whose newest models go along, to start from")
+    pack.add_argument(
+        "--from", dest="start", type=Path, help="model repository whose newest models go along, to start from"
+    )
     pack.add_argument("--most", type=_above_zero, help="MiB that may travel (default: 40); what is more is reduced")
     sheet = command("sheet", "draw the contact sheets of training results")
     sample = command("sample", "draw what generators make out of nothing")

@@ -41,12 +41,8 @@ def list_recipes(options: argparse.Namespace, started: float) -> None:
 
 def train(options: argparse.Namespace, started: float) -> None:
     """Train every named part; --hours is for all of them together, shared as their own hours are."""
-    import keras
-
     from training.loop import train as train_part
 
-    if options.bfloat16:
-        keras.mixed_precision.set_global_policy("mixed_bfloat16")
     wanted = [pair for name in options.recipes for pair in parts(name)]
     own = sum(recipe.parts[part_name].hours for recipe, part_name in wanted)
     factor = options.hours / own if options.hours else 1.0
@@ -66,6 +62,7 @@ def train(options: argparse.Namespace, started: float) -> None:
             seed=options.seed,
             batch=options.batch,
             rate=options.rate,
+            precision=options.precision,
         )
 
 
@@ -76,8 +73,8 @@ def evaluate(options: argparse.Namespace, started: float) -> None:
             packs = Packs(options.data)
             if options.url:
                 tables = _of_service(recipe, options.url, packs)
-            elif options.root:
-                tables = recipe.evaluate(_published(recipe, options.root), packs)
+            elif options.repository:
+                tables = recipe.evaluate(_published(recipe, options.repository), packs)
             else:
                 tables = recipe.evaluate(recipe.serve(trained(recipe, options.out), packs), packs)
             for table in tables:
@@ -158,12 +155,12 @@ def publish(options: argparse.Namespace, started: float) -> None:
     from training.export import vgg19
     from training.export.publish import publish as put
 
-    root = options.root or Path("models/published")
+    root = options.repository or Path("models/published")
     for name in options.recipes:
         if name == VGG19:
             try:
                 with _refusing(name):
-                    print(vgg19.publish(options.root or Path("models/local"), options.weights))
+                    print(vgg19.publish(options.repository or Path("models/local"), options.weights))
             except vgg19.NoWeights as error:
                 raise Refused(f"the weights of VGG19 cannot be had: {error}") from None
             continue
@@ -183,7 +180,7 @@ def quantize(options: argparse.Namespace, started: float) -> None:
     precisions = [options.precision] if options.precision else PRECISIONS
     for name in options.recipes:
         for recipe in _whole(name):
-            folder = _newest(recipe, options.root)
+            folder = _newest(recipe, options.repository)
             if importlib.util.find_spec("ai_edge_litert") is None:
                 raise Refused("this needs the package ai-edge-litert: install the extra `litert`")
             try:

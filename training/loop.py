@@ -20,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from training.data.packs import Packs
+from training.precision import PRECISIONS, dtype_policy, has_fast_bfloat16
 from training.recipe import NoStart, Part, Recipe
 from training.stretches import RUN, Stretch, before, earlier
 from training.weights import read_weights, take
@@ -36,7 +37,7 @@ class Learner(keras.Model):
     """A network with its loss as one compiled step: `call` returns the loss of a batch of named arrays."""
 
     def __init__(self, network: keras.Model, part: Part, seed: int) -> None:
-        super().__init__(name="learner")
+        super().__init__(name="learner", dtype="float32")
         self.network = network
         self.part = part
         self.seed = keras.random.SeedGenerator(seed)
@@ -80,6 +81,7 @@ class Run(keras.callbacks.Callback):
         hours: float,
         seed: int,
         peak: float,
+        precision: str,
     ) -> None:
         super().__init__()
         self.recipe, self.part_name, self.part = recipe, part_name, recipe.parts[part_name]
@@ -87,7 +89,7 @@ class Run(keras.callbacks.Callback):
         # A second part of one process gets its own share of time: `started` is when its time began.
         self.started, self.seconds = started, max(1.0, hours * 3600)
         self.seconds_before, self.steps_before = 0.0, 0
-        self.peak = peak
+        self.peak, self.precision = peak, precision
         self.seed, self.started_from = seed, ""
         self.before: list[Stretch] = []
         self.saved_at = self.drawn_at = -math.inf
@@ -177,6 +179,7 @@ class Run(keras.callbacks.Callback):
             "seconds": round(seconds),
             "seed": self.seed,
             "device": device(),
+            "precision": self.precision,
             "started_from": self.started_from,
             "before": self.before,
         }
@@ -224,32 +227,26 @@ def train(
     seed: int = 0,
     batch: int | None = None,
     rate: float | None = None,
+    precision: str = "float32",
 ) -> Path:
     """Train one part until `hours` after `started` (`time.monotonic`) and return the folder of its results.
 
     The folder `out/<recipe>/<part>` gets `weights.weights.h5` (averaged), `state.npz` (to resume), `log.jsonl` and
     `sheet.png`, renewed every minute, the sheet every ten. `weights` is a `.weights.h5` or a published model's folder
-    to start from; variables are matched by name and shape, and the hours that it took are written down.
+    to start from; variables are matched by name and shape, and the hours that it took are written down. `precision` is
+    `float32`, `bfloat16` (computes in bfloat16; weights and averages are float32) or `auto` (see `choose_precision`).
     """
     part = recipe.parts[part_name]
     folder = out / recipe.results / part_name
     folder.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(seed)
-    network = part.network()
-    learner = Learner(network, part, seed)
     peak = part.learning_rate if rate is None else rate
-    optimizer = keras.optimizers.AdamW(
-        peak,
-        weight_decay=part.weight_decay,
-        beta_1=part.momentum,
-        use_ema=True,
-        ema_momentum=part.ema,
-        global_clipnorm=1.0,
-    )
-    learner.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
-    optimizer.build(learner.trainable_variables)
+    batch = batch or part.batch
+    if precision == "auto":
+        precision = choose_precision(part, packs, f"{recipe.id}:{part_name}", seed=seed, batch=batch)
+    learner = _build_learner(part, seed, peak, precision)
+    network = learner.network
 
-    run = Run(recipe, part_name, packs, folder, started, hours, seed, peak)
+    run = Run(recipe, part_name, packs, folder, started, hours, seed, peak, precision)
     state = folder / "state.npz"
     if resume and state.is_file():
         with np.load(state) as saved:
@@ -277,9 +274,55 @@ def train(
             print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
         (folder / "log.jsonl").unlink(missing_ok=True)
 
-    batches = _Batches(part.batches(packs, seed, batch or part.batch), run.steps_before)
+    batches = _Batches(part.batches(packs, seed, batch), run.steps_before)
     learner.fit(batches, epochs=10**6, steps_per_epoch=part.steps_per_epoch, callbacks=[run], shuffle=False, verbose=0)
     return folder
+
+
+def _build_learner(part: Part, seed: int, peak: float, precision: str) -> Learner:
+    """Return a new network of `part` with its loss and optimizer, computing in `precision`."""
+    keras.utils.set_random_seed(seed)
+    with dtype_policy(precision):
+        network = part.network()
+    # Layers cast for themselves. Cast for the whole network, a picture that a residual is added to would be rounded.
+    network.autocast = False
+    learner = Learner(network, part, seed)
+    optimizer = keras.optimizers.AdamW(
+        peak,
+        weight_decay=part.weight_decay,
+        beta_1=part.momentum,
+        use_ema=True,
+        ema_momentum=part.ema,
+        global_clipnorm=1.0,
+    )
+    learner.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
+    optimizer.build(learner.trainable_variables)
+    return learner
+
+
+def choose_precision(part: Part, packs: Packs, name: str, *, seed: int, batch: int) -> str:
+    """Return the precision in which a training step of `part` is faster here: `float32` or `bfloat16`.
+
+    One step is timed in each, after one warm-up step. Where nothing computes bfloat16 faster, it is `float32` without
+    measuring. The choice is printed after `name`.
+    """
+    if not has_fast_bfloat16():
+        print(f"{name}: precision float32 (no accelerator, and no amx_bf16)", file=sys.stderr, flush=True)
+        return "float32"
+    inputs = dict(part.batches(packs, seed, batch)(0))
+    seconds = {precision: _step_seconds(part, inputs, seed, precision) for precision in PRECISIONS}
+    chosen = min(PRECISIONS, key=lambda precision: seconds[precision])
+    times = ", ".join(f"{precision} {value:.3f} s" for precision, value in seconds.items())
+    print(f"{name}: precision {chosen} (one step: {times})", file=sys.stderr, flush=True)
+    return chosen
+
+
+def _step_seconds(part: Part, inputs: dict[str, np.ndarray], seed: int, precision: str) -> float:
+    learner = _build_learner(part, seed, part.learning_rate, precision)
+    learner.train_on_batch(inputs)  # compiles
+    began = time.monotonic()
+    learner.train_on_batch(inputs)
+    return time.monotonic() - began
 
 
 def _source(given: Path | None, recipe: Recipe, part_name: str, out: Path) -> Path | None:

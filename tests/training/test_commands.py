@@ -35,10 +35,10 @@ def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "denoise_photo:estimat"], "there are ['denoise', 'estimate']"),
         (["evaluate", "denoise_photo:denoise"], "takes whole recipes"),
         (["evaluate", "denoise_digits"], "python -m training train denoise_digits:denoise"),
-        (["evaluate", "denoise_digits", "--shelf", "."], "holds no denoise/digits"),
+        (["evaluate", "denoise_digits", "--repository", "."], "holds no denoise/digits"),
         (["evaluate", "denoise_digits", "--url", "http://localhost:1"], "has no table for a service"),
         (["publish", "denoise_digits"], "is not there"),
-        (["quantize", "denoise_digits", "--shelf", "."], "holds no denoise/digits"),
+        (["quantize", "denoise_digits", "--repository", "."], "holds no denoise/digits"),
         (["quantize", "denoise_digits:denoise"], "takes whole recipes"),
         (["publish", "dcgan_digits"], "is for training alone"),
         (["sheet", "denoise_digits"], "is not there"),
@@ -83,6 +83,23 @@ def test_numbers_that_no_training_can_have_are_refused(
     assert wrong[1] in told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [(["train", "denoise_digits", "--bfloat16"], "--bfloat16 is now --precision bfloat16")]
+    + [
+        ([command, "denoise_digits", "--shelf", "."], "--shelf is now --repository")
+        for command in ("evaluate", "publish", "quantize")
+    ],
+)
+def test_an_old_option_is_refused_and_names_the_new_one(
+    arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"training: {error}\n"
+
+
 @pytest.mark.parametrize("command", [["train", "denoise_digits"], ["pack", "denoise_digits"]])
 def test_a_folder_that_cannot_be_made_is_one_line(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -104,7 +121,7 @@ def test_where_a_model_cannot_be_put_is_said_before_it_is_measured(
     taken = tmp_path / "taken"
     taken.write_text("a file")
     # Nothing was trained here: whoever looked for that first would say so.
-    assert main(["publish", "denoise_digits", "--out", str(tmp_path), "--shelf", str(taken / "shelf")]) == 2
+    assert main(["publish", "denoise_digits", "--out", str(tmp_path), "--repository", str(taken / "shelf")]) == 2
     error = capsys.readouterr().err
     assert str(taken) in error
     assert error.count("\n") == 1
@@ -115,7 +132,7 @@ def test_what_only_tensorflow_can_do_is_refused_elsewhere(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("keras.backend.backend", lambda: "jax")
-    options = {"export": "--to", "publish": "--shelf", "quantize": "--shelf"}
+    options = {"export": "--to", "publish": "--repository", "quantize": "--repository"}
     root = [options[command], str(tmp_path / "shelf")]
     assert main([command, "denoise_digits", "--out", str(tmp_path), *root]) == 2
     error = capsys.readouterr().err
@@ -143,7 +160,7 @@ def test_a_model_that_cannot_be_published_is_one_line(
     )
     for error in errors:
         monkeypatch.setattr(where, fails(error))
-        to = ["--to" if command == "export" else "--shelf", str(tmp_path / "shelf")]
+        to = ["--to" if command == "export" else "--repository", str(tmp_path / "shelf")]
         assert main([command, "denoise_digits", "--out", str(tmp_path), *to]) == 2
         assert capsys.readouterr().err == f"training: denoise_digits: {error}\n"
 

@@ -142,13 +142,75 @@ def test_parts_share_the_time_as_their_own_hours_are(
     monkeypatch.setattr(commands, "parts", lambda name: ((recipe, part) for part in recipe.parts))
     options = Namespace(
         recipes=["denoise_tiny"], hours=90 / 3600, data=tmp_path, out=tmp_path,
-        resume=False, weights=None, seed=0, batch=None, rate=None, bfloat16=False,
+        resume=False, weights=None, seed=0, batch=None, rate=None, precision="float32",
     )  # fmt: skip
     commands.train(options, clock.now)
     long, short = (log(tmp_path / "denoise_tiny" / name)[-1]["seconds"] for name in recipe.parts)
     # To an epoch, of seven looks at the time.
     assert long == pytest.approx(60, abs=7)
     assert long + short == pytest.approx(90, abs=7)
+
+
+# --- precision ---
+
+
+def test_auto_is_float32_where_nothing_computes_bfloat16_faster(
+    train: Train, loop: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(loop, "_step_seconds", None)  # nothing is measured
+    folder = train(seconds=1, precision="auto")
+    assert json.loads((folder / "run.json").read_text())["precision"] == "float32"
+    assert "denoise_tiny:denoise: precision float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_auto_times_a_step_each_way_and_takes_the_faster(
+    faster: str, train: Train, loop: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "has_fast_bfloat16", lambda: True)
+    measure, measured = loop._step_seconds, []
+
+    def step_seconds(*arguments: Any) -> float:
+        measured.append(arguments[-1])
+        assert measure(*arguments) > 0
+        return 0.25 if arguments[-1] == faster else 0.5
+
+    monkeypatch.setattr(loop, "_step_seconds", step_seconds)
+    folder = train(seconds=1, precision="auto")
+    assert sorted(measured) == ["bfloat16", "float32"]
+    assert json.loads((folder / "run.json").read_text())["precision"] == faster
+    assert f"precision {faster} (one step: " in capsys.readouterr().err
+
+
+def test_bfloat16_is_computed_with_and_weights_and_averages_are_float32(train: Train, loop: ModuleType) -> None:
+    import keras
+
+    before = keras.config.dtype_policy().name
+    learner = loop._build_learner(small().parts["denoise"], 0, RATE, "bfloat16")
+    assert learner.network.get_layer("first").compute_dtype == "bfloat16"
+    image, level = np.full((1, 8, 8, 3), 0.123, np.float32), np.zeros((1, 1, 1, 1), np.float32)
+    answer = keras.ops.convert_to_numpy(learner.network({"image": image, "level": level})["image"])
+    np.testing.assert_array_equal(answer, image)  # the residual is zero at first
+    assert {variable.dtype for variable in learner.trainable_variables} == {"float32"}
+    assert keras.config.dtype_policy().name == before
+    folder = train(seconds=1, precision="bfloat16")
+    assert {value.dtype for value in averages(folder).values()} == {np.dtype(np.float32)}
+    assert json.loads((folder / "run.json").read_text())["precision"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)])
+def test_the_processor_says_whether_bfloat16_may_be_faster(
+    flags: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import precision
+
+    monkeypatch.setattr("keras.distribution.list_devices", lambda: ["cpu:0"])
+    (tmp_path / "cpuinfo").write_text(f"model name\t: any\nflags\t\t: {flags}\n")
+    assert precision.has_fast_bfloat16(tmp_path / "cpuinfo") is expected
+    assert not precision.has_fast_bfloat16(tmp_path / "missing")
+    monkeypatch.setattr("keras.distribution.list_devices", lambda: ["gpu:0"])
+    assert precision.has_fast_bfloat16(tmp_path / "missing")
 
 
 # --- averages, state, going on ---

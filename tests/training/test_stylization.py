@@ -140,7 +140,7 @@ def test_vgg19_is_published_as_a_model_of_its_own(weights: Path, tmp_path: Path)
     from models import repository as store
     from training.__main__ import main
 
-    assert main(["publish", "vgg19", "--weights", str(weights), "--shelf", str(tmp_path)]) == 0
+    assert main(["publish", "vgg19", "--weights", str(weights), "--repository", str(tmp_path)]) == 0
     manifest = store.open_model(tmp_path / "stylize/vgg19/1")
     assert set(manifest.signatures) == {"optimize", "content", "look"}
     assert not store.is_default(manifest)
@@ -157,7 +157,7 @@ def test_weights_that_are_not_there_are_one_line(
         file.write_bytes(content)
     elif content:
         np.savez(file, **{"logits/kernel": np.zeros(3, np.float32)})
-    assert main(["publish", "vgg19", "--weights", str(file), "--shelf", str(tmp_path)]) == 2
+    assert main(["publish", "vgg19", "--weights", str(file), "--repository", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert told.startswith("training: the weights of VGG19 cannot be had: ")
     assert told.count("\n") == 1
@@ -174,7 +174,7 @@ def test_without_a_network_the_option_for_a_file_is_named(
         raise Exception("URL fetch failure: Name or service not known")  # Keras's own, no narrower
 
     monkeypatch.setattr(applications, "VGG19", offline)
-    assert main(["publish", "vgg19", "--shelf", str(tmp_path)]) == 2
+    assert main(["publish", "vgg19", "--repository", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert "Name or service not known" in told
     assert "--weights" in told
