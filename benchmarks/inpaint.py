@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from training.data.packs import MissingPack, Packs
-from training.inpainting import CLASSICAL, silhouettes, tables
+from training.evaluation.inpainting import CLASSICAL, silhouettes, tables
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from app.tasks.stylize.task import StylizeOptions, stylize
 from benchmarks.serve import BareEngine
 from training.architectures import style_optimizer, vgg19
 from training.data.packs import MissingPack, Packs
-from training.stylization import WEIGHTS, Paint, contents, presets, square, styles, tables
+from training.evaluation.stylization import WEIGHTS, Paint, contents, presets, square, styles, tables
 
 OPTIMIZED_SIDE = 192
 COMMAND = "python -m benchmarks.stylize"

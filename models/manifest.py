@@ -12,13 +12,14 @@ from __future__ import annotations
 import datetime
 import errno
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.sizes import nearest_size
 
 MANIFEST_NAME = "manifest.json"
 
@@ -163,11 +164,6 @@ class Geometry(_Part):
                     f"tile_size {self.tile_size} leaves nothing inside a margin of {self.margin} on both sides"
                 )
         return self
-
-
-def nearest_size(sizes: Iterable[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
-    """Return the one of `sizes` (height, width) whose aspect ratio is nearest to height / width, as a ratio."""
-    return min(sizes, key=lambda size: abs(math.log(size[0] / size[1] * width / height)))
 
 
 class Class(_Part):

@@ -17,8 +17,8 @@ from PIL import Image
 
 from training.data.packs import MissingPack, Packs, read_rgb
 from training.recipe import load
-from training.recipes.segment_street import CLASSES, DOMAIN
-from training.results import NotTrained, trained
+from training.recipes.segment_street import CLASSES, DATASET
+from training.runs import NotTrained, load_trained
 
 TARGET = Path(__file__).resolve().parent.parent / "docs/images/comparison.jpg"
 WIDTH = 384
@@ -38,8 +38,8 @@ def draw(out: Path) -> None:
     """Save the picture with the output of each network trained in `out`. Raises MissingPack, NotTrained."""
     picture = read_rgb(Packs().folder("photos/test/Kodak24") / "kodim08.webp")
     colors = np.array([color for _, _, color in CLASSES], np.uint8)
-    networks = trained(load("segment_street_comparison"), out)
-    panels = [picture, *(colors[DOMAIN.labels_of(network, picture)] for network in networks.values())]
+    networks = load_trained(load("segment_street_comparison"), out)
+    panels = [picture, *(colors[DATASET.labels_of(network, picture)] for network in networks.values())]
     height = round(WIDTH * picture.shape[0] / picture.shape[1])
     small = [cv2.resize(panel, (WIDTH, height), interpolation=cv2.INTER_AREA) for panel in panels]
     gap = np.full((height, 6, 3), 255, np.uint8)

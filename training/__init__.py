@@ -1,1 +1,1 @@
-"""The workshop: makes every model on the shelf. Keras 3 on any backend; only `export` needs TensorFlow."""
+"""Trains and publishes every model that the service runs. Keras 3 on any backend; only `export` needs TensorFlow."""

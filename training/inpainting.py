@@ -1,37 +1,69 @@
-"""How inpainting is measured: the same holes for every method, by how much of the picture they take."""
+"""What inpainting recipes share: the loss, the validation and the preview grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-import cv2
+import keras
 import numpy as np
 from keras import ops
-from PIL import Image
 
-from training.data.holes import BINS, holes, scratches
 from training.data.packs import Packs
-from training.metrics import psnr
-from training.service import Service
-from training.tables import Table, tell
+from training.evaluation import previews
+from training.evaluation.inpainting import in_hole_psnr
+from training.recipe import Part
 
-Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(picture uint8 (height, width[, 3]), missing bool (height, width)) -> uint8 of the picture's shape."""
-FOLDER = "photos/test/Kodak24"
-SCRATCHES = 12
-LOSSY_BLACK = 1e-4
+FAINT = 1e-4
 """Mean square errors below this (40 dB) count little in training."""
+PREVIEWS = 8
 
 
-def silhouettes(packs: Packs, split: str) -> list[np.ndarray]:
-    """Return the people of pack `person` as bool (height, width)."""
-    found = []
-    for file in packs.files(f"person/{split}/masks"):
-        with Image.open(file) as image:
-            found.append(np.asarray(image.convert("L")) > 0)
-    return found
+class InpaintPart(Part):
+    """A network that fills holes: {image [N,H,W,3], mask [N,H,W,1]} -> image [N,H,W,3].
+
+    Batches are `image` uint8 (N,h,w,3) and `mask` uint8 (N,h,w,1), 1 where the picture is missing. Held-out samples
+    are pairs of a picture, uint8 (h,w,3), and what is missing of it, bool (h,w).
+    """
+
+    preview_fill = 0
+    """The value that previews show in holes."""
+
+    def inputs(self, image: Any, mask: Any) -> dict[str, Any]:
+        """Return the network's inputs for pictures [N,H,W,3], black where `mask` [N,H,W,1] is 1."""
+        return {"image": image, "mask": mask}
+
+    def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
+        """Return `hole_loss` of what the network fills."""
+        image, mask = ops.cast(batch["image"], "float32") / 255.0, ops.cast(batch["mask"], "float32")
+        return hole_loss(network(self.inputs(image * (1.0 - mask), mask))["image"], image, mask)
+
+    def run(self, network: keras.Model, picture: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        """Return `picture`, uint8 (height, width, 3), with what is `missing`, bool (height, width), filled.
+
+        The sides must be sizes that the network takes.
+        """
+        mask = missing[None, ..., None].astype(np.float32)
+        image = (picture[None] / 255).astype(np.float32) * (1 - mask)
+        found = ops.convert_to_numpy(network(self.inputs(image, mask))["image"])[0]
+        return np.where(missing[..., None], np.clip(np.rint(found * 255), 0, 255).astype(np.uint8), picture)
+
+    def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
+        """Return the mean PSNR (dB) inside the holes of the held-out pictures."""
+        found = [
+            in_hole_psnr(self.run(network, picture, missing), picture, missing)
+            for picture, missing in self.held_out(packs)
+        ]
+        return {"psnr": float(np.mean(found))}
+
+    def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:
+        """Return rows of damaged | ours | the picture."""
+        rows = []
+        for picture, missing in self.held_out(packs)[:PREVIEWS]:
+            damaged = np.where(missing[..., None], np.uint8(self.preview_fill), picture)
+            row = (damaged, self.run(network, picture, missing), picture)
+            rows.append([one.astype(np.float32) / 255 for one in row])
+        return previews.grid(rows)
 
 
 def hole_loss(found: Any, true: Any, mask: Any) -> Any:
@@ -41,79 +73,4 @@ def hole_loss(found: Any, true: Any, mask: Any) -> Any:
     leaves.
     """
     square = ops.sum(ops.square((found - true) * mask), axis=(1, 2, 3))
-    return ops.mean(ops.log(square / (true.shape[-1] * ops.sum(mask, axis=(1, 2, 3)) + 1.0) + LOSSY_BLACK))
-
-
-def in_hole_psnr(found: np.ndarray, true: np.ndarray, missing: np.ndarray) -> float:
-    """Return the PSNR in dB of two uint8 pictures over what is `missing`."""
-    return psnr(found[missing], true[missing])
-
-
-def mean_fill(picture: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Return the picture with the mean colour of what is known in its holes."""
-    found = picture.copy()
-    found[missing] = np.rint(picture[~missing].mean(axis=0))
-    return found
-
-
-def biharmonic(picture: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Return the picture filled by scikit-image."""
-    from skimage.restoration import inpaint_biharmonic  # which the accelerator's machine has not
-
-    found = inpaint_biharmonic(picture / 255, missing, channel_axis=-1 if picture.ndim == 3 else None)
-    return np.clip(np.rint(found * 255), 0, 255).astype(np.uint8)
-
-
-def classical(flag: int, picture: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Return the picture filled by OpenCV, radius 3."""
-    return np.asarray(cv2.inpaint(np.ascontiguousarray(picture), missing.astype(np.uint8), 3, flag))
-
-
-CLASSICAL: Mapping[str, Fill] = {
-    "the mean of what is known": mean_fill,
-    "Telea": partial(classical, cv2.INPAINT_TELEA),
-    "Navier-Stokes": partial(classical, cv2.INPAINT_NS),
-    "biharmonic": biharmonic,
-}
-
-
-def photo_tables(ours: Fill, people: Sequence[np.ndarray], packs: Packs) -> list[Table]:
-    """Return what the classical methods and `ours` reach on Kodak24, in dB inside the holes."""
-    return tables({**CLASSICAL, "inpaint/photo": ours}, people, packs, "python -m training evaluate inpaint_photo")
-
-
-def service_tables(url: str, people: Sequence[np.ndarray], packs: Packs) -> list[Table]:
-    """Return the same through the service at `url`, each method by its name there. Raises ServiceProblem."""
-    service = Service(url)
-    names = {
-        "Telea": "telea",
-        "Navier-Stokes": "ns",
-        "biharmonic": "biharmonic",
-        "inpaint/photo": "neural",
-    }
-    methods: dict[str, Fill] = {"the mean of what is known": mean_fill}
-    methods |= {f"{title}, served": partial(service.inpaint, method=name) for title, name in names.items()}
-    return tables(methods, people, packs, f"python -m training evaluate inpaint_photo --url {url}")
-
-
-def tables(methods: Mapping[str, Fill], people: Sequence[np.ndarray], packs: Packs, command: str) -> list[Table]:
-    """Return what `methods` reach on Kodak24, in dB inside the holes: by the share that is missing, and scratches."""
-    tell(command)
-    pictures = packs.pictures(FOLDER)
-    figures: dict[str, list[float]] = {name: [] for name in methods}
-    for number, picture in enumerate(pictures):
-        random = np.random.default_rng(number)
-        size = picture.shape[0], picture.shape[1]
-        kinds = [holes(size, share, random, people) for share in BINS] + [scratches(size, SCRATCHES, random)]
-        for missing in kinds:
-            damaged = np.where(missing[..., None], np.uint8(0), picture)
-            for name, fill in methods.items():
-                figures[name].append(in_hole_psnr(fill(damaged, missing), picture, missing))
-    columns = ["", *(f"{100 * low:g}-{100 * high:g} %" for low, high in BINS), f"{SCRATCHES} scratches"]
-    rows: list[list[str | float]] = [
-        [name, *np.reshape(values, (len(pictures), -1)).mean(axis=0).tolist()] for name, values in figures.items()
-    ]
-    note = (
-        "Strokes, boxes and silhouettes of people, by the share of the picture that is missing; scratches of 1 to 5 px."
-    )
-    return [Table("Kodak24, PSNR inside the holes, dB", command, columns, rows, note)]
+    return ops.mean(ops.log(square / (true.shape[-1] * ops.sum(mask, axis=(1, 2, 3)) + 1.0) + FAINT))

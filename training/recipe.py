@@ -1,12 +1,13 @@
-"""What a recipe is: the shape that every file in `training/recipes` has."""
+"""The base classes of recipes: a file in `training/recipes` subclasses `Recipe` once, and `Part` for each network."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,92 +15,149 @@ if TYPE_CHECKING:
     import numpy as np
 
     from training.data.packs import Packs
-    from training.tables import Table
+    from training.evaluation.tables import ResultTable
 
 Batch = Mapping[str, "np.ndarray"]
 
 
 class UnknownRecipe(KeyError):
-    """A recipe, or a part of one, that is not there; the message names the nearest."""
+    """A recipe, or a part of one, that does not exist; the message names the nearest."""
 
 
-class NoStart(ValueError):
-    """Weights that a training cannot start from: not there, or of another network."""
+class BadInitialWeights(ValueError):
+    """Weights that a training cannot start from: the file is missing, or belongs to another network."""
 
 
-@dataclass(frozen=True)
+class NotSupported(ValueError):
+    """Something that this recipe does not do; the message says what to do instead."""
+
+
 class Part:
     """One network of a model, trained and served under one name (`x2`, `denoise`, `estimate`).
 
-    * `network()` builds what is served: a Keras model from named inputs to named outputs.
-    * `loss(network, batch, seed)` degrades, runs and compares, all in `keras.ops`: the compiled step. `seed` is a
-      `keras.random.SeedGenerator`. Returns a scalar.
-    * `batches(packs, seed, batch)` makes batches of `batch` samples on the host: `make(index)` -> named arrays,
-      thread-safe, any index. `batch` is what suits two cores; an accelerator takes more (`train --batch`).
-    * `validate(network, packs)` measures a small fixed set: the first figure is the one on the progress line.
-    * `sheet(network, packs)` draws what the figures do not show: uint8 (height, width, 3).
-    * `momentum` is Adam's first; a GAN takes less.
-    * `start` names the part of the same model whose weights a first training starts from, where names match.
+    Subclasses define the methods and override the attributes that differ.
     """
 
-    network: Callable[[], keras.Model]
-    loss: Callable[[keras.Model, Mapping[str, Any], Any], Any]
-    batches: Callable[[Packs, int, int], Callable[[int], Batch]]
-    validate: Callable[[keras.Model, Packs], dict[str, float]]
-    sheet: Callable[[keras.Model, Packs], np.ndarray]
-    batch: int = 16
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    steps_per_epoch: int = 50
-    ema: float = 0.99
-    hours: float = 1.0
+    batch = 16
+    """Samples in a batch. The default suits two cores; an accelerator takes more (`train --batch`)."""
+    learning_rate = 5e-4
+    """The highest learning rate of the schedule."""
+    weight_decay = 0.0
+    momentum = 0.9
+    """Adam's first momentum; a GAN takes less."""
+    steps_per_epoch = 50
+    ema = 0.99
+    """The momentum of the exponential moving average of the weights."""
+    hours = 1.0
+    """How long `train` takes by default."""
     start: str | None = None
+    """The part of the same model whose weights a first training starts from, where names match."""
+
+    def __init__(self) -> None:
+        self._held_out: dict[Path, Any] = {}
+
+    def network(self) -> keras.Model:
+        """Return a new network, as it is served: a Keras model from named inputs to named outputs."""
+        raise NotImplementedError
+
+    def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+        """Return `make(index)`, which makes batch number `index` of `batch` samples on the host.
+
+        `make` is thread-safe, takes any index, and returns the same named arrays for the same index.
+        """
+        raise NotImplementedError
+
+    def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
+        """Return the scalar loss of one batch: degrade, run and compare, all in `keras.ops` (the compiled step)."""
+        raise NotImplementedError
+
+    def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
+        """Return figures of `network` on a small fixed set; the first is the one on the progress line."""
+        raise NotImplementedError
+
+    def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:
+        """Return a picture, uint8 (height, width, 3), of what the figures do not show."""
+        raise NotImplementedError
+
+    def load_held_out(self, packs: Packs) -> Any:
+        """Return the fixed samples that `validate` and `preview_grid` use; training never sees them."""
+        raise NotImplementedError
+
+    def held_out(self, packs: Packs) -> Any:
+        """Return `load_held_out(packs)`, loaded once."""
+        if packs.root not in self._held_out:
+            self._held_out[packs.root] = self.load_held_out(packs)
+        return self._held_out[packs.root]
 
 
-@dataclass(frozen=True)
 class Recipe:
     """A model that can be trained, evaluated, exported and published.
 
-    `evaluate(networks, packs)` returns the tables that the manifest carries; `evaluate_service(url, packs)` the
-    same through a running service, where the model has such a table. `geometry` is the manifest's, with `halo` None
-    where the export measures it. `weights` are files that training reads beside the packs (`Packs.weights`).
-    `classes` are (id, name, colour), in the order of the network's answers; for one that answers with the foreground
-    alone, background and foreground. `sample(networks, seed)` draws what a model makes out of nothing, where it does:
-    uint8 (height, width, 3). Such a recipe is for training alone: it is never published. `inputs` are fields of the
-    manifest's entries that are not what is usual, `defaults` the manifest's.
-
-    A recipe that is made of what another one trains has its parts and names it as `trained_as`. What is published of
-    the trained parts, where that is not the parts themselves, is made by `serve(networks, packs)`. `styles(packs)` are
-    the presets of a model that knows some, as the manifest lists them; `files(networks, packs)` is what else lies in
-    the model's folder, bytes by path, of the networks that are served.
+    The class's file gives its name: `denoise_photo.py` is the recipe `denoise_photo` of the model `denoise/photo`.
     """
 
-    task: str
-    name: str
     title: str
     description: str
     architecture: str
     packs: tuple[str, ...]
-    parts: dict[str, Part]
-    geometry: dict[str, Any]
-    evaluate: Callable[[Mapping[str, keras.Model], Packs], list[Table]]
-    evaluate_service: Callable[[str, Packs], list[Table]] | None = None
-    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    defaults: dict[str, int] = field(default_factory=dict)
+    """The data packs that training reads."""
     weights: tuple[str, ...] = ()
+    """Files of weights that training reads beside the packs (`Packs.weights`)."""
+    geometry: dict[str, Any]
+    """The manifest's, with `halo` None where the export measures it."""
+    inputs: dict[str, dict[str, Any]] = {}
+    """Fields of the manifest's inputs and outputs that differ from the usual ones."""
+    defaults: dict[str, int] = {}
+    """The manifest's."""
     classes: tuple[tuple[int, str, tuple[int, int, int]], ...] = ()
-    sample: Callable[[Mapping[str, keras.Model], int], np.ndarray] | None = None
-    card: str = ""
-    trained_as: str = ""
-    serve: Callable[[Mapping[str, keras.Model], Packs], Mapping[str, keras.Model]] = lambda networks, packs: networks
-    styles: Callable[[Packs], list[dict[str, str]]] = lambda packs: []
-    files: Callable[[Mapping[str, Any], Packs], dict[str, bytes]] = lambda networks, packs: {}
+    """(id, name, color), in the order of the network's output; for a binary model, background and foreground."""
+    card = ""
+    """A paragraph for the model card."""
+    trained_as = ""
+    """The recipe whose parts and training results this one uses; its own where empty."""
+    is_generator = False
+    """True for a model that draws pictures without input: it has `sample`."""
+    publishable = True
+    """False for a model that the service has no task for."""
+
+    def __init__(self, recipe_id: str = "") -> None:
+        self.id = recipe_id or type(self).__module__.rpartition(".")[2]
+        task, _, name = self.id.partition("_")
+        self.task, self.name = task, name.replace("_", "-")
+        self.parts = self.build_parts()
+
+    def build_parts(self) -> dict[str, Part]:
+        """Return the parts by name, in the order of training."""
+        raise NotImplementedError
+
+    def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
+        """Return the tables that the manifest carries; `networks` are those of `served_networks`."""
+        raise NotImplementedError
+
+    def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
+        """Return the same tables measured through the service at `url`. Raises NotSupported, ServiceProblem."""
+        raise NotSupported(f"{self.id} has no table for a service; leave --url out")
+
+    def served_networks(self, networks: Mapping[str, keras.Model], packs: Packs) -> Mapping[str, keras.Model]:
+        """Return the networks that are published, made of the trained ones; by default those themselves."""
+        return networks
+
+    def sample(self, networks: Mapping[str, keras.Model], seed: int) -> np.ndarray:
+        """Return a grid of pictures that a generator makes, uint8 (height, width, 3)."""
+        raise NotImplementedError
+
+    def styles(self, packs: Packs) -> list[dict[str, str]]:
+        """Return the presets of a style model, as the manifest lists them."""
+        return []
+
+    def files(self, networks: Mapping[str, Any], packs: Packs) -> dict[str, bytes]:
+        """Return more files for the model's folder, bytes by path; `networks` are the served ones."""
+        return {}
 
     @property
-    def id(self) -> str:
-        """The name of the recipe's file: `denoise_photo`."""
-        return f"{self.task}_{self.name.replace('-', '_')}"
+    def command(self) -> str:
+        """The command that reproduces the recipe's tables."""
+        return f"python -m training evaluate {self.id}"
 
     @property
     def results(self) -> str:
@@ -125,8 +183,13 @@ def load(name: str) -> Recipe:
     if name not in known:
         near = get_close_matches(name, known, n=1)
         raise UnknownRecipe(f"no recipe {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {known}"))
-    recipe: Recipe = importlib.import_module(f"training.recipes.{name}").recipe()
-    return recipe
+    module = importlib.import_module(f"training.recipes.{name}")
+    (recipe,) = (
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Recipe) and value.__module__ == module.__name__
+    )
+    return recipe()
 
 
 def parts(argument: str) -> Iterator[tuple[Recipe, str]]:

@@ -1,4 +1,4 @@
-"""What every segmentation recipe shares: batches, loss, validation, contact sheet and tables.
+"""What segmentation recipes share: batches, loss, validation, preview grid and tables.
 
 A network answers `probabilities` [N,H,W,classes] for `image` [N,H,W,3] in [0, 1]; with one class it is that of being
 foreground.
@@ -7,7 +7,7 @@ foreground.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,24 +16,24 @@ import keras
 import numpy as np
 from keras import ops
 
-from models.manifest import nearest_size
-from training import sheets
+from models.sizes import nearest_size
 from training.data.packs import Packs
 from training.data.scenes import VOID, Scene, Views, scenes
-from training.metrics import boundary_f, confusion, intersection_over_union
-from training.recipe import Batch, Part
-from training.service import Service
-from training.tables import Table, tell
+from training.evaluation import previews
+from training.evaluation.metrics import boundary_f, confusion, intersection_over_union
+from training.evaluation.service import Service
+from training.evaluation.tables import ResultTable, report_progress
+from training.recipe import Batch, Part, Recipe
 
 
 @dataclass(frozen=True)
-class Domain:
-    """A pack of labelled scenes and how it is shown to a network.
+class SegmentationDataset:
+    """A pack of labeled scenes, and how networks get them as inputs.
 
     `size` is (height, width) of training views, `canonical` those of what is served, multiples of 16; the one of the
-    nearest shape is taken, as in the service. Without any, pictures are shown as they are. `labels` names the folder of
-    labels; in `masks` there is one class, the foreground. `papers` are (name, IoU in per cent) of others, and `note`
-    says how what they measured differs.
+    nearest shape is taken, as in the service. Without any, pictures keep their size. `labels` names the folder of
+    labels; in `masks` there is one class, the foreground. `baselines` are (name, IoU in per cent) of published methods,
+    and `note` says how their measurement differs.
     """
 
     pack: str
@@ -43,21 +43,8 @@ class Domain:
     scales: tuple[float, float]
     labels: str = "labels"
     turn: bool = False
-    papers: tuple[tuple[str, float], ...] = ()
+    baselines: tuple[tuple[str, float], ...] = ()
     note: str = ""
-
-    def part(self, network: Callable[[], keras.Model], **settings: Any) -> Part:
-        """Return the part of a recipe that trains `network` here; `settings` are Part's own."""
-        usual = Part(
-            network=network,
-            loss=cross_entropy,
-            batches=self.batches,
-            validate=self.validate,
-            sheet=self.sheet,
-            weight_decay=1e-4,
-            steps_per_epoch=25,
-        )
-        return replace(usual, **settings)
 
     def scenes(self, packs: Packs, split: str, keep: slice = slice(None)) -> list[Scene]:
         """Return the labelled pictures of `split`, sorted by name. Raises MissingPack."""
@@ -96,45 +83,45 @@ class Domain:
         found = self.probabilities(network, picture)
         return (found.argmax(axis=-1) if found.shape[-1] > 1 else found[..., 0] > 0.5).astype(np.uint8)
 
-    def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
-        """Return the mean IoU in per cent on 24 pictures of `val` spread evenly; binary: of the foreground."""
+    def held_out(self, packs: Packs) -> list[Scene]:
+        """Return 24 pictures of `val`, spread evenly."""
+        count = len(packs.files(f"{self.pack}/val/images"))
+        return self.scenes(packs, "val", slice(None, None, max(1, count // 24)))[:24]
+
+    def validate(self, network: keras.Model, scenes: Sequence[Scene]) -> dict[str, float]:
+        """Return the mean IoU in per cent on `scenes`; binary: of the foreground."""
         count = len(self.classes)
-        found = [confusion(self.labels_of(network, one.picture), one.labels, count) for one in self._some(packs)]
+        found = [confusion(self.labels_of(network, one.picture), one.labels, count) for one in scenes]
         ious = intersection_over_union(np.sum(found, axis=0))
         return {"iou": 100 * float(ious[1] if self.labels == "masks" else np.nanmean(ious))}
 
-    def sheet(self, network: keras.Model, packs: Packs) -> np.ndarray:
-        """Return rows of picture | truth | found, in the classes' colours, six scenes."""
+    def preview_grid(self, network: keras.Model, scenes: Sequence[Scene]) -> np.ndarray:
+        """Return rows of picture | truth | found, in the classes' colors, every fourth scene."""
         table = np.full((256, 3), 255, np.uint8)
-        for number, _, colour in self.classes:
-            table[number] = colour
+        for number, _, color in self.classes:
+            table[number] = color
         rows = []
-        for scene in self._some(packs)[::4]:
+        for scene in scenes[::4]:
             drawn = [scene.picture, table[scene.labels], table[self.labels_of(network, scene.picture)]]
             rows.append([picture.astype(np.float32) / 255 for picture in drawn])
-        return sheets.grid(rows)
+        return previews.grid(rows)
 
-    def _some(self, packs: Packs) -> list[Scene]:
-        key = (str(packs.root), self.pack)
-        if key not in _CACHE:
-            count = len(packs.files(f"{self.pack}/val/images"))
-            _CACHE[key] = self.scenes(packs, "val", slice(None, None, max(1, count // 24)))[:24]
-        return _CACHE[key]
-
-    def tables(self, network: keras.Model, packs: Packs, recipe: str) -> list[Table]:
+    def tables(self, network: keras.Model, packs: Packs, recipe: str) -> list[ResultTable]:
         """Return what `network` reaches on `test`, in per cent, each picture at its own size."""
         command = f"python -m training evaluate {recipe}"
         return self._measure(partial(self.labels_of, network), packs, f"segment/{_model(recipe)}", command)
 
-    def service_tables(self, url: str, packs: Packs, recipe: str) -> list[Table]:
+    def service_tables(self, url: str, packs: Packs, recipe: str) -> list[ResultTable]:
         """Return the same of the service at `url`, whose edges follow the picture. Raises ServiceProblem."""
         found = partial(Service(url).segment, model=_model(recipe))
         command = f"python -m training evaluate {recipe} --url {url}"
         return self._measure(found, packs, f"segment/{_model(recipe)}, served", command)
 
-    def _measure(self, found: Callable[[np.ndarray], np.ndarray], packs: Packs, name: str, command: str) -> list[Table]:
+    def _measure(
+        self, found: Callable[[np.ndarray], np.ndarray], packs: Packs, name: str, command: str
+    ) -> list[ResultTable]:
         """Return IoU, its mean, accuracy and boundary F of `found`(uint8 RGB) -> ids, uint8 (height, width)."""
-        tell(command)
+        report_progress(command)
         names = [name for _, name, _ in self.classes]
         counts = np.zeros((len(names), len(names)), np.int64)
         edges = []
@@ -149,18 +136,18 @@ class Domain:
             ours: list[str | float] = [name, float(ious[1]), 100 * float(np.mean(edges)), accuracy]
             columns = ["", "IoU of the foreground", "boundary F at 3 px", "pixel accuracy"]
             note = f"{self.note} Boundary F: mean over pictures.".strip()
-            return [Table(title, command, columns, [*self._papers(2), ours], note)]
+            return [ResultTable(title, command, columns, [*self._baseline_rows(2), ours], note)]
         ours = [name, float(np.nanmean(ious)), accuracy]
         by_class: list[list[str | float]] = [
             [name_of_class, float(iou)] for name_of_class, iou in zip(names, ious, strict=True) if not np.isnan(iou)
         ]
         return [
-            Table(title, command, ["", "mean IoU", "pixel accuracy"], [*self._papers(1), ours], self.note),
-            Table(f"{self.pack}/test, IoU by class, per cent", command, ["class", "IoU"], by_class),
+            ResultTable(title, command, ["", "mean IoU", "pixel accuracy"], [*self._baseline_rows(1), ours], self.note),
+            ResultTable(f"{self.pack}/test, IoU by class, per cent", command, ["class", "IoU"], by_class),
         ]
 
-    def _papers(self, unknown: int) -> list[list[str | float]]:
-        return [[name, iou, *[""] * unknown] for name, iou in self.papers]
+    def _baseline_rows(self, unknown: int) -> list[list[str | float]]:
+        return [[name, iou, *[""] * unknown] for name, iou in self.baselines]
 
 
 def mixed(sources: Sequence[Callable[[int], Scene]], batch: int) -> Callable[[int], Batch]:
@@ -171,9 +158,6 @@ def mixed(sources: Sequence[Callable[[int], Scene]], batch: int) -> Callable[[in
         return {"image": np.stack([one.picture for one in views]), "labels": np.stack([one.labels for one in views])}
 
     return make
-
-
-_CACHE: dict[tuple[str, str], list[Scene]] = {}
 
 
 def _model(recipe: str) -> str:
@@ -188,10 +172,8 @@ def class_weights(labels: Sequence[np.ndarray], classes: int) -> np.ndarray:
     return (weights / weights.mean()).astype(np.float32)
 
 
-def cross_entropy(
-    network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator, weights: np.ndarray | None = None
-) -> Any:
-    """Mean cross entropy over labelled pixels, each weighted by its class."""
+def cross_entropy(network: keras.Model, batch: Mapping[str, Any], weights: np.ndarray | None = None) -> Any:
+    """Return the mean cross entropy over labeled pixels, each weighted by its class."""
     image = ops.cast(batch["image"], "float32") / 255.0
     labels = ops.cast(batch["labels"], "int32")
     found = network({"image": image})["probabilities"]
@@ -208,3 +190,41 @@ def cross_entropy(
         if weights is not None:
             known = known * ops.take(ops.convert_to_tensor(weights), labels)
     return ops.sum(cost * known) / (ops.sum(known) + 1.0)
+
+
+class SegmentationPart(Part):
+    """A network of `dataset`: image [N,H,W,3] -> probabilities [N,H,W,classes]; sides are multiples of 16."""
+
+    dataset: SegmentationDataset
+    weight_decay = 1e-4
+    steps_per_epoch = 25
+    class_weights: tuple[float, ...] | None = None
+    """What each class counts in the loss; None: alike."""
+
+    def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+        return self.dataset.batches(packs, seed, batch)
+
+    def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
+        weights = None if self.class_weights is None else np.array(self.class_weights, np.float32)
+        return cross_entropy(network, batch, weights)
+
+    def load_held_out(self, packs: Packs) -> list[Scene]:
+        return self.dataset.held_out(packs)
+
+    def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
+        return self.dataset.validate(network, self.held_out(packs))
+
+    def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:
+        return self.dataset.preview_grid(network, self.held_out(packs))
+
+
+class SegmentationRecipe(Recipe):
+    """A model of one part, `segment`, measured on the test pictures of `dataset`."""
+
+    dataset: SegmentationDataset
+
+    def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
+        return self.dataset.tables(networks["segment"], packs, self.id)
+
+    def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
+        return self.dataset.service_tables(url, packs, self.id)

@@ -1,4 +1,4 @@
-"""What every network of the workshop keeps: shapes, finite answers, a gradient for every weight, its weights file."""
+"""What every network keeps: shapes, finite answers, a gradient for every weight, its weights file."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def has_norm(network: keras.Model) -> bool:
 
 
 def test_weights_saved_and_taken_by_name_give_the_same_answer(case: Case, tmp_path: Path) -> None:
-    from training.loop import start_from
+    from training.checkpoints import load_initial_weights
 
     network = case.build()
     for variable in network.trainable_variables:
@@ -225,12 +225,14 @@ def test_weights_saved_and_taken_by_name_give_the_same_answer(case: Case, tmp_pa
     network.save_weights(tmp_path / "network.weights.h5")
     fresh = case.build()
     assert np.abs(answer(fresh, given) - answer(network, given)).max() > 1e-4
-    assert start_from(fresh, tmp_path / "network.weights.h5", "denoise") == sum(len(x.weights) for x in fresh.layers)
+    assert load_initial_weights(fresh, tmp_path / "network.weights.h5", "denoise") == sum(
+        len(x.weights) for x in fresh.layers
+    )
     np.testing.assert_array_equal(answer(fresh, given), answer(network, given))
 
 
 def test_weights_are_taken_by_the_names_of_their_variables(tmp_path: Path) -> None:
-    from training.loop import start_from
+    from training.checkpoints import load_initial_weights
 
     network, fresh = deeplab(16), deeplab(16)
     for variable in network.weights:
@@ -239,7 +241,7 @@ def test_weights_are_taken_by_the_names_of_their_variables(tmp_path: Path) -> No
         f"{layer.name}/{variable.name}": np.asarray(variable) for layer in network.layers for variable in layer.weights
     }
     np.savez(tmp_path / "named.npz", **named)
-    assert start_from(fresh, tmp_path / "named.npz", "segment") == len(network.weights)
+    assert load_initial_weights(fresh, tmp_path / "named.npz", "segment") == len(network.weights)
     for mine, theirs in zip(fresh.weights, network.weights, strict=True):
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
 

@@ -1,4 +1,4 @@
-"""The same recipe on TensorFlow and on JAX, and a workshop that needs neither TensorFlow nor pydantic but to export.
+"""The same recipe on TensorFlow and on JAX, and a training package that needs TensorFlow and pydantic only to export.
 
 JAX is no dependency of the project. `RESTORE_JAX_PYTHON` names an interpreter that has it with what `training` needs
 (keras, h5py, numpy, opencv, pillow); without it the one that runs the tests is tried, and else the tests are skipped.
@@ -33,14 +33,14 @@ from pathlib import Path
 import keras
 import numpy as np
 from tests.training import tiny
-from training import loop
+from training import trainer
 from training.data.packs import Packs
-from training.results import trained
+from training.runs import load_trained
 
 out, recipe = Path(sys.argv[1]), tiny.recipe()
 if sys.argv[2] == "train":
-    loop.train(recipe, "denoise", Packs(out), out, started=time.monotonic(), hours=0.2 / 3600)
-network = trained(recipe, out)["denoise"]
+    trainer.train(recipe, "denoise", Packs(out), out, started=time.monotonic(), hours=0.2 / 3600)
+network = load_trained(recipe, out)["denoise"]
 np.savez(out / f"{keras.backend.backend()}.npz", *network.get_weights(), answer=tiny.restored(network)[-1])
 (table,) = recipe.evaluate({"denoise": network}, Packs(out))
 print(json.dumps([keras.backend.backend(), table.rows]))
@@ -50,7 +50,7 @@ print(json.dumps([keras.backend.backend(), table.rows]))
 IMPORTS = """
 import importlib, sys
 if sys.argv[1] == "tensorflow":
-    import keras  # the backend's own import is not the workshop's
+    import keras  # the backend's own import is not the package's
 for name in sys.argv[2].split():
     sys.modules[name] = None
 for name in sys.argv[3].split():
@@ -95,10 +95,10 @@ def stored(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
 def here(out: Path) -> tuple[list[np.ndarray], np.ndarray, float]:
     """Return (weights, answer, PSNR) of the results in `out`, on TensorFlow."""
     from tests.training import tiny
-    from training.results import trained
+    from training.runs import load_trained
 
     recipe = tiny.recipe()
-    network = trained(recipe, out)["denoise"]
+    network = load_trained(recipe, out)["denoise"]
     (table,) = recipe.evaluate({"denoise": network}, Packs(out))
     figure = table.rows[1][1]
     assert isinstance(figure, float)
@@ -130,9 +130,9 @@ def test_what_tensorflow_trains_jax_runs(jax: str, tmp_path: Path) -> None:
     import time
 
     from tests.training import tiny
-    from training import loop
+    from training import trainer
 
-    loop.train(tiny.recipe(), "denoise", Packs(tmp_path), tmp_path, started=time.monotonic(), hours=0.2 / 3600)
+    trainer.train(tiny.recipe(), "denoise", Packs(tmp_path), tmp_path, started=time.monotonic(), hours=0.2 / 3600)
     ours = here(tmp_path)
     backend, _, figure = measured(python(jax, "jax", PROGRAM, str(tmp_path), "evaluate"))
     assert backend == "jax"
@@ -141,15 +141,22 @@ def test_what_tensorflow_trains_jax_runs(jax: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.tf
-def test_the_workshop_imports_neither_tensorflow_nor_the_contract() -> None:
+def test_training_imports_neither_tensorflow_nor_the_contract() -> None:
     python(
-        sys.executable, "tensorflow", IMPORTS, "tensorflow", "tensorflow pydantic skimage models app", " ".join(MODULES)
+        sys.executable,
+        "tensorflow",
+        IMPORTS,
+        "tensorflow",
+        "tensorflow pydantic skimage httpx models.manifest app",
+        " ".join(MODULES),
     )
 
 
-def test_the_workshop_runs_where_there_is_no_tensorflow(jax: str) -> None:
-    python(jax, "jax", IMPORTS, "jax", "tensorflow pydantic skimage models app", " ".join(MODULES))
+def test_training_runs_where_there_is_no_tensorflow(jax: str) -> None:
+    python(jax, "jax", IMPORTS, "jax", "tensorflow pydantic skimage httpx models.manifest app", " ".join(MODULES))
 
 
-def test_there_is_a_workshop() -> None:
-    assert {"training.loop", "training.commands", "training.recipes.denoise_photo", "training.data.packs"} <= {*MODULES}
+def test_the_modules_are_found() -> None:
+    assert {"training.trainer", "training.commands", "training.recipes.denoise_photo", "training.data.packs"} <= {
+        *MODULES
+    }

@@ -49,13 +49,13 @@ def test_each_half_follows_its_own_loss() -> None:
     from keras import ops
 
     from training.architectures import dcgan
-    from training.recipes.dcgan_digits import loss
+    from training.recipes.dcgan_digits import DigitsGan
 
     keras.utils.set_random_seed(0)
     network = dcgan.build(28, 1, width=4)
     generator, discriminator = dcgan.halves(network)
     real = np.random.default_rng(0).random((8, 28, 28, 1), np.float32)
-    together = gradients(network, lambda: loss(network, {"image": real}, keras.random.SeedGenerator(5)))
+    together = gradients(network, lambda: DigitsGan().loss(network, {"image": real}, keras.random.SeedGenerator(5)))
     z = keras.random.normal((8, 1, 1, dcgan.LATENT), seed=keras.random.SeedGenerator(5))
 
     def of_discriminator() -> Any:

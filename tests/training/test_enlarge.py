@@ -30,7 +30,7 @@ def test_it_is_imresize(scale: int, height: int, width: int, channels: int) -> N
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_a_picture_of_one_colour_stays_so(scale: int) -> None:
+def test_a_picture_of_one_color_stays_so(scale: int) -> None:
     import keras
 
     from training.enlarge import bicubic

@@ -43,7 +43,7 @@ def test_there_are_recipes() -> None:
 
 def test_it_says_what_it_is(recipe: Recipe) -> None:
     assert recipe.id in NAMES
-    assert recipe.task in get_args(Task) or recipe.sample is not None
+    assert recipe.task in get_args(Task) or not recipe.publishable
     assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", recipe.name)
     for text in (recipe.title, recipe.description, recipe.architecture):
         assert text.strip()
@@ -101,7 +101,7 @@ def test_its_networks_take_and_give_what_its_geometry_promises(recipe: Recipe) -
 
 
 def test_its_docstring_names_its_commands(recipe: Recipe) -> None:
-    from training.__main__ import _parser
+    from training.cli import _parser
 
     text = importlib.import_module(f"training.recipes.{recipe.id}").__doc__ or ""
     assert f"`{recipe.task}/{recipe.name}`" in text.partition(":")[0]
@@ -154,5 +154,5 @@ def test_a_loss_of_real_batches_is_finite_and_its_figures_are_too(name: str, pac
         assert loss.shape == ()
         assert 0 < abs(float(loss)) < 20, name_of_part
         assert all(np.isfinite(value) for value in part.validate(network, packs).values())
-        sheet = part.sheet(network, packs)
-        assert (sheet.dtype, sheet.ndim, sheet.shape[-1]) == (np.uint8, 3, 3)
+        grid = part.preview_grid(network, packs)
+        assert (grid.dtype, grid.ndim, grid.shape[-1]) == (np.uint8, 3, 3)

@@ -76,9 +76,9 @@ def test_what_networks_share_is_stored_once_and_can_be_started_from(network: Any
     import keras
 
     from training.architectures import style_painter
+    from training.checkpoints import load_initial_weights
     from training.export.manifest import parameters
     from training.export.savedmodel import compare, save
-    from training.loop import start_from
 
     parts = style_painter.split(network)
     save(parts, tmp_path / "model")
@@ -88,7 +88,7 @@ def test_what_networks_share_is_stored_once_and_can_be_started_from(network: Any
     assert stored < 1.05 * 4 * network.count_params() + 2**17
     keras.utils.set_random_seed(1)
     other = style_painter.build()
-    assert start_from(other, tmp_path / "model", "painter") == len(network.weights)
+    assert load_initial_weights(other, tmp_path / "model", "painter") == len(network.weights)
     for one, same in zip(network.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(one, same)
 

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from training import sheets
 from training.data.packs import Packs
-from training.metrics import psnr
+from training.evaluation import previews
+from training.evaluation.metrics import psnr
+from training.evaluation.tables import ResultTable
 from training.recipe import Batch, Part, Recipe
-from training.tables import Table
 
 SIZE = 16
 
@@ -37,17 +37,6 @@ def scenes(seed: int, count: int) -> np.ndarray:
     return np.einsum("ij,nikc,kl->njlc", ends, corners, ends).astype(np.float32)
 
 
-def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-    return lambda index: {"clean": scenes(seed + index, batch)}
-
-
-def loss(network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
-    clean = batch["clean"]
-    noisy = clean + 0.2 * keras.random.normal(ops.shape(clean), seed=seed)
-    level = ops.zeros_like(clean[:, :1, :1, :1]) + 0.2
-    return ops.mean(ops.square(network({"image": noisy, "level": level})["image"] - clean))
-
-
 def restored(network: keras.Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (clean, noisy, restored) of eight pictures that training never sees."""
     clean = scenes(10**6, 8)
@@ -56,44 +45,57 @@ def restored(network: keras.Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return clean, noisy, ops.convert_to_numpy(network(inputs)["image"])
 
 
-def validate(network: keras.Model, packs: Packs) -> dict[str, float]:
-    clean, _, result = restored(network)
-    return {"psnr": psnr(result, clean, peak=1.0)}
+class TinyRecipe(Recipe):
+    title = "Tiny"
+    description = "For tests."
+    architecture = "Two convolutions"
+    packs = ()
+    geometry = {"kind": "tiled", "multiple": 1, "tile_size": 64, "tile_step": 16, "halo": None}
+
+    def build_parts(self) -> dict[str, Part]:
+        return {"denoise": TinyPart()}
+
+    def evaluate(self, networks: Mapping[str, keras.Model], packs: Packs) -> list[ResultTable]:
+        clean, noisy, result = restored(networks["denoise"])
+        rows: list[list[str | float]] = [
+            ["noisy", psnr(noisy, clean, peak=1.0)],
+            ["tiny", psnr(result, clean, peak=1.0)],
+        ]
+        return [ResultTable("Tiny", "pytest", ["", "PSNR"], rows)]
 
 
-def evaluate(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
-    clean, noisy, result = restored(networks["denoise"])
-    rows: list[list[str | float]] = [
-        ["noisy", psnr(noisy, clean, peak=1.0)],
-        ["tiny", psnr(result, clean, peak=1.0)],
-    ]
-    return [Table("Tiny", "pytest", ["", "PSNR"], rows)]
+class TinyPart(Part):
+    learning_rate = 1e-2
+    steps_per_epoch = 10
+    batch = 8
+
+    def __init__(self, **changes: Any) -> None:
+        """Change attributes or methods (functions without `self`)."""
+        super().__init__()
+        vars(self).update(changes)
+
+    def network(self) -> keras.Model:
+        return network()
+
+    def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+        return lambda index: {"clean": scenes(seed + index, batch)}
+
+    def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
+        clean = batch["clean"]
+        noisy = clean + 0.2 * keras.random.normal(ops.shape(clean), seed=seed)
+        level = ops.zeros_like(clean[:, :1, :1, :1]) + 0.2
+        return ops.mean(ops.square(network({"image": noisy, "level": level})["image"] - clean))
+
+    def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
+        clean, _, result = restored(network)
+        return {"psnr": psnr(result, clean, peak=1.0)}
+
+    def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:
+        return previews.grid([list(row) for row in zip(*restored(network), strict=True)])
 
 
-def sheet(network: keras.Model, packs: Packs) -> np.ndarray:
-    return sheets.grid([list(row) for row in zip(*restored(network), strict=True)])
-
-
-def recipe(**changes: Any) -> Recipe:
-    """Return the recipe; `changes` are other fields of its part."""
-    fields: dict[str, Any] = {
-        "network": network,
-        "loss": loss,
-        "batches": batches,
-        "validate": validate,
-        "sheet": sheet,
-        "learning_rate": 1e-2,
-        "steps_per_epoch": 10,
-        "batch": 8,
-    }
-    return Recipe(
-        task="denoise",
-        name="tiny",
-        title="Tiny",
-        description="For tests.",
-        architecture="Two convolutions",
-        packs=(),
-        parts={"denoise": Part(**(fields | changes))},
-        geometry={"kind": "tiled", "multiple": 1, "tile_size": 64, "tile_step": 16, "halo": None},
-        evaluate=evaluate,
-    )
+def recipe(parts: Mapping[str, Part] | None = None, **changes: Any) -> Recipe:
+    """Return the recipe with its part changed, or with other `parts`."""
+    tiny = TinyRecipe("denoise_tiny")
+    tiny.parts = dict(parts or {"denoise": TinyPart(**changes)})
+    return tiny

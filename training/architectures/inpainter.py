@@ -1,6 +1,6 @@
 """A network that fills holes: a smooth fill first, then what a U-Net of few, wide convolutions adds to it.
 
-The fill is push-pull (Gortler et al. 1996, The Lumigraph): colours are averaged into coarser and coarser pictures, each
+The fill is push-pull (Gortler et al. 1996, The Lumigraph): colors are averaged into coarser and coarser pictures, each
 pixel by how much of it is known, and come back where nothing finer is. It is exact where the picture is known, so that
 the network learns the difference only.
 """
@@ -58,23 +58,21 @@ class PushPull(layers.Layer):
 def push_pull(image: Any, mask: Any, levels: int = LEVELS) -> Any:
     """Return `image` [N,H,W,C] where `mask` [N,H,W,1] is 0, and a smooth fill where it is 1."""
     known = 1.0 - mask
-    colours = image * known
+    colors = image * known
     finer = []
     for _ in range(levels):
-        finer.append((colours, known))
-        colours, known = (ops.average_pool(x, 2, 2, padding="same") for x in (colours, known))
+        finer.append((colors, known))
+        colors, known = (ops.average_pool(x, 2, 2, padding="same") for x in (colors, known))
         # Premultiplied: a pixel of which half is known counts as whole, which is what closes holes.
         whole = ops.minimum(known * 4.0, 1.0)
-        colours, known = colours / ops.maximum(known, 1e-6) * whole, whole
-    fill = colours / ops.maximum(known, 1e-6)
+        colors, known = colors / ops.maximum(known, 1e-6) * whole, whole
+    fill = colors / ops.maximum(known, 1e-6)
     # What no level knows has the mean of what there is.
-    mean = ops.mean(colours, axis=(1, 2), keepdims=True) / ops.maximum(
-        ops.mean(known, axis=(1, 2), keepdims=True), 1e-6
-    )
+    mean = ops.mean(colors, axis=(1, 2), keepdims=True) / ops.maximum(ops.mean(known, axis=(1, 2), keepdims=True), 1e-6)
     fill = known * fill + (1.0 - known) * mean
-    for colours, known in reversed(finer):
-        height, width = ops.shape(colours)[1:3]
-        fill = colours + (1.0 - known) * _enlarged(fill)[:, :height, :width]
+    for colors, known in reversed(finer):
+        height, width = ops.shape(colors)[1:3]
+        fill = colors + (1.0 - known) * _enlarged(fill)[:, :height, :width]
     return fill
 
 

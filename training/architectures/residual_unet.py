@@ -1,4 +1,4 @@
-"""A U-Net of plain residual blocks for denoising, told the noise level.
+"""A U-Net of plain residual blocks for denoising, with the noise level as an input.
 
 After DRUNet (Zhang et al. 2021, arXiv 2008.13751), with FFDNet's entrance (Zhang et al. 2018, arXiv 1710.04026): the
 picture enters at half resolution with its 2x2 neighbours as channels, so that full resolution costs nearly nothing.

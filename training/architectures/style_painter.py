@@ -1,4 +1,4 @@
-"""A network that paints a picture in the manner of another, whose style it takes from one look.
+"""A network that paints a picture in the style of another, which it encodes in one pass.
 
 A transformer network (Johnson et al. 2016, arXiv 1603.08155) with adaptive instance normalisation (Huang and Belongie
 2017, arXiv 1703.06868) at every depth, whose scales and offsets come from a style vector (Ghiasi et al. 2017, arXiv
@@ -31,13 +31,13 @@ class Moments(layers.Layer):
 
 
 class Restyle(layers.Layer):
-    """Channels with `moments` [N,2,C] become such with deviation 1 + `manner`[:, 0] and mean `manner`[:, 1]."""
+    """Channels with `moments` [N,2,C] become such with deviation 1 + `style`[:, 0] and mean `style`[:, 1]."""
 
-    def call(self, x: Any, moments: Any, manner: Any) -> Any:
-        moments, manner = ops.cast(moments, x.dtype)[:, :, None, None], ops.cast(manner, x.dtype)[:, :, None, None]
-        return (x - moments[:, 0]) * ops.exp(-moments[:, 1]) * (1 + manner[:, 0]) + manner[:, 1]
+    def call(self, x: Any, moments: Any, style: Any) -> Any:
+        moments, style = ops.cast(moments, x.dtype)[:, :, None, None], ops.cast(style, x.dtype)[:, :, None, None]
+        return (x - moments[:, 0]) * ops.exp(-moments[:, 1]) * (1 + style[:, 0]) + style[:, 1]
 
-    def compute_output_spec(self, x: Any, moments: Any, manner: Any) -> Any:
+    def compute_output_spec(self, x: Any, moments: Any, style: Any) -> Any:
         return keras.KerasTensor(x.shape, x.dtype)
 
 
@@ -71,7 +71,7 @@ class _Painter:
     def paint(self, image: Any, vector: Any, moments: Any = None) -> tuple[Any, Any]:
         """Return the painting and the moments [N,2,channels] of all that was normalised: given, or its own."""
         widths = [NEAR, *[WIDTH] * (1 + 2 * BLOCKS), NEAR, FULL]
-        manners = layers.Reshape((2, sum(widths)))(self.layer("manners", layers.Dense, 2 * sum(widths))(vector))
+        styles = layers.Reshape((2, sum(widths)))(self.layer("manners", layers.Dense, 2 * sum(widths))(vector))
         found: list[Any] = []
 
         def restyled(x: Any, name: str) -> Any:
@@ -81,7 +81,7 @@ class _Painter:
                 found.append(self.layer(f"{name}_moments", Moments, dtype="float32")(x))
             else:
                 found.append(moments[:, :, part])
-            return self.layer(f"{name}_restyle", Restyle)(x, found[-1], manners[:, :, part])
+            return self.layer(f"{name}_restyle", Restyle)(x, found[-1], styles[:, :, part])
 
         def step(x: Any, width: int, name: str, **options: int) -> Any:
             return ops.relu(restyled(self.convolution(x, width, name, **options), name))

@@ -1,4 +1,4 @@
-"""VGG19 (Simonyan and Zisserman 2015, arXiv 1409.1556), as far as style transfer looks: a judge, never trained here."""
+"""VGG19 (Simonyan and Zisserman 2015, arXiv 1409.1556); style transfer uses its first layers as a metric."""
 
 from __future__ import annotations
 

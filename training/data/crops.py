@@ -17,6 +17,12 @@ def validation_split(
     return [p for i, p in enumerate(pictures) if i % every], [p for i, p in enumerate(pictures) if not i % every]
 
 
+def crop_center(picture: np.ndarray, size: int) -> np.ndarray:
+    """Return the central (size, size) pixels of a picture (height, width, channels) that is at least as large."""
+    top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
+    return picture[top : top + size, left : left + size]
+
+
 class Crops:
     """Random square crops: `crops(index)` -> uint8 (batch, size, size, 3), the same for the same index.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def validation_digits(packs: Packs) -> np.ndarray:
 def test_digits(packs: Packs) -> np.ndarray:
     """Return the 10,000 test digits, float32 (10000, 28, 28, 1) in [0, 1], in the file's order."""
     return _pictures(packs, "digits/t10k-images-idx3-ubyte.gz")
+
+
+def random_digits(packs: Packs, seed: int, batch: int, *, key: str) -> Callable[[int], dict[str, np.ndarray]]:
+    """Return `make(index)`, which draws `batch` training digits as the array `key`, float32 (N,28,28,1) in [0, 1]."""
+    digits = training_digits(packs)
+    return lambda index: {key: digits[np.random.default_rng([seed, index]).integers(len(digits), size=batch)]}
 
 
 @lru_cache(maxsize=2)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 BINS = ((0.01, 0.10), (0.10, 0.20), (0.20, 0.40))
-"""Shares of the picture that are missing, by which results are told apart."""
+"""Shares of the picture that are missing, by which results are grouped."""
 
 
 def holes(

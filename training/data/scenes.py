@@ -49,7 +49,7 @@ class Views:
 
     The same for the same index. A scene is drawn, scaled by a random factor within `scales`, cut at random to `size`
     (grey and VOID where it ends), mirrored half of the time, turned by a multiple of 90 degrees where `turn` says
-    so, and varied in brightness, contrast and colour.
+    so, and varied in brightness, contrast and color.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""From training results to a published model. The only part of the workshop that needs TensorFlow and pydantic."""
+"""From training results to a published model. The only part of training that needs TensorFlow and pydantic."""

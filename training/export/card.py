@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from models.manifest import Manifest
+from training.evaluation.tables import ResultTable
 from training.recipe import Recipe
-from training.tables import Table
 
 TERMS = {
     "digits": "MNIST (LeCun, Cortes and Burges), CC BY-SA 3.0: 10,000 of its 60,000 training digits, and its test "
@@ -21,14 +21,14 @@ TERMS = {
     "distributed for research, no licence known. Not part of this repository.",
     "voc": "Pictures of COCO 2017 with their labels under VOC's ids: annotations CC BY 4.0, the pictures "
     "Flickr's, each with its own licence. Not part of this repository.",
-    "content": "Photographs to be stylised, of Kodak, scikit-image and others, each under the terms of its source. "
+    "content": "Photographs to be stylized, of Kodak, scikit-image and others, each under the terms of its source. "
     "Not part of this repository.",
     "mountain": "The mountains of Intel's scene classification set; no terms stated. Not part of this repository.",
     "styles": "Paintings and prints by artists who died before 1955. Not part of this repository.",
 }
 
 
-def card(recipe: Recipe, manifest: Manifest, tables: list[Table]) -> str:
+def card(recipe: Recipe, manifest: Manifest, tables: list[ResultTable]) -> str:
     """Return the card's Markdown."""
     made = manifest.provenance
     data = "\n".join(f"* `{pack}`: {TERMS[pack]} SHA-256 of the pack: `{made.data[pack]}`." for pack in recipe.packs)

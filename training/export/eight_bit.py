@@ -1,4 +1,4 @@
-"""A published model with its signatures in 8 bit beside it: converted, calibrated, measured, put on a shelf.
+"""A published model with its signatures in 8 bit beside it: converted, calibrated, measured, put in a repository.
 
 Two kinds are tried. `int8`: ranges of activations are found on what training shows the network. `dynamic`: they are
 those of what goes through, and what is added or concatenated stays float32, which restoration needs: the picture that
@@ -26,10 +26,10 @@ from models import repository
 from models.benchmark import speedup
 from models.manifest import Geometry, Manifest, QuantizedSignature, Signature, excessive_losses, kind_of
 from training.data.packs import Packs
+from training.evaluation.tables import ResultTable, report_progress
 from training.export.card import card
 from training.export.savedmodel import Published, PublishedPart
 from training.recipe import Part, Recipe
-from training.tables import Table, tell
 
 Precision = Literal["int8", "dynamic"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "dynamic")
@@ -37,8 +37,8 @@ SAMPLES = 100
 """Training samples by which the ranges of `int8` are found, for each size."""
 
 
-class NotWorthIt(ValueError):
-    """A model that gains nothing by 8 bit, or loses too much; the message says what was found."""
+class QuantizationRejected(ValueError):
+    """A model that is not faster in 8 bit, or loses too much; the message has the figures."""
 
 
 def quantize(
@@ -51,31 +51,31 @@ def quantize(
     samples: int = SAMPLES,
     gain: float = 1.0,
 ) -> Path:
-    """Put the published model in `source` with its variants on `shelf`, as its next version; return that folder.
+    """Put the published model in `source`, with its 8-bit files, in the repository `root` as the next version.
 
-    What is not more than `gain` times as fast as the SavedModel here is not kept. Raises NotWorthIt where no signature
-    has one, MissingPack, RepositoryError.
+    Return its folder. A file that is not more than `gain` times as fast as the SavedModel here is not kept. Raises
+    QuantizationRejected where no signature has one, MissingPack, RepositoryError.
     """
     old = repository.open_model(source)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns(contract.MANIFEST_NAME, "*.tflite"))
         trial = Trial(packs, folder, precisions, samples, gain)
-        tried = [_tried(trial, recipe, name, old) for name in old.signatures]
-        quantized = [variant for variant, _ in tried if variant]
+        tried = [_quantize_signature(trial, recipe, name, old) for name in old.signatures]
+        quantized = [one for one, _ in tried if one]
         if not quantized:
-            raise NotWorthIt(f"{old.id} is not worth 8 bit: {'; '.join(found for _, found in tried)}")
+            raise QuantizationRejected(f"{old.id} is not worth 8 bit: {'; '.join(found for _, found in tried)}")
         version = max(old.version + 1, repository.next_version(old.task, old.name, root))
         changes = {"version": version, "quantized": quantized, "files": repository.files(folder)}
         new = Manifest.model_validate(dict(old) | changes)
-        tables = [Table(**dict(table)) for table in new.quality]
+        tables = [ResultTable(**dict(table)) for table in new.quality]
         (folder / "card.md").write_text(card(recipe, new, tables), encoding="utf-8")
         return repository.publish(new, folder, root)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How variants of the model in `folder` are tried: as `quantize` says."""
+    """The arguments of `quantize`, for each signature of the model in `folder`."""
 
     packs: Packs
     folder: Path
@@ -84,8 +84,10 @@ class Trial:
     gain: float
 
 
-def _tried(trial: Trial, recipe: Recipe, name: str, manifest: Manifest) -> tuple[QuantizedSignature | None, str]:
-    """Return the variant of signature `name`, its file written beside the SavedModel, and in words what was found."""
+def _quantize_signature(
+    trial: Trial, recipe: Recipe, name: str, manifest: Manifest
+) -> tuple[QuantizedSignature | None, str]:
+    """Return signature `name` in 8 bit, its file written beside the SavedModel, or None; and a line about it."""
     part = recipe.parts.get(name)
     if part is None:
         return None, f"{name} has no measure of its own"
@@ -97,14 +99,14 @@ def _tried(trial: Trial, recipe: Recipe, name: str, manifest: Manifest) -> tuple
         return None, f"nothing says what {name} may lose"
     found = []
     for precision in trial.precisions:
-        variant, words = _measured(trial, part, published, manifest, name, precision, before)
+        quantized, words = _measure(trial, part, published, manifest, name, precision, before)
         found.append(words)
-        if variant:
+        if quantized:
             break
-    return variant, "; ".join(found)
+    return quantized, "; ".join(found)
 
 
-def _measured(
+def _measure(
     trial: Trial,
     part: Part,
     published: PublishedPart,
@@ -116,20 +118,20 @@ def _measured(
     sizes = sizes_of(manifest.geometry)
     samples = training_samples(part, published, trial.packs, trial.samples) if precision == "int8" else []
     content = convert(trial.folder, name, sizes, samples)
-    quantised = Quantised(content, manifest.signatures[name], sizes, padded=manifest.geometry.kind == "tiled")
-    after = part.validate(quantised, trial.packs)
-    noise = quantised.noise()
-    faster = speedup(partial(published, noise), partial(quantised, noise))
+    network = QuantizedModel(content, manifest.signatures[name], sizes, padded=manifest.geometry.kind == "tiled")
+    after = part.validate(network, trial.packs)
+    noise = network.noise()
+    faster = speedup(partial(published, noise), partial(network, noise))
     figures = {figure: (value, after[figure]) for figure, value in before.items()}
     words = ", ".join(f"{figure} {one:.3f} to {other:.3f}" for figure, (one, other) in figures.items())
     words = f"{name} {precision}: {words}, {faster:.2f} times as fast, {len(content) / 1e6:.1f} MB"
-    tell(words)
+    report_progress(words)
     if excessive_losses(figures) or not faster > trial.gain:
         return None, words
-    file = f"variants/{name}.tflite"
+    file = f"quantized/{name}.tflite"
     (trial.folder / file).parent.mkdir(exist_ok=True)
     (trial.folder / file).write_bytes(content)
-    variant = QuantizedSignature(
+    quantized = QuantizedSignature(
         signature=name,
         file=file,
         bytes=len(content),
@@ -139,11 +141,11 @@ def _measured(
         faster=round(faster, 2),
         operators=operators(content),
     )
-    return variant, words
+    return quantized, words
 
 
 def sizes_of(geometry: Geometry) -> list[tuple[int, int]]:
-    """Return the sizes (height, width) that are worth a variant: the largest tile, or all there are; of any, none."""
+    """Return the sizes (height, width) that are worth a file: the largest tile, or all there are; of any, none."""
     if geometry.kind == "tiled":
         return [(geometry.tile_size, geometry.tile_size)]
     return list(geometry.canonical_sizes if geometry.kind == "canonical" else geometry.valid_sizes)
@@ -171,7 +173,7 @@ def convert(
 ) -> bytes:
     """Return a LiteRT file of the SavedModel in `folder`: a function `<height>x<width>` a size, weights stored once.
 
-    With `samples` activations are calibrated by them, without any they are quantised as they come.
+    With `samples` activations are calibrated by them, without any they are quantized as they come.
     """
     saved = tf.saved_model.load(str(folder))
     function = saved.signatures[signature]
@@ -217,7 +219,7 @@ def operators(content: bytes) -> list[str]:
     return sorted({names[max(use.BuiltinCode(), use.DeprecatedBuiltinCode())] for use in uses})
 
 
-class Quantised:
+class QuantizedModel:
     """A LiteRT file, to be called as the network it was made from: any batch, one by one.
 
     Pictures have one of `sizes`, or, where they may be `padded`, are reflected to the one there is.
@@ -246,7 +248,7 @@ class Quantised:
         height, width = inputs["image"].shape[1:3]
         size = self._sizes[0] if self._padded else (height, width)
         if size not in self._sizes or height > size[0] or width > size[1]:
-            raise NotWorthIt(f"it is measured on pictures of {height}x{width}, which no variant takes")
+            raise QuantizationRejected(f"it is measured on pictures of {height}x{width}, which no 8-bit file takes")
         shapes = {key: _shape(tensor.shape, size) for key, tensor in self._signature.inputs.items()}
         run = self._interpreter.get_signature_runner(_name(size))
         answers = run(**{key: fitted(value, shapes[key]) for key, value in inputs.items()})

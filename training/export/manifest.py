@@ -1,4 +1,4 @@
-"""What a model says of itself, measured on the model."""
+"""The manifest of a model, measured on the model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from models.manifest import Class, Geometry, Manifest, Provenance, QualityTable, Serving, Signature, Style, Tensor
 from training.data.packs import Packs, read_rgb
+from training.evaluation.tables import ResultTable
 from training.export import halo
 from training.export.variables import layer_variables
 from training.recipe import Recipe
-from training.stretches import RUN, earlier
-from training.tables import Table
+from training.runs import RUN, read_previous_runs
 
 LICENCE = "Apache-2.0 for our files; the data's terms are in the card"
 TOLERANCE = 5e-4
@@ -42,7 +42,7 @@ def describe(
     out: Path,
     *,
     version: int,
-    quality: Sequence[Table],
+    quality: Sequence[ResultTable],
 ) -> Manifest:
     """Return the manifest of the SavedModel in `folder`; `networks` are what it was made from."""
     geometry = _geometry(recipe, networks, packs)
@@ -63,7 +63,7 @@ def describe(
         signatures={name: signature(network, recipe.inputs, recipe.side(64)) for name, network in networks.items()},
         geometry=geometry,
         defaults=dict(recipe.defaults),
-        classes=[Class(id=number, name=name, color=colour) for number, name, colour in recipe.classes],
+        classes=[Class(id=number, name=name, color=color) for number, name, color in recipe.classes],
         styles=[Style(**style) for style in recipe.styles(packs)],
         quality=[
             QualityTable(title=t.title, command=t.command, columns=t.columns, rows=t.rows, note=t.note) for t in quality
@@ -254,16 +254,16 @@ def mebibytes_per_megapixel(folder: Path, signature: str, size: tuple[int, int],
 def _provenance(recipe: Recipe, packs: Packs, out: Path) -> Provenance:
     module = importlib.import_module(f"training.recipes.{recipe.id}")
     runs = [json.loads((out / recipe.results / part / RUN).read_text(encoding="utf-8")) for part in recipe.parts]
-    # What several parts started from was trained once.
-    stretches = dict.fromkeys(stretch for run in runs for stretch in earlier(run))
+    # Several parts may have started from the same run: it counts once.
+    previous = dict.fromkeys(one for run in runs for one in read_previous_runs(run))
     return Provenance(
         recipe=recipe.id,
         recipe_digest=hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest(),
         data={pack: packs.digest(pack) for pack in recipe.packs},
         command=f"python -m training train {recipe.results}",
-        hours=round(sum(run["seconds"] for run in runs) / 3600 + sum(hours for _, hours, _ in stretches), 3),
+        hours=round(sum(run["seconds"] for run in runs) / 3600 + sum(hours for _, hours, _ in previous), 3),
         device=", ".join(dict.fromkeys(run["device"] for run in runs)),
         seed=runs[0]["seed"],
-        steps=sum(run["steps"] for run in runs) + sum(steps for *_, steps in stretches),
+        steps=sum(run["steps"] for run in runs) + sum(steps for *_, steps in previous),
         started_from=", ".join(dict.fromkeys(run["started_from"] for run in runs if run["started_from"])),
     )

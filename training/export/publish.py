@@ -1,4 +1,4 @@
-"""Export, check, measure, describe, and put on the shelf."""
+"""Export, check, measure, describe, and put in the model repository."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.recipe import Recipe
 
 
 def publish(recipe: Recipe, packs: Packs, out: Path, root: Path, *, default: bool = False) -> Path:
-    """Publish the training results in `out` as the next version on `shelf` and return its folder.
+    """Publish the training results in `out` as the next version in the model repository `root` and return its folder.
 
     The tables are those of the SavedModel itself, run as the service runs it. Raises NotTrained, NotTheSame,
     MissingPack, RepositoryError.

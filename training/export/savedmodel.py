@@ -19,7 +19,7 @@ import tensorflow as tf
 from training.data.packs import Packs
 from training.export.variables import layer_variables
 from training.recipe import Recipe
-from training.results import trained
+from training.runs import load_trained
 
 FLOAT16_COST = 0.005
 FLOAT16_COST_IOU = 0.05
@@ -27,8 +27,8 @@ FLOAT16_COST_IOU = 0.05
 IoU, which moves by a hundredth for every few pixels that were undecided."""
 
 
-class NotTheSame(ArithmeticError):
-    """A SavedModel that answers otherwise than the network it was made from."""
+class SavedModelMismatch(ArithmeticError):
+    """A SavedModel that differs from the network it was made from."""
 
 
 def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> Mapping[str, keras.Model]:
@@ -38,11 +38,11 @@ def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> Mapping[str
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError("export needs KERAS_BACKEND=tensorflow")
-    parts = trained(recipe, out)
+    parts = load_trained(recipe, out)
     for name, network in parts.items():
-        if not _halved(recipe, name, network, packs):
+        if not _round_to_float16(recipe, name, network, packs):
             print(f"{recipe.id}:{name}: float16 costs too much, weights stay float32", file=sys.stderr)
-    networks = recipe.serve(parts, packs)
+    networks = recipe.served_networks(parts, packs)
     save(networks, folder)
     compare(networks, folder, recipe.side(64))
     return networks
@@ -91,8 +91,8 @@ def _signature(network: keras.Model, stored: Mapping[int, tf.Variable]) -> Any:
     return tf.function(run, autograph=False).get_concrete_function(**specs)
 
 
-def _halved(recipe: Recipe, name: str, network: keras.Model, packs: Packs) -> bool:
-    """Round the network's weights to float16 unless `validate` minds; return whether they are rounded."""
+def _round_to_float16(recipe: Recipe, name: str, network: keras.Model, packs: Packs) -> bool:
+    """Round the network's weights to float16 unless `validate` changes too much; return whether they are rounded."""
     before = recipe.parts[name].validate(network, packs)
     values = [keras.ops.convert_to_numpy(variable) for _, variable in layer_variables(network)]
     for (_, variable), value in zip(layer_variables(network), values, strict=True):
@@ -107,7 +107,7 @@ def _halved(recipe: Recipe, name: str, network: keras.Model, packs: Packs) -> bo
 
 
 def compare(networks: Mapping[str, keras.Model], folder: Path, side: int = 64, tolerance: float = 1e-4) -> None:
-    """Raise NotTheSame when the SavedModel in `folder` answers otherwise than `networks`, by more than `tolerance`, or
+    """Raise NotTheSame when the SavedModel in `folder` differs from `networks`, by more than `tolerance`, or
     by as much of the largest number, where that is over 1.
 
     Compared on pictures of `side` pixels, where the networks leave the size free.
@@ -122,7 +122,7 @@ def compare(networks: Mapping[str, keras.Model], folder: Path, side: int = 64, t
         for key, value in function(inputs).items():
             off = float(np.abs(value - expected[key]).max() / max(1.0, np.abs(expected[key]).max()))
             if not off <= tolerance:
-                raise NotTheSame(f"signature {part}, output {key}: the SavedModel is off by {off:.2g}")
+                raise SavedModelMismatch(f"signature {part}, output {key}: the SavedModel is off by {off:.2g}")
 
 
 class Published(Mapping[str, "PublishedPart"]):

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from training.recipe import NoStart
+from training.recipe import BadInitialWeights
 
 
 def layer_variables(network: keras.Model) -> Iterator[tuple[str, Any]]:
@@ -30,11 +30,11 @@ def read_variables(folder: Path, part: str) -> dict[str, np.ndarray]:
     try:
         checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
     except (tf.errors.OpError, ValueError):
-        raise NoStart(f"{folder} holds no published model") from None
+        raise BadInitialWeights(f"{folder} holds no published model") from None
     keys = [key for key in checkpoint.get_variable_to_shape_map() if key.startswith("weights/")]
     parts = sorted({key.split("/")[1] for key in keys})
     if not parts:
-        raise NoStart(f"{folder} holds no published model")
+        raise BadInitialWeights(f"{folder} holds no published model")
     found: dict[str, np.ndarray] = {}
     for chosen in [part] if part in parts else parts:
         for key in keys:

@@ -32,23 +32,23 @@ INPUTS: dict[str, dict[str, Any]] = {
 LICENCE = "VGG19's weights: CC BY 4.0 (Simonyan and Zisserman, Visual Geometry Group)"
 
 
-class NoWeights(ValueError):
+class WeightsUnavailable(ValueError):
     """Weights of VGG19 that cannot be read or fetched; the message says what to do."""
 
 
 def publish(root: Path, weights: Path | None) -> Path:
-    """Put VGG19 on `shelf` as the next version of stylize/vgg19 and return its folder.
+    """Put VGG19 in the model repository `root` as the next version of stylize/vgg19 and return its folder.
 
     `weights` is an `.npz` as `vgg19.build` reads it; None takes those of `keras.applications`, which downloads them.
     Raises RepositoryError, NotTheSame, and NoWeights where the weights cannot be read or fetched.
     """
-    root.mkdir(parents=True, exist_ok=True)  # what cannot be put there need not be made
+    root.mkdir(parents=True, exist_ok=True)  # fail before the model is made
     with tempfile.TemporaryDirectory() as scratch:
         source = weights or _downloaded(Path(scratch) / "vgg19.npz")
         try:
             vgg = vgg19.build(sorted({style_optimizer.CONTENT, *style_optimizer.STYLE}), source)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise NoWeights(f"{source} does not hold them ({error}); docs/data.md says what does") from None
+            raise WeightsUnavailable(f"{source} does not hold them ({error}); docs/data.md says what does") from None
         networks = style_optimizer.build(vgg)
         folder = Path(scratch) / "model"
         save(networks, folder)
@@ -96,7 +96,7 @@ def _downloaded(target: Path) -> Path:
     try:
         whole = keras.applications.VGG19(include_top=False)
     except Exception as error:  # Keras has no narrower one for a download that fails
-        raise NoWeights(f"{error}; name a file of them with --weights (docs/data.md)") from None
+        raise WeightsUnavailable(f"{error}; name a file of them with --weights (docs/data.md)") from None
     arrays: dict[str, Any] = {}
     for layer in whole.layers:
         if layer.weights:

@@ -3,8 +3,8 @@
     python -m training train segment_road --from WEIGHTS --hours 0.5    # WEIGHTS: docs/data.md
     python -m training evaluate segment_road
 
-`docs/rows.md` says what it reached and what it should; `segment_road_unet` is the founding article's network. An aerial
-picture has no up, so views are turned, too.
+`docs/rows.md` has the figures it reached and its targets; `segment_road_unet` is the founding article's network.
+Aerial pictures have no upper side, so views are rotated, too.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import keras
 from keras import layers
 
 from training.architectures import mobilenet_v2, unet
-from training.recipe import Recipe
-from training.segmentation import Domain
+from training.recipe import Part
+from training.segmentation import SegmentationDataset, SegmentationPart, SegmentationRecipe
 
 CLASSES = ((0, "background", (0, 0, 0)), (1, "road", (250, 200, 40)))
-DOMAIN = Domain(
+DATASET = SegmentationDataset(
     "road",
     CLASSES,
     size=(256, 256),
@@ -25,32 +25,36 @@ DOMAIN = Domain(
     scales=(0.8, 1.25),
     labels="masks",
     turn=True,
-    papers=(("U-Nets on Massachusetts Roads, about", 64.0),),
+    baselines=(("U-Nets on Massachusetts Roads, about", 64.0),),
     note="Massachusetts Roads has 1,108 pictures of 1500×1500 to learn from; this pack 145 of about 400×400.",
 )
 
 
-def network() -> keras.Model:
-    """Return image [N,H,W,3] -> probabilities [N,H,W,1]; height and width are multiples of 16."""
-    image = keras.Input((None, None, 3), name="image")
-    x = unet.joined(mobilenet_v2.features(image, groups=5), (96, 48, 32), batch_norm=True)
-    logits = layers.Conv2D(1, 1, name="logits", dtype="float32")(x)
-    found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(logits)
-    return keras.Model({"image": image}, {"probabilities": found}, name="unet_road")
+class SegmentRoad(SegmentationRecipe):
+    title = "Roads"
+    description = "Roads, in pictures from above at about a metre a pixel."
+    architecture = "U-Net whose way down is MobileNetV2 to stride 16, batch normalisation on the way up"
+    packs = ("road",)
+    dataset = DATASET
+    classes = CLASSES
+    geometry = {"kind": "tiled", "multiple": 16, "tile_size": 512, "tile_step": 64, "halo": None}
+
+    def build_parts(self) -> dict[str, Part]:
+        return {"segment": RoadPart()}
 
 
-def recipe() -> Recipe:
-    part = DOMAIN.part(network, batch=4, learning_rate=1e-3, hours=0.5)
-    return Recipe(
-        task="segment",
-        name="road",
-        title="Roads",
-        description="Roads, in pictures from above at about a metre a pixel.",
-        architecture="U-Net whose way down is MobileNetV2 to stride 16, batch normalisation on the way up",
-        packs=("road",),
-        parts={"segment": part},
-        geometry={"kind": "tiled", "multiple": 16, "tile_size": 512, "tile_step": 64, "halo": None},
-        classes=CLASSES,
-        evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_road"),
-        evaluate_service=lambda url, packs: DOMAIN.service_tables(url, packs, "segment_road"),
-    )
+class RoadPart(SegmentationPart):
+    """A U-Net whose encoder is a MobileNetV2."""
+
+    dataset = DATASET
+    batch = 4
+    learning_rate = 1e-3
+    hours = 0.5
+
+    def network(self) -> keras.Model:
+        """Return image [N,H,W,3] -> probabilities [N,H,W,1]; height and width are multiples of 16."""
+        image = keras.Input((None, None, 3), name="image")
+        x = unet.joined(mobilenet_v2.features(image, groups=5), (96, 48, 32), batch_norm=True)
+        logits = layers.Conv2D(1, 1, name="logits", dtype="float32")(x)
+        found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(logits)
+        return keras.Model({"image": image}, {"probabilities": found}, name="unet_road")

@@ -8,33 +8,30 @@ Nothing pretrained, and 145 pictures to learn from: the row beside `segment_road
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import keras
 from keras import layers
 
 from training.architectures import unet
-from training.recipe import Recipe
-from training.recipes import segment_road
-from training.recipes.segment_road import DOMAIN
+from training.recipe import Part, Recipe
+from training.recipes.segment_road import RoadPart, SegmentRoad
 
 
-def network() -> keras.Model:
-    """Return image [N,H,W,3] -> probabilities [N,H,W,1]; height and width are multiples of 16."""
-    image = keras.Input((None, None, 3), name="image")
-    logits = layers.Conv2D(1, 1, name="logits", dtype="float32")(unet.build(image, batch_norm=True))
-    found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(logits)
-    return keras.Model({"image": image}, {"probabilities": found}, name="unet_road")
+class SegmentRoadUnet(SegmentRoad):
+    title = "Roads, U-Net"
+    architecture = "U-Net, 16 filters, four levels, batch normalisation"
+
+    def build_parts(self) -> dict[str, Part]:
+        return {"segment": RoadUnetPart()}
+
+    evaluate_service = Recipe.evaluate_service  # it is not published
 
 
-def recipe() -> Recipe:
-    like = segment_road.recipe()
-    return replace(
-        like,
-        name="road-unet",
-        title="Roads, U-Net",
-        architecture="U-Net, 16 filters, four levels, batch normalisation",
-        parts={"segment": DOMAIN.part(network, batch=4, learning_rate=1e-3, hours=0.5)},
-        evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_road_unet"),
-        evaluate_service=None,
-    )
+class RoadUnetPart(RoadPart):
+    """A U-Net trained from nothing."""
+
+    def network(self) -> keras.Model:
+        """Return image [N,H,W,3] -> probabilities [N,H,W,1]; height and width are multiples of 16."""
+        image = keras.Input((None, None, 3), name="image")
+        logits = layers.Conv2D(1, 1, name="logits", dtype="float32")(unet.build(image, batch_norm=True))
+        found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(logits)
+        return keras.Model({"image": image}, {"probabilities": found}, name="unet_road")

@@ -3,20 +3,17 @@
     python -m training train segment_street --from WEIGHTS --hours 1.5    # WEIGHTS: docs/data.md
     python -m training evaluate segment_street
 
-`docs/rows.md` says what it reached and what it should.
+`docs/rows.md` has the figures it reached and its targets.
 """
 
 from __future__ import annotations
 
-from functools import partial
-
 import keras
-import numpy as np
 from keras import layers
 
 from training.architectures import deeplab, mobilenet_v2
-from training.recipe import Recipe
-from training.segmentation import Domain, cross_entropy
+from training.recipe import Part
+from training.segmentation import SegmentationDataset, SegmentationPart, SegmentationRecipe
 
 CLASSES = (
     (0, "sky", (128, 128, 128)),
@@ -33,13 +30,13 @@ CLASSES = (
 )
 # Larger than the pictures (480×360): poles and fences gain, as measured on `val`.
 SIZES = ((464, 608), (608, 464), (528, 528), (336, 608))
-DOMAIN = Domain(
+DATASET = SegmentationDataset(
     "street",
     CLASSES,
     size=(288, 384),
     canonical=SIZES,
     scales=(0.7, 1.6),
-    papers=(("SegNet", 60.1), ("FC-DenseNet103", 66.9), ("BiSeNet", 68.7), ("PSPNet", 69.1)),
+    baselines=(("SegNet", 60.1), ("FC-DenseNet103", 66.9), ("BiSeNet", 68.7), ("PSPNet", 69.1)),
     note="CamVid's 11 classes and its test pictures; the papers' figures are at up to 960×720, here 480×360, and most "
     "of their backbones had seen ImageNet.",
 )
@@ -47,32 +44,31 @@ DOMAIN = Domain(
 WEIGHTS = (0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387, 1.434)
 
 
-def network() -> keras.Model:
-    """Return image [N,H,W,3] -> probabilities [N,H,W,11]; height and width are multiples of 16."""
-    image = keras.Input((None, None, 3), name="image")
-    logits = deeplab.build(mobilenet_v2.features(image), len(CLASSES))
-    found = layers.Softmax(dtype="float32", name="probabilities")(logits)
-    return keras.Model({"image": image}, {"probabilities": found}, name="deeplab_street")
+class SegmentStreet(SegmentationRecipe):
+    title = "Streets"
+    description = "What a street picture shows, pixel by pixel: eleven classes."
+    architecture = "DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2"
+    packs = ("street",)
+    dataset = DATASET
+    classes = CLASSES
+    geometry = {"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)}
+
+    def build_parts(self) -> dict[str, Part]:
+        return {"segment": StreetPart()}
 
 
-def recipe() -> Recipe:
-    part = DOMAIN.part(
-        network,
-        loss=partial(cross_entropy, weights=np.array(WEIGHTS, np.float32)),
-        batch=4,
-        learning_rate=5e-4,
-        hours=1.5,
-    )
-    return Recipe(
-        task="segment",
-        name="street",
-        title="Streets",
-        description="What a street picture shows, pixel by pixel: eleven classes.",
-        architecture="DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2",
-        packs=("street",),
-        parts={"segment": part},
-        geometry={"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)},
-        classes=CLASSES,
-        evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_street"),
-        evaluate_service=lambda url, packs: DOMAIN.service_tables(url, packs, "segment_street"),
-    )
+class StreetPart(SegmentationPart):
+    """DeepLabV3+ with MobileNetV2."""
+
+    dataset = DATASET
+    class_weights = WEIGHTS
+    batch = 4
+    learning_rate = 5e-4
+    hours = 1.5
+
+    def network(self) -> keras.Model:
+        """Return image [N,H,W,3] -> probabilities [N,H,W,11]; height and width are multiples of 16."""
+        image = keras.Input((None, None, 3), name="image")
+        logits = deeplab.build(mobilenet_v2.features(image), len(CLASSES))
+        found = layers.Softmax(dtype="float32", name="probabilities")(logits)
+        return keras.Model({"image": image}, {"probabilities": found}, name="deeplab_street")

@@ -20,8 +20,8 @@ from keras import layers, ops
 from training.architectures import deeplab, mobilenet_v2
 from training.data.packs import Packs
 from training.data.scenes import VOID, Scene
-from training.recipe import Batch, Recipe
-from training.segmentation import Domain, mixed
+from training.recipe import Batch, Part
+from training.segmentation import SegmentationDataset, SegmentationPart, SegmentationRecipe, mixed
 from training.weights import take
 
 CLASSES = (
@@ -49,13 +49,13 @@ CLASSES = (
 )
 # Larger than the pictures (352): the teacher alone gains four points by it on `train` and `val`.
 SIZES = ((480, 640), (640, 480), (560, 560), (448, 656), (656, 448))
-DOMAIN = Domain(
+DATASET = SegmentationDataset(
     "voc",
     CLASSES,
     size=(416, 416),
     canonical=SIZES,
     scales=(1.1, 2.2),
-    papers=(
+    baselines=(
         ("DeepLabV3, MobileNetV2, on VOC 2012 val", 75.3),
         ("its teacher, the same from 8 bit, here at 513 px", 40.0),
     ),
@@ -64,15 +64,62 @@ DOMAIN = Domain(
 )
 PERSON = 15
 TEACHER = "segment/deeplabv3_mnv2_1.0_voc_dequant.npz"
-UNLABELLED = (("voc/unlabeled", 3), ("person/train/images", 2), ("photos/train", 1), ("content/train", 1))
+UNLABELED = (("voc/unlabeled", 3), ("person/train/images", 2), ("photos/train", 1), ("content/train", 1))
 """Folders of pictures without labels, and how many pictures of a view of eight come from each; one is labelled."""
 LONG_SIDES = (448, 576)
-"""The sizes at which the teacher looks at a picture; the second mirrored."""
+"""The sizes at which the teacher labels a picture; the second mirrored."""
 UNSURE = 0.5
 """Pixels to which the teacher gives less than this have no label."""
 
 
-def network() -> keras.Model:
+class SegmentVoc(SegmentationRecipe):
+    title = "PASCAL VOC"
+    description = "People, animals, vehicles and furniture: the 21 classes of PASCAL VOC."
+    architecture = "DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2"
+    packs = ("voc", "person", "photos", "content")
+    weights = (TEACHER,)
+    dataset = DATASET
+    classes = CLASSES
+    geometry = {"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)}
+
+    def build_parts(self) -> dict[str, Part]:
+        return {"segment": StudentPart()}
+
+
+class VocPart(SegmentationPart):
+    """DeepLabV3+ with MobileNetV2, on labeled scenes and on those that the teacher labels."""
+
+    dataset = DATASET
+    batch = 4
+    learning_rate = 3e-4
+    hours = 0.5
+
+    def network(self) -> keras.Model:
+        return build_network()
+
+    def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+        """Return views of labeled and teacher-labeled scenes, `image` uint8 (N,h,w,3) with `labels` uint8 (N,h,w)."""
+        teacher = load_teacher(packs)
+        sources = [DATASET.view(DATASET.scenes(packs, "train"), seed)]
+        for folder, share in UNLABELED:
+            sources += [DATASET.view(TeacherLabeled(packs.pictures(folder), teacher), seed)] * share
+        return mixed(sources, batch)
+
+
+class StudentPart(VocPart):
+    """The network that learns what the teacher lacks: atrous branches and decoder.
+
+    The rest keeps its weights: there are too few pictures to learn 21 classes from, but enough to forget them.
+    """
+
+    def network(self) -> keras.Model:
+        whole = build_network()
+        for layer in whole.layers:
+            layer.trainable = layer.name.startswith(("aspp1", "aspp2", "aspp3", "atrous", "decoder", "low"))
+        return whole
+
+
+def build_network() -> keras.Model:
     """Return image [N,H,W,3] -> probabilities [N,H,W,21]; height and width are multiples of 16."""
     image = keras.Input((None, None, 3), name="image")
     logits = deeplab.build(mobilenet_v2.features(image), len(CLASSES))
@@ -80,19 +127,8 @@ def network() -> keras.Model:
     return keras.Model({"image": image}, {"probabilities": found}, name="deeplab_voc")
 
 
-def student() -> keras.Model:
-    """Return `network` that learns what the teacher has not: atrous branches and decoder.
-
-    The rest stays as it starts: there are too few pictures to learn 21 classes from, but enough to forget them.
-    """
-    whole = network()
-    for layer in whole.layers:
-        layer.trainable = layer.name.startswith(("aspp1", "aspp2", "aspp3", "atrous", "decoder", "low"))
-    return whole
-
-
-class Taught(Sequence[Scene]):
-    """Pictures uint8 (height, width, 3) as scenes, labelled by `teacher` when first asked for.
+class TeacherLabeled(Sequence[Scene]):
+    """Pictures uint8 (height, width, 3) as scenes, labeled by `teacher` when first used.
 
     `teacher(image)` gives float32 logits (h/16, w/16, classes) for a float32 image (h, w, 3) in [0, 1]. With `only`, a
     class's id, labels are 1 there and 0 elsewhere.
@@ -131,9 +167,9 @@ class Taught(Sequence[Scene]):
         return labels
 
 
-def teacher(packs: Packs) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the DeepLabV3 of `TEACHER` as a function for `Taught`. Raises MissingPack."""
-    whole = network()
+def load_teacher(packs: Packs) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the DeepLabV3 of `TEACHER` as a function for `TeacherLabeled`. Raises MissingPack."""
+    whole = build_network()
     with np.load(packs.weights(TEACHER)) as stored:
         take(whole, stored)
     # It has no atrous branches, and its decoder is what the student learns.
@@ -141,30 +177,3 @@ def teacher(packs: Packs) -> Callable[[np.ndarray], np.ndarray]:
     kernel.assign(ops.zeros_like(kernel))
     coarse = keras.Model(whole.input, whole.get_layer("logits").output)
     return lambda image: ops.convert_to_numpy(coarse({"image": image[None]}))[0]
-
-
-def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-    """Return views of labelled and taught scenes, `image` uint8 (N,h,w,3) with their `labels` uint8 (N,h,w)."""
-    taught = teacher(packs)
-    sources = [DOMAIN.view(DOMAIN.scenes(packs, "train"), seed)]
-    for folder, share in UNLABELLED:
-        sources += [DOMAIN.view(Taught(packs.pictures(folder), taught), seed)] * share
-    return mixed(sources, batch)
-
-
-def recipe() -> Recipe:
-    part = DOMAIN.part(student, batches=batches, batch=4, learning_rate=3e-4, hours=0.5)
-    return Recipe(
-        task="segment",
-        name="voc",
-        title="PASCAL VOC",
-        description="People, animals, vehicles and furniture: the 21 classes of PASCAL VOC.",
-        architecture="DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2",
-        packs=("voc", "person", "photos", "content"),
-        weights=(TEACHER,),
-        parts={"segment": part},
-        geometry={"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)},
-        classes=CLASSES,
-        evaluate=lambda networks, packs: DOMAIN.tables(networks["segment"], packs, "segment_voc"),
-        evaluate_service=lambda url, packs: DOMAIN.service_tables(url, packs, "segment_voc"),
-    )

@@ -28,7 +28,7 @@ PACKS = Packs("none")
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny denoiser with weights that do something, on a shelf."""
+    """The tiny denoiser with weights that do something, in a model repository."""
     from training.export.manifest import operations
     from training.export.savedmodel import save
 
@@ -46,7 +46,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         operations=operations(folder / "model"),
         default=True,
     )
-    return repository.publish(described, folder / "model", folder / "shelf")
+    return repository.publish(described, folder / "model", folder / "repository")
 
 
 @pytest.mark.parametrize("precision", ["int8", "dynamic"])
@@ -92,9 +92,9 @@ def test_calibrates_on_what_training_shows_the_network(published: Path) -> None:
 
 
 def test_what_is_not_faster_is_not_kept(published: Path, tmp_path: Path) -> None:
-    from training.export.eight_bit import NotWorthIt, quantize
+    from training.export.eight_bit import QuantizationRejected, quantize
 
-    with pytest.raises(NotWorthIt, match=r"denoise dynamic: psnr .* times as fast") as refused:
+    with pytest.raises(QuantizationRejected, match=r"denoise dynamic: psnr .* times as fast") as refused:
         quantize(tiny.recipe(), PACKS, published, tmp_path, precisions=["dynamic"], gain=1e9)
     assert "denoise/tiny@1 is not worth 8 bit" in str(refused.value)
     assert list(tmp_path.iterdir()) == []
@@ -102,7 +102,7 @@ def test_what_is_not_faster_is_not_kept(published: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("lost", "kept"), [(0.09, True), (0.11, False)])
 def test_what_loses_too_much_is_not_kept(published: Path, tmp_path: Path, lost: float, kept: bool) -> None:
-    from training.export.eight_bit import NotWorthIt, quantize
+    from training.export.eight_bit import QuantizationRejected, quantize
 
     figures = iter([30.0, 30.0 - lost])
     recipe = tiny.recipe(validate=lambda network, packs: {"psnr": next(figures)})
@@ -110,15 +110,15 @@ def test_what_loses_too_much_is_not_kept(published: Path, tmp_path: Path, lost: 
         place = quantize(recipe, PACKS, published, tmp_path, precisions=["dynamic"], gain=0)
         assert repository.open_model(place).quantized[0].figures == {"psnr": (30.0, 30.0 - lost)}
     else:
-        with pytest.raises(NotWorthIt, match=r"30\.000 to 29\.890"):
+        with pytest.raises(QuantizationRejected, match=r"30\.000 to 29\.890"):
             quantize(recipe, PACKS, published, tmp_path, precisions=["dynamic"], gain=0)
 
 
 def test_a_figure_without_a_bound_is_not_risked(published: Path, tmp_path: Path) -> None:
-    from training.export.eight_bit import NotWorthIt, quantize
+    from training.export.eight_bit import QuantizationRejected, quantize
 
     recipe = tiny.recipe(validate=lambda network, packs: {"content": 0.8})
-    with pytest.raises(NotWorthIt, match="nothing says what denoise may lose"):
+    with pytest.raises(QuantizationRejected, match="nothing says what denoise may lose"):
         quantize(recipe, PACKS, published, tmp_path)
 
 

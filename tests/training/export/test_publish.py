@@ -21,18 +21,19 @@ pytestmark = [
 def test_trains_publishes_and_starts_again(packs: Packs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from app.engine.tensorflow_runtime import Runtime
     from models import repository as store
-    from tests.training.test_loop import Clock
-    from training import loop, recipe
+    from tests.training.test_trainer import Clock
+    from training import recipe, trainer
+    from training.checkpoints import load_initial_weights
     from training.export.publish import publish
     from training.export.savedmodel import Published
 
     digits = recipe.load("denoise_digits")
     clock = Clock()
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=clock.monotonic))
-    loop.train(digits, "denoise", packs, tmp_path / "runs", started=clock.now, hours=30 / 3600)
-    place = publish(digits, packs, tmp_path / "runs", tmp_path / "shelf", default=True)
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=clock.monotonic))
+    trainer.train(digits, "denoise", packs, tmp_path / "runs", started=clock.now, hours=30 / 3600)
+    place = publish(digits, packs, tmp_path / "runs", tmp_path / "repository", default=True)
 
-    assert place == tmp_path / "shelf/denoise/digits/1"
+    assert place == tmp_path / "repository/denoise/digits/1"
     manifest = store.open_model(place)
     assert store.is_default(manifest)
     assert Runtime().problems(place, manifest) == []
@@ -47,4 +48,4 @@ def test_trains_publishes_and_starts_again(packs: Packs, tmp_path: Path, monkeyp
     again = digits.evaluate(dict(Published(place)), packs)[0]
     assert [row[1] for row in manifest.quality[0].rows] == pytest.approx([row[1] for row in again.rows], abs=1e-3)
     network = digits.parts["denoise"].network()
-    assert loop.start_from(network, place, "denoise") == len(network.weights)
+    assert load_initial_weights(network, place, "denoise") == len(network.weights)

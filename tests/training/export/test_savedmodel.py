@@ -65,8 +65,8 @@ def test_float16_only_where_nothing_is_lost(exported: tuple[object, Path]) -> No
 
 
 def test_gives_its_weights_back(exported: tuple[object, Path]) -> None:
+    from training.checkpoints import load_initial_weights
     from training.export.variables import layer_variables, read_variables
-    from training.loop import start_from
 
     network, folder = exported
     stored = read_variables(folder, "denoise")
@@ -74,7 +74,7 @@ def test_gives_its_weights_back(exported: tuple[object, Path]) -> None:
     assert stored.keys() == expected.keys() == {"first/0", "first/1", "last/0", "last/1"}
     assert all(np.array_equal(stored[key], expected[key]) for key in expected)
     fresh = tiny.network()
-    assert start_from(fresh, folder, "denoise") == 4
+    assert load_initial_weights(fresh, folder, "denoise") == 4
     assert np.array_equal(fresh.get_layer("last").get_weights()[0], expected["last/0"])
 
 
@@ -99,9 +99,9 @@ def test_the_service_may_load_what_it_lists(exported: tuple[object, Path]) -> No
 
 
 def test_refuses_a_saved_model_that_answers_otherwise(exported: tuple[object, Path]) -> None:
-    from training.export.savedmodel import NotTheSame, compare
+    from training.export.savedmodel import SavedModelMismatch, compare
 
     other = tiny.network()
     compare({"denoise": exported[0]}, exported[1])  # type: ignore[dict-item]
-    with pytest.raises(NotTheSame, match="denoise"):
+    with pytest.raises(SavedModelMismatch, match="denoise"):
         compare({"denoise": other}, exported[1])

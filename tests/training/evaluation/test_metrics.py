@@ -7,7 +7,15 @@ import pytest
 from skimage import data
 from skimage.metrics import structural_similarity
 
-from training.metrics import boundary_f, confusion, intersection_over_union, psnr, psnr_of_error, ssim, y_channel
+from training.evaluation.metrics import (
+    boundary_f,
+    confusion,
+    intersection_over_union,
+    psnr,
+    psnr_of_error,
+    ssim,
+    y_channel,
+)
 
 
 def test_psnr_of_a_known_error() -> None:
@@ -18,9 +26,9 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr_of_error(np.full((2, 2), 0.1), np.zeros((2, 2))) == pytest.approx(20)
 
 
-@pytest.mark.parametrize("colour", [False, True])
-def test_ssim_is_scikit_images(colour: bool) -> None:
-    picture = data.astronaut()[100:180, 200:300] if colour else data.astronaut()[100:180, 200:300, 1]
+@pytest.mark.parametrize("color", [False, True])
+def test_ssim_is_scikit_images(color: bool) -> None:
+    picture = data.astronaut()[100:180, 200:300] if color else data.astronaut()[100:180, 200:300, 1]
     noisy = np.clip(picture + np.random.default_rng(0).normal(0, 20, picture.shape), 0, 255)
     expected = structural_similarity(
         noisy,
@@ -29,7 +37,7 @@ def test_ssim_is_scikit_images(colour: bool) -> None:
         gaussian_weights=True,
         sigma=1.5,
         use_sample_covariance=False,
-        channel_axis=-1 if colour else None,
+        channel_axis=-1 if color else None,
     )
     assert ssim(noisy, picture) == pytest.approx(expected, abs=1e-6)
     assert ssim(picture, picture) == pytest.approx(1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.data.packs import Packs
-from training.evaluate import bicubic_figures, enlargeable
+from training.evaluation.photos import bicubic_figures, enlargeable
 
 PSNR = {
     "Set5": (33.66, 30.39, 28.42),

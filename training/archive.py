@@ -1,4 +1,4 @@
-"""A kit: the little that training some recipes needs, to take to a machine that has nothing else."""
+"""Dataset archives: the least that training some recipes needs, to copy to a machine that has nothing else."""
 
 from __future__ import annotations
 
@@ -16,56 +16,58 @@ from PIL import Image
 from training.data.crops import HELD_OUT_EVERY
 from training.data.packs import PICTURES, Packs, read_rgb
 from training.recipe import Recipe
-from training.stretches import RUN, before
+from training.runs import PREVIOUS_RUNS, RUN, previous_runs
 
-MOST_MEBIBYTES = 40
+MAX_MEBIBYTES = 40
 EXACT = {"denoise", "superres"}
-"""The tasks that learn from exact pixels: what a lossy file leaves out they would learn to leave out."""
+"""The tasks that learn from exact pixels: from lossy files they would learn to reproduce the loss."""
 LOSSY = {".jpg", ".jpeg", ".webp"}
 """Photographs. PNG are labels and masks."""
 QUALITIES = (90, 85, 80, 75, 70)
-WORTH = 0.9
-"""A photograph that WebP makes less than a tenth smaller goes along as it is."""
+WEBP_GAIN = 0.9
+"""A photograph that WebP makes less than a tenth smaller is copied as it is."""
 
 Files = Mapping[str, bytes]
-"""What lies in a kit, by its path there."""
+"""The content of an archive, by path."""
 
 
-class TooMuch(ValueError):
-    """A kit that is larger than what may travel; the message says by how much."""
+class ArchiveTooLarge(ValueError):
+    """An archive that is larger than allowed; the message says by how much."""
 
 
-def pack(
+def write_archive(
     recipes: Iterable[Recipe], packs: Packs, out: Path, start: Path | None = None, most: float | None = None
 ) -> Iterator[str]:
-    """Write the kit into `out`, which `train --data` takes as it takes the packs themselves; yield what it holds.
+    """Write the archive into `out`, which `train --data` reads as it reads the packs; yield lines about its content.
 
-    It holds the packs' files but their `test` folders, and the weights that training reads. `start` is a shelf
-    (`models/published`): the newest version of each recipe's model goes along as `start/<recipe>/<part>.npz` in
-    float16, for `train --from <kit>/start`.
+    It holds the packs' files without their `test` folders, and the weights that training reads. `start` is a model
+    repository (`models/published`): the newest version of each recipe's model is included as
+    `start/<recipe>/<part>.npz` in float16, for `train --from <archive>/start`.
 
-    A kit of more than `most` MiB (40) is made smaller, as little as will do: first photographs that no recipe of the
-    kit learns exact pixels from become WebP, of quality 90 or less, then pictures of `train` stay behind, at most
-    every other one. Raises TooMuch where that is not enough, and FileExistsError where `out` holds something already;
+    An archive of more than `most` MiB (40) is reduced, no more than needed: first, photographs become WebP of quality
+    90 or less, where no recipe of the archive learns exact pixels from them; then pictures of `train` are left out, at
+    most every other one. Raises ArchiveTooLarge where that is not enough, and FileExistsError where `out` is not empty;
     then nothing is written.
     """
-    recipes, most = list(recipes), MOST_MEBIBYTES if most is None else most
+    recipes, most = list(recipes), MAX_MEBIBYTES if most is None else most
     if out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty: a kit wants a folder of its own")
+        raise FileExistsError(f"{out} is not empty: an archive needs a folder of its own")
     own = {recipe.id: dict(_read(recipe, packs, start)) for recipe in recipes}
-    files: Files = {path: data for kit in own.values() for path, data in kit.items()}
+    files: Files = {path: data for files_of_one in own.values() for path, data in files_of_one.items()}
     exact = {name for recipe in recipes if recipe.task in EXACT for name in recipe.packs}
-    packed, told = _reduced(files, exact, most)
+    packed, notes = _reduce(files, exact, most)
     if _mebibytes(packed) > most:
         names = ", ".join(own)
-        raise TooMuch(f"the kit of {names} has {_mebibytes(packed):.1f} MiB at its smallest; {most:g} may travel")
+        raise ArchiveTooLarge(
+            f"the archive of {names} has {_mebibytes(packed):.1f} MiB at its smallest; {most:g} are allowed"
+        )
     for path, data in packed.items():
         target = out / _name(path, data)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-    yield from told
-    for name, kit in own.items():
-        size = _mebibytes({path: data for path, data in packed.items() if path in kit})
+    yield from notes
+    for name, files_of_one in own.items():
+        size = _mebibytes({path: data for path, data in packed.items() if path in files_of_one})
         yield f"{name}: {size:.1f} MiB in {out}"
 
 
@@ -74,7 +76,7 @@ def _mebibytes(files: Files) -> float:
 
 
 def _read(recipe: Recipe, packs: Packs, start: Path | None) -> Iterator[tuple[str, bytes]]:
-    """Yield (path in the kit, bytes) of everything that training `recipe` reads."""
+    """Yield (path in the archive, bytes) of everything that training `recipe` reads."""
     for source in (file for name in recipe.packs for file in _files(packs.folder(name))):
         yield source.relative_to(packs.root).as_posix(), source.read_bytes()
     for name in recipe.weights:
@@ -92,7 +94,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _start(recipe: Recipe, root: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the weights of the newest version, and a run's facts that say what went before."""
+    """Yield the weights of the newest version, and a `run.json` that lists the previous runs."""
     from training.export.variables import read_variables
 
     versions = sorted((root / recipe.task / recipe.name).glob("[0-9]*"), key=lambda path: int(path.name))
@@ -103,11 +105,11 @@ def _start(recipe: Recipe, root: Path) -> Iterator[tuple[str, bytes]]:
         file = io.BytesIO()
         np.savez_compressed(file, **arrays)
         yield f"{part}.npz", file.getvalue()
-    yield RUN, json.dumps({"before": before(versions[-1])}).encode()
+    yield RUN, json.dumps({PREVIOUS_RUNS: previous_runs(versions[-1])}).encode()
 
 
-def _reduced(files: Files, exact: set[str], most: float) -> tuple[Files, list[str]]:
-    """Return `files` with as little done to them as brings them to `most` MiB, or all that may be, and it in words.
+def _reduce(files: Files, exact: set[str], most: float) -> tuple[Files, list[str]]:
+    """Return `files` reduced no more than brings them to `most` MiB, or as far as allowed, and lines about it.
 
     The packs in `exact` keep their pixels.
     """
@@ -116,27 +118,27 @@ def _reduced(files: Files, exact: set[str], most: float) -> tuple[Files, list[st
         for path, data in files.items()
         if PurePosixPath(path).suffix.lower() in LOSSY and PurePosixPath(path).parts[0] not in exact
     }
-    packed, told = dict(files), []
+    packed, notes = dict(files), []
     for quality in QUALITIES if photographs else ():
         if _mebibytes(packed) <= most:
             break
-        smaller = _encoded(photographs, quality)
+        smaller = _encode_webp(photographs, quality)
         packed = {**files, **smaller}
         size = _mebibytes({path: files[path] for path in smaller})
         names = ", ".join(dict.fromkeys(PurePosixPath(path).parts[0] for path in smaller))
         became = f"{size:.1f} MiB became {_mebibytes(smaller):.1f}"
-        told = [f"{len(smaller)} photographs of {names} as WebP of quality {quality}: {became}"] if smaller else []
+        notes = [f"{len(smaller)} photographs of {names} as WebP of quality {quality}: {became}"] if smaller else []
     left: dict[str, int] = defaultdict(int)
     for folder, run in _runs(packed):
         if _mebibytes(packed) <= most:
             break
         packed = {path: data for path, data in packed.items() if path not in run}
         left[folder] += len(run)
-    return packed, told + [f"{count} pictures of {folder} stay behind" for folder, count in left.items()]
+    return packed, notes + [f"{count} pictures of {folder} are left out" for folder, count in left.items()]
 
 
-def _encoded(photographs: Files, quality: int) -> dict[str, bytes]:
-    """Return those of the files that are worth it as WebP of `quality`."""
+def _encode_webp(photographs: Files, quality: int) -> dict[str, bytes]:
+    """Return the files that WebP of `quality` makes smaller, encoded."""
 
     def webp(data: bytes) -> bytes:
         file = io.BytesIO()
@@ -145,13 +147,13 @@ def _encoded(photographs: Files, quality: int) -> dict[str, bytes]:
 
     with ThreadPoolExecutor(4) as pool:
         found = zip(photographs.items(), pool.map(webp, photographs.values()), strict=True)
-        return {path: smaller for (path, data), smaller in found if len(smaller) < WORTH * len(data)}
+        return {path: smaller for (path, data), smaller in found if len(smaller) < WEBP_GAIN * len(data)}
 
 
 def _runs(files: Files) -> Iterator[tuple[str, set[str]]]:
-    """Yield (folder, paths) of what may stay behind, the most bytes first.
+    """Yield (folder, paths) of pictures that may be left out, the most bytes first.
 
-    It is taken from folders `train` without labels in runs that begin with a held-out picture, so that what is held
+    They are taken from folders `train` without labels in runs that begin with a held-out picture, so that what is held
     out of the rest is what was.
     """
     folders: dict[str, list[str]] = defaultdict(list)
@@ -168,6 +170,6 @@ def _runs(files: Files) -> Iterator[tuple[str, set[str]]]:
 
 
 def _name(path: str, data: bytes) -> PurePosixPath:
-    """Return what a file is called in the kit: as before, but for what has become WebP."""
+    """Return the path of a file in the archive: the same, but for files that became WebP."""
     at = PurePosixPath(path)
     return at.with_suffix(".webp") if at.suffix.lower() in LOSSY and data[8:12] == b"WEBP" else at

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.training import tiny
+from training.checkpoints import load_initial_weights
 from training.data.packs import Packs
 from training.recipe import Batch, Recipe
 
@@ -44,35 +44,39 @@ class Clock:
 
 
 @pytest.fixture
-def loop() -> ModuleType:
-    from training import loop
+def trainer() -> ModuleType:
+    from training import trainer
 
-    return loop
+    return trainer
 
 
 @pytest.fixture
-def clock(loop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(trainer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
     ticking = Clock()
-    for module in ("training.loop", "training.commands"):
+    for module in ("training.trainer", "training.commands"):
         monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=ticking.monotonic))
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
     return ticking
 
 
 @pytest.fixture
-def train(loop: ModuleType, clock: Clock, tmp_path: Path) -> Train:
+def train(trainer: ModuleType, clock: Clock, tmp_path: Path) -> Train:
     """Train a part for some seconds of the clock: about seven an epoch."""
 
     def run(recipe: Recipe | None = None, seconds: float = 50, part: str = "denoise", **options: Any) -> Path:
         given = {"started": clock.now, "hours": seconds / 3600, **options}
-        return loop.train(recipe or small(), part, Packs(tmp_path), tmp_path / "runs", **given)
+        return trainer.train(recipe or small(), part, Packs(tmp_path), tmp_path / "runs", **given)
 
     return run
 
 
 def small(**changes: Any) -> Recipe:
     """Return the tiny recipe with short epochs and a short average."""
-    return tiny.recipe(**{"steps_per_epoch": STEPS, "ema": 0.9, "learning_rate": RATE, **changes})
+    return tiny.recipe({"denoise": small_part(**changes)})
+
+
+def small_part(**changes: Any) -> tiny.TinyPart:
+    return tiny.TinyPart(**{"steps_per_epoch": STEPS, "ema": 0.9, "learning_rate": RATE, **changes})
 
 
 def log(folder: Path) -> list[dict[str, float]]:
@@ -95,7 +99,7 @@ def poisoned(wrong: Callable[[int], bool]) -> Batches:
     """Return batches whose pictures are no numbers where `wrong(index)`."""
 
     def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-        make = tiny.batches(packs, seed, batch)
+        make = tiny.TinyPart().batches(packs, seed, batch)
         return lambda index: {"clean": make(index)["clean"] * np.float32(np.nan if wrong(index) else 1)}
 
     return batches
@@ -125,9 +129,9 @@ def test_too_little_time_is_one_epoch_with_everything_saved(train: Train, second
 
 
 def test_between_savings_a_line_has_the_loss_alone(
-    train: Train, loop: ModuleType, monkeypatch: pytest.MonkeyPatch
+    train: Train, trainer: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 60.0)
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 60.0)
     measured = ["psnr" in line for line in log(train())]
     assert measured == [True, *[False] * (len(measured) - 2), True]
 
@@ -137,18 +141,79 @@ def test_parts_share_the_time_as_their_own_hours_are(
 ) -> None:
     from training import commands
 
-    part = small().parts["denoise"]
-    recipe = replace(small(), parts={"long": replace(part, hours=2.0), "short": replace(part, hours=1.0)})
+    recipe = tiny.recipe({"long": small_part(hours=2.0), "short": small_part(hours=1.0)})
     monkeypatch.setattr(commands, "parts", lambda name: ((recipe, part) for part in recipe.parts))
     options = Namespace(
         recipes=["denoise_tiny"], hours=90 / 3600, data=tmp_path, out=tmp_path,
-        resume=False, weights=None, seed=0, batch=None, rate=None, bfloat16=False,
+        resume=False, weights=None, seed=0, batch=None, rate=None, precision="float32",
     )  # fmt: skip
     commands.train(options, clock.now)
     long, short = (log(tmp_path / "denoise_tiny" / name)[-1]["seconds"] for name in recipe.parts)
     # To an epoch, of seven looks at the time.
     assert long == pytest.approx(60, abs=7)
     assert long + short == pytest.approx(90, abs=7)
+
+
+# --- precision ---
+
+
+def test_auto_is_float32_where_nothing_computes_bfloat16_faster(
+    train: Train, trainer: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(trainer, "_step_seconds", None)  # nothing is measured
+    folder = train(seconds=1, precision="auto")
+    assert json.loads((folder / "run.json").read_text())["precision"] == "float32"
+    assert "denoise_tiny:denoise: precision float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_auto_times_a_step_each_way_and_takes_the_faster(
+    faster: str, train: Train, trainer: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "has_fast_bfloat16", lambda: True)
+    measure, measured = trainer._step_seconds, []
+
+    def step_seconds(*arguments: Any) -> float:
+        measured.append(arguments[-1])
+        assert measure(*arguments) > 0
+        return 0.25 if arguments[-1] == faster else 0.5
+
+    monkeypatch.setattr(trainer, "_step_seconds", step_seconds)
+    folder = train(seconds=1, precision="auto")
+    assert sorted(measured) == ["bfloat16", "float32"]
+    assert json.loads((folder / "run.json").read_text())["precision"] == faster
+    assert f"precision {faster} (one step: " in capsys.readouterr().err
+
+
+def test_bfloat16_is_computed_with_and_weights_and_averages_are_float32(train: Train, trainer: ModuleType) -> None:
+    import keras
+
+    before = keras.config.dtype_policy().name
+    learner = trainer._build_learner(small().parts["denoise"], 0, RATE, "bfloat16")
+    assert learner.network.get_layer("first").compute_dtype == "bfloat16"
+    image, level = np.full((1, 8, 8, 3), 0.123, np.float32), np.zeros((1, 1, 1, 1), np.float32)
+    answer = keras.ops.convert_to_numpy(learner.network({"image": image, "level": level})["image"])
+    np.testing.assert_array_equal(answer, image)  # the residual is zero at first
+    assert {variable.dtype for variable in learner.trainable_variables} == {"float32"}
+    assert keras.config.dtype_policy().name == before
+    folder = train(seconds=1, precision="bfloat16")
+    assert {value.dtype for value in averages(folder).values()} == {np.dtype(np.float32)}
+    assert json.loads((folder / "run.json").read_text())["precision"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)])
+def test_the_processor_says_whether_bfloat16_may_be_faster(
+    flags: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import precision
+
+    monkeypatch.setattr("keras.distribution.list_devices", lambda: ["cpu:0"])
+    (tmp_path / "cpuinfo").write_text(f"model name\t: any\nflags\t\t: {flags}\n")
+    assert precision.has_fast_bfloat16(tmp_path / "cpuinfo") is expected
+    assert not precision.has_fast_bfloat16(tmp_path / "missing")
+    monkeypatch.setattr("keras.distribution.list_devices", lambda: ["gpu:0"])
+    assert precision.has_fast_bfloat16(tmp_path / "missing")
 
 
 # --- averages, state, going on ---
@@ -187,7 +252,7 @@ def test_a_batch_may_be_larger(train: Train) -> None:
 
     def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
         sizes.append(batch)
-        return tiny.batches(packs, seed, batch)
+        return tiny.TinyPart().batches(packs, seed, batch)
 
     train(small(batches=batches, batch=4), seconds=1)
     train(small(batches=batches, batch=4), seconds=1, batch=7)
@@ -200,7 +265,7 @@ def test_a_rate_may_be_lower(train: Train) -> None:
 
 
 def test_resuming_restores_every_variable_to_the_bit(
-    train: Train, loop: ModuleType, monkeypatch: pytest.MonkeyPatch
+    train: Train, trainer: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from keras import ops
 
@@ -208,9 +273,9 @@ def test_resuming_restores_every_variable_to_the_bit(
     loaded: list[np.ndarray] = []
 
     def look(learner: Any, *arguments: Any, **options: Any) -> None:
-        loaded.extend(ops.convert_to_numpy(variable) for variable in loop._state(learner))
+        loaded.extend(ops.convert_to_numpy(variable) for variable in trainer._state(learner))
 
-    monkeypatch.setattr(loop.Learner, "fit", look)
+    monkeypatch.setattr(trainer.Learner, "fit", look)
     train(resume=True, seed=9)
     assert len(loaded) == len(saved) > 12  # weights, averages, two moments
     for ours, kept in zip(loaded, saved, strict=True):
@@ -221,7 +286,7 @@ def test_resuming_goes_on_with_the_next_batch_and_not_resuming_begins_anew(train
     asked: list[int] = []
 
     def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-        make = tiny.batches(packs, seed, batch)
+        make = tiny.TinyPart().batches(packs, seed, batch)
         return lambda index: (asked.append(index), make(index))[1]
 
     recipe = small(batches=batches)
@@ -240,7 +305,7 @@ def test_resuming_goes_on_with_the_next_batch_and_not_resuming_begins_anew(train
 
 
 def test_a_state_of_another_network_is_not_gone_on_from(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    from training.recipe import NoStart
+    from training.recipe import BadInitialWeights
 
     def wider() -> Any:
         import keras
@@ -250,7 +315,7 @@ def test_a_state_of_another_network_is_not_gone_on_from(train: Train, capsys: py
         return keras.Model(network.input, {"image": more}, name="tiny")
 
     train(seconds=1)
-    with pytest.raises(NoStart, match="another network than denoise_tiny:denoise has now"):
+    with pytest.raises(BadInitialWeights, match="another network than denoise_tiny:denoise has now"):
         train(small(network=wider), seconds=1, resume=True)
 
 
@@ -258,7 +323,7 @@ def test_a_resumption_without_a_state_says_that_it_begins_anew(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(seconds=1, resume=True)
-    assert "state.npz to go on from: begun anew" in capsys.readouterr().err
+    assert "state.npz to resume from: training starts anew" in capsys.readouterr().err
 
 
 # --- numbers that are none ---
@@ -294,7 +359,7 @@ def test_numbers_that_stay_away_end_with_the_time_and_the_last_good_weights(trai
 
 def test_a_step_that_spoils_the_weights_after_a_finite_loss_is_not_saved(train: Train, tmp_path: Path) -> None:
     def batches(packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-        make = tiny.batches(packs, seed, batch)
+        make = tiny.TinyPart().batches(packs, seed, batch)
         return lambda index: {**make(index), "kept": np.full((batch, 1), index != STEPS - 1, np.float32)}
 
     def loss(network: Any, batch: Any, seed: Any) -> Any:
@@ -304,7 +369,7 @@ def test_a_step_that_spoils_the_weights_after_a_finite_loss_is_not_saved(train: 
         level = ops.zeros_like(batch["clean"][:, :1, :1, :1])
         answer = ops.mean(network({"image": batch["clean"], "level": level})["image"], axis=(1, 2))
         root = ops.sqrt(batch["kept"] * (ops.square(answer) + 1))
-        return tiny.loss(network, batch, seed) + 1e-9 * ops.mean(root)
+        return tiny.TinyPart().loss(network, batch, seed) + 1e-9 * ops.mean(root)
 
     with pytest.raises(FloatingPointError):
         train(small(batches=batches, loss=loss))
@@ -326,29 +391,28 @@ def _other_exit() -> Any:
 
 def test_a_part_starts_from_the_one_it_builds_upon(train: Train) -> None:
     built_upon = averages(train(small()))
-    part = small(learning_rate=STILL).parts["denoise"]
-    recipe = replace(small(), parts={"again": replace(part, network=_other_exit, start="denoise")})
+    recipe = tiny.recipe({"again": small_part(learning_rate=STILL, network=_other_exit, start="denoise")})
     folder = train(recipe, part="again", seconds=1)
     np.testing.assert_allclose(averages(folder)["first/0"], built_upon["first/0"], atol=1e-7)
     assert "denoise" in json.loads((folder / "run.json").read_text())["started_from"]
 
 
-def test_names_and_shapes_decide_what_is_taken(loop: ModuleType, tmp_path: Path) -> None:
+def test_names_and_shapes_decide_what_is_taken(trainer: ModuleType, tmp_path: Path) -> None:
     network = tiny.network()
     before = [np.array(value) for value in network.get_weights()]
     kernel, bias = np.full(before[0].shape, 0.25, np.float16), np.zeros(9, np.float32)
     np.savez(tmp_path / "arrays.npz", **{"first/0": kernel, "first/1": bias, "elsewhere/0": kernel})
-    assert loop.start_from(network, tmp_path / "arrays.npz", "denoise") == 1
+    assert load_initial_weights(network, tmp_path / "arrays.npz", "denoise") == 1
     after = network.get_weights()
     np.testing.assert_array_equal(after[0], kernel.astype(np.float32))
     for old, new in zip(before[1:], after[1:], strict=True):
         np.testing.assert_array_equal(old, new)
 
 
-def test_nothing_that_fits_is_an_error(loop: ModuleType, tmp_path: Path) -> None:
+def test_nothing_that_fits_is_an_error(trainer: ModuleType, tmp_path: Path) -> None:
     np.savez(tmp_path / "arrays.npz", **{"elsewhere/0": np.zeros(3)})
     with pytest.raises(ValueError, match="no variable that tiny could start from"):
-        loop.start_from(tiny.network(), tmp_path / "arrays.npz", "denoise")
+        load_initial_weights(tiny.network(), tmp_path / "arrays.npz", "denoise")
 
 
 def test_a_published_folder_is_a_start(train: Train, tmp_path: Path) -> None:
@@ -361,7 +425,7 @@ def test_a_published_folder_is_a_start(train: Train, tmp_path: Path) -> None:
     assert json.loads((folder / "run.json").read_text())["started_from"].endswith("model")
 
 
-def test_hours_and_steps_of_earlier_stretches_are_written_down_and_survive_a_resumption(
+def test_hours_and_steps_of_previous_runs_are_written_down_and_survive_a_resumption(
     train: Train, tmp_path: Path
 ) -> None:
     from training.export.savedmodel import save
@@ -374,35 +438,35 @@ def test_hours_and_steps_of_earlier_stretches_are_written_down_and_survive_a_res
         folder = train(seconds=1, **options)
         facts.append(json.loads((folder / "run.json").read_text()))
     for told in facts:
-        assert told["before"] == [["denoise/tiny/1", 2.0, 300]]
+        assert told["previous_runs"] == [["denoise/tiny/1", 2.0, 300]]
         assert told["started_from"].endswith("denoise/tiny/1")
     assert facts[1]["steps"] > facts[0]["steps"]
     # From nothing again: there is nothing before it.
-    assert json.loads((train(seconds=1) / "run.json").read_text())["before"] == []
+    assert json.loads((train(seconds=1) / "run.json").read_text())["previous_runs"] == []
 
 
 def test_a_part_that_builds_upon_another_does_not_count_it_again(train: Train) -> None:
     train(small())
-    recipe = replace(small(), parts={"again": replace(small().parts["denoise"], start="denoise")})
+    recipe = tiny.recipe({"again": small_part(start="denoise")})
     folder = train(recipe, part="again", seconds=1)
-    assert json.loads((folder / "run.json").read_text())["before"] == []
+    assert json.loads((folder / "run.json").read_text())["previous_runs"] == []
 
 
-def test_a_folder_without_a_model_is_no_start(loop: ModuleType, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_no_start(trainer: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no published model"):
-        loop.start_from(tiny.network(), tmp_path, "denoise")
+        load_initial_weights(tiny.network(), tmp_path, "denoise")
 
 
 @pytest.mark.parametrize("name", ["start.weights.h5", "start.npz", "start.md"])
-def test_a_file_that_holds_no_weights_is_no_start(loop: ModuleType, name: str, tmp_path: Path) -> None:
-    from training.recipe import NoStart
+def test_a_file_that_holds_no_weights_is_no_start(trainer: ModuleType, name: str, tmp_path: Path) -> None:
+    from training.recipe import BadInitialWeights
 
     (tmp_path / name).write_text("words")
-    with pytest.raises(NoStart, match=f"{name} is no file of weights"):
-        loop.start_from(tiny.network(), tmp_path / name, "denoise")
+    with pytest.raises(BadInitialWeights, match=f"{name} is no file of weights"):
+        load_initial_weights(tiny.network(), tmp_path / name, "denoise")
 
 
-def test_a_kit_is_a_start(train: Train, tmp_path: Path) -> None:
+def test_a_dataset_archive_is_a_start(train: Train, tmp_path: Path) -> None:
     network = tiny.network()
     arrays = partial(np.savez, tmp_path / "start/denoise_tiny/denoise.npz")
     (tmp_path / "start/denoise_tiny").mkdir(parents=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from training.service import Service, ServiceProblem
+from training.evaluation.service import Service, ServiceProblem
 
 
 class Mirror(BaseHTTPRequestHandler):

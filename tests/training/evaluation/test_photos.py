@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import evaluate
 from training.data.packs import Packs, WrongPack
-from training.tables import Table
+from training.evaluation import photos
+from training.evaluation.tables import ResultTable
 
 pytestmark = pytest.mark.tf
 
@@ -40,14 +40,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Packs:
     return Packs(root)
 
 
-def cells(tables: list[Table], title: str) -> dict[str, list[float]]:
+def cells(tables: list[ResultTable], title: str) -> dict[str, list[float]]:
     """Return the figures of the table whose title begins so, by row."""
     table = next(table for table in tables if table.title.startswith(title))
     return {str(row[0]): [float(cell) for cell in row[1:] if cell != ""] for row in table.rows}
 
 
 def identity(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    assert all(size % evaluate.MULTIPLE == 0 for size in inputs["image"].shape[1:3])
+    assert all(size % photos.MULTIPLE == 0 for size in inputs["image"].shape[1:3])
     return {"image": inputs["image"]}
 
 
@@ -62,7 +62,7 @@ def test_a_denoiser_that_does_nothing(made: Packs) -> None:
         return {"level": np.full((1, 1, 1, 1), 0.4, np.float32)}
 
     networks: Any = {"denoise": denoise, "estimate": estimate}
-    tables = evaluate.denoising(networks, made)
+    tables = photos.measure_denoising(networks, made)
 
     literature = cells(tables, "Literature protocol, PSNR")
     assert literature["denoise/photo"] == pytest.approx([24.6, 20.2, 14.5] * 2, abs=0.4)  # 20 log10(255/σ), rounded
@@ -72,9 +72,9 @@ def test_a_denoiser_that_does_nothing(made: Packs) -> None:
     service = cells(tables, "Service protocol")
     assert service["strength = σ/75"] == service["strength = auto"] == service["noisy"]
     real = cells(tables, "Real damage")
-    assert real["Kodak24, clean"] == [evaluate.HIGHEST, evaluate.HIGHEST]
+    assert real["Kodak24, clean"] == [photos.HIGHEST, photos.HIGHEST]
     assert real["Kodak24, JPEG quality 30"][2] == 0
-    assert real["Kodak24, JPEG quality 30"][0] < real["Kodak24, JPEG quality 90"][0] < evaluate.HIGHEST
+    assert real["Kodak24, JPEG quality 30"][0] < real["Kodak24, JPEG quality 90"][0] < photos.HIGHEST
     assert levels[:24] == pytest.approx([15 / 75] * 24)
     assert {round(level, 4) for level in levels} == {0.2, 0.3333, 0.6667, 0.4}
     # 0.4 of 75 is 30: right by what is missing to it, where nothing is clipped.
@@ -82,18 +82,18 @@ def test_a_denoiser_that_does_nothing(made: Packs) -> None:
 
 
 def test_cbsd68_is_68_pictures(made: Packs, tmp_path: Path) -> None:
-    assert len(evaluate.cbsd68(made)) == 68
+    assert len(photos.cbsd68(made)) == 68
     write(tmp_path / "photos/test/B100", ["010.png"])
     (tmp_path / "photos/test/CBSD68_names.txt").write_text("010\n")
     with pytest.raises(WrongPack, match="68 pictures"):
-        evaluate.cbsd68(Packs(tmp_path))
+        photos.cbsd68(Packs(tmp_path))
 
 
 def test_noise_is_seeded_by_the_index(made: Packs) -> None:
-    picture = evaluate.kodak24(made)[0]
-    assert np.array_equal(evaluate.noisy(picture, 3, 25), evaluate.noisy(picture, 3, 25))
-    assert not np.array_equal(evaluate.noisy(picture, 3, 25), evaluate.noisy(picture, 4, 25))
-    noise = evaluate.noisy(picture, 3, 25) - picture
+    picture = photos.kodak24(made)[0]
+    assert np.array_equal(photos.noisy(picture, 3, 25), photos.noisy(picture, 3, 25))
+    assert not np.array_equal(photos.noisy(picture, 3, 25), photos.noisy(picture, 4, 25))
+    noise = photos.noisy(picture, 3, 25) - picture
     assert np.std(noise) == pytest.approx(25, rel=0.05)
 
 
@@ -102,7 +102,7 @@ def test_an_enlarger_that_repeats_pixels(made: Packs) -> None:
         return {"image": identity(inputs)["image"].repeat(2, axis=1).repeat(2, axis=2)}
 
     networks: Any = {"x2": repeat}
-    tables = evaluate.superresolution(networks, made, recipe="superres_unet")
+    tables = photos.measure_superresolution(networks, made, recipe="superres_unet")
     assert tables[0].columns == ["", "Set5 ×2", "Set14 ×2", "B100 ×2"]
     assert tables[0].command == "python -m training evaluate superres_unet"
     figures = cells(tables, "Y PSNR")
@@ -114,7 +114,7 @@ def test_an_enlarger_that_repeats_pixels(made: Packs) -> None:
 
 
 def test_a_grey_file_is_its_own_luma(made: Packs) -> None:
-    ((picture, grey),) = evaluate.enlargeable(made, "Set14")
+    ((picture, grey),) = photos.enlargeable(made, "Set14")
     assert grey
-    assert np.array_equal(evaluate.luma(picture, grey), picture[..., 0])
-    assert evaluate.luma(np.full((1, 1, 3), 255, np.uint8), False).item() == 235
+    assert np.array_equal(photos.luma(picture, grey), picture[..., 0])
+    assert photos.luma(np.full((1, 1, 3), 255, np.uint8), False).item() == 235

@@ -1,4 +1,4 @@
-"""How style is measured and learned: Gram matrices, moments, and a judge that sees one and the same as the same."""
+"""How style is measured and learned: Gram matrices, moments, and a metric that is zero between equal pictures."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judge(weights: Path) -> Any:
+def metric(weights: Path) -> Any:
     from training.architectures import vgg19
-    from training.stylization import CONTENT, STYLE, Judge
+    from training.evaluation.stylization import CONTENT, STYLE, PerceptualMetric
 
     network = vgg19.build(sorted({*CONTENT, *STYLE}), weights)
-    return Judge(network, dict.fromkeys(CONTENT, 1.0), dict.fromkeys(STYLE, 1.0))
+    return PerceptualMetric(network, dict.fromkeys(CONTENT, 1.0), dict.fromkeys(STYLE, 1.0))
 
 
 TINT = np.array([0.2, 0.9, 0.5], np.float32)
@@ -72,12 +72,12 @@ def test_matching_gram_matrices_minimises_a_maximum_mean_discrepancy() -> None:
     np.testing.assert_allclose(np.asarray(grams(shuffled)), np.asarray(grams(one)), atol=1e-5)
 
 
-def test_eight_bit_weights_are_read_as_what_they_stand_for(judge: Any, weights: Path) -> None:
-    kernel, _ = judge.network.get_layer("block1_conv1").get_weights()
+def test_eight_bit_weights_are_read_as_what_they_stand_for(metric: Any, weights: Path) -> None:
+    kernel, _ = metric.network.get_layer("block1_conv1").get_weights()
     with np.load(weights) as stored:
         scale, least = stored["block1_conv1/kernel/scale_min"]
         np.testing.assert_allclose(kernel, stored["block1_conv1/kernel/q"] * scale + least, atol=1e-6)
-    assert not judge.network.trainable_variables
+    assert not metric.network.trainable_variables
 
 
 def test_layers_that_are_not_there_are_named(weights: Path) -> None:
@@ -87,19 +87,19 @@ def test_layers_that_are_not_there_are_named(weights: Path) -> None:
         vgg19.build(["block1_conv1", "block6_conv1"], weights)
 
 
-def test_an_untouched_picture_has_all_of_its_content_and_none_of_the_style(judge: Any) -> None:
+def test_an_untouched_picture_has_all_of_its_content_and_none_of_the_style(metric: Any) -> None:
     image, style = texture(1), TINT * texture(2, 64)
-    sight = judge.sight(image, style)
-    assert judge.distances(image, sight) == (pytest.approx(1), pytest.approx(0, abs=1e-9))
-    style_left, content = judge.distances(style[:, :48, :48], sight)
+    targets = metric.targets(image, style)
+    assert metric.distances(image, targets) == (pytest.approx(1), pytest.approx(0, abs=1e-9))
+    style_left, content = metric.distances(style[:, :48, :48], targets)
     assert style_left < 0.5
     assert content > 0.1
 
 
-def test_the_table_has_a_row_for_each_method(judge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import stylization
+def test_the_table_has_a_row_for_each_method(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.evaluation import stylization
 
-    monkeypatch.setattr(stylization, "judge", lambda packs: judge)
+    monkeypatch.setattr(stylization, "load_perceptual_metric", lambda packs: metric)
     pictures, paintings = ([(255 * one[0]).astype(np.uint8)] for one in (texture(1), TINT * texture(2)))
     methods = {"nothing": lambda picture, painting: picture, "all": lambda picture, painting: painting}
     (table,) = stylization.tables(methods, None, "pytest", pictures=pictures, paintings=paintings)  # type: ignore[arg-type]
@@ -138,9 +138,9 @@ def test_steps_come_nearer_to_the_style_and_may_be_taken_in_several_calls(weight
 
 def test_vgg19_is_published_as_a_model_of_its_own(weights: Path, tmp_path: Path) -> None:
     from models import repository as store
-    from training.__main__ import main
+    from training.cli import main
 
-    assert main(["publish", "vgg19", "--weights", str(weights), "--shelf", str(tmp_path)]) == 0
+    assert main(["publish", "vgg19", "--weights", str(weights), "--repository", str(tmp_path)]) == 0
     manifest = store.open_model(tmp_path / "stylize/vgg19/1")
     assert set(manifest.signatures) == {"optimize", "content", "look"}
     assert not store.is_default(manifest)
@@ -150,16 +150,16 @@ def test_vgg19_is_published_as_a_model_of_its_own(weights: Path, tmp_path: Path)
 def test_weights_that_are_not_there_are_one_line(
     content: bytes | str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training.__main__ import main
+    from training.cli import main
 
     file = tmp_path / "weights.npz"
     if isinstance(content, bytes):
         file.write_bytes(content)
     elif content:
         np.savez(file, **{"logits/kernel": np.zeros(3, np.float32)})
-    assert main(["publish", "vgg19", "--weights", str(file), "--shelf", str(tmp_path)]) == 2
+    assert main(["publish", "vgg19", "--weights", str(file), "--repository", str(tmp_path)]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("training: the weights of VGG19 cannot be had: ")
+    assert told.startswith("training: the weights of VGG19 are not available: ")
     assert told.count("\n") == 1
 
 
@@ -168,13 +168,13 @@ def test_without_a_network_the_option_for_a_file_is_named(
 ) -> None:
     from keras import applications
 
-    from training.__main__ import main
+    from training.cli import main
 
     def offline(**options: object) -> None:
         raise Exception("URL fetch failure: Name or service not known")  # Keras's own, no narrower
 
     monkeypatch.setattr(applications, "VGG19", offline)
-    assert main(["publish", "vgg19", "--shelf", str(tmp_path)]) == 2
+    assert main(["publish", "vgg19", "--repository", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert "Name or service not known" in told
     assert "--weights" in told

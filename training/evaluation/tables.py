@@ -1,4 +1,4 @@
-"""Tables of figures, before a manifest or a terminal shows them, and what is said while they are measured."""
+"""Tables of figures, before a manifest or a terminal shows them, and the progress of measuring."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """`columns` name the cells of every row; `command` reproduces the table."""
 
     title: str
@@ -30,6 +30,6 @@ class Table:
         return "\n".join([*lines, *(["", self.note] if self.note else [])])
 
 
-def tell(what: str) -> None:
-    """Say what is measured now: the whole of it takes many minutes."""
+def report_progress(what: str) -> None:
+    """Print what is measured now to standard error: an evaluation takes many minutes."""
     print(f"measuring: {what}", file=sys.stderr, flush=True)

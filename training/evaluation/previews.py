@@ -1,4 +1,4 @@
-"""Contact sheets: pictures side by side, because a metric that improves while the picture looks wrong is a bug."""
+"""Preview grids: pictures side by side, because a metric that improves while the picture looks wrong is a bug."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
-    """Return float32 [0, 1] pictures (any sizes, 1 or 3 channels) as one uint8 RGB sheet, white between them."""
+    """Return float32 [0, 1] pictures (any sizes, 1 or 3 channels) as one uint8 RGB picture, white between them."""
     drawn = [[_eight_bit(picture) for picture in row] for row in rows]
     heights = [max(picture.shape[0] for picture in row) for row in drawn]
     columns = max(len(row) for row in drawn)
     widths = [max(row[i].shape[1] for row in drawn if i < len(row)) for i in range(columns)]
-    sheet = np.full((sum(heights) + gap * (len(rows) - 1), sum(widths) + gap * (columns - 1), 3), 255, np.uint8)
+    canvas = np.full((sum(heights) + gap * (len(rows) - 1), sum(widths) + gap * (columns - 1), 3), 255, np.uint8)
     top = 0
     for row, height in zip(drawn, heights, strict=True):
         left = 0
         for picture, width in zip(row, widths, strict=False):
-            sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+            canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
             left += width + gap
         top += height + gap
-    return sheet
+    return canvas
 
 
-def enlarged(picture: np.ndarray, factor: int) -> np.ndarray:
+def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
     """Return `picture` (height, width, channels) with each pixel repeated `factor` times both ways."""
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 

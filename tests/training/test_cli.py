@@ -1,4 +1,4 @@
-"""The door of the workshop: what is foreseeable is one line on standard error, never a traceback."""
+"""The command line: an expected error is one line on standard error, never a traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from training.__main__ import main
+from training.cli import main
 from training.data.packs import Packs
 
 pytestmark = [
@@ -35,17 +35,17 @@ def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "denoise_photo:estimat"], "there are ['denoise', 'estimate']"),
         (["evaluate", "denoise_photo:denoise"], "takes whole recipes"),
         (["evaluate", "denoise_digits"], "python -m training train denoise_digits:denoise"),
-        (["evaluate", "denoise_digits", "--shelf", "."], "holds no denoise/digits"),
+        (["evaluate", "denoise_digits", "--repository", "."], "holds no denoise/digits"),
         (["evaluate", "denoise_digits", "--url", "http://localhost:1"], "has no table for a service"),
         (["publish", "denoise_digits"], "is not there"),
-        (["quantize", "denoise_digits", "--shelf", "."], "holds no denoise/digits"),
+        (["quantize", "denoise_digits", "--repository", "."], "holds no denoise/digits"),
         (["quantize", "denoise_digits:denoise"], "takes whole recipes"),
         (["publish", "dcgan_digits"], "is for training alone"),
         (["sheet", "denoise_digits"], "is not there"),
         (["sample", "dcgan_digits"], "python -m training train dcgan_digits:dcgan"),
-        (["sample", "denoise_digits"], "makes nothing without a picture"),
+        (["sample", "denoise_digits"], "is no generator"),
         (["pack", "denoise_digits"], "data pack 'digits' is not in"),
-        (["pack", "denoise_digits", "--from", "nowhere"], "nowhere is no shelf"),
+        (["pack", "denoise_digits", "--from", "nowhere"], "nowhere is no model repository"),
     ],
 )
 def test_says_what_to_do(
@@ -83,6 +83,23 @@ def test_numbers_that_no_training_can_have_are_refused(
     assert wrong[1] in told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [(["train", "denoise_digits", "--bfloat16"], "--bfloat16 is now --precision bfloat16")]
+    + [
+        ([command, "denoise_digits", "--shelf", "."], "--shelf is now --repository")
+        for command in ("evaluate", "publish", "quantize")
+    ],
+)
+def test_an_old_option_is_refused_and_names_the_new_one(
+    arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"training: {error}\n"
+
+
 @pytest.mark.parametrize("command", [["train", "denoise_digits"], ["pack", "denoise_digits"]])
 def test_a_folder_that_cannot_be_made_is_one_line(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -104,7 +121,7 @@ def test_where_a_model_cannot_be_put_is_said_before_it_is_measured(
     taken = tmp_path / "taken"
     taken.write_text("a file")
     # Nothing was trained here: whoever looked for that first would say so.
-    assert main(["publish", "denoise_digits", "--out", str(tmp_path), "--shelf", str(taken / "shelf")]) == 2
+    assert main(["publish", "denoise_digits", "--out", str(tmp_path), "--repository", str(taken / "repository")]) == 2
     error = capsys.readouterr().err
     assert str(taken) in error
     assert error.count("\n") == 1
@@ -115,8 +132,8 @@ def test_what_only_tensorflow_can_do_is_refused_elsewhere(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("keras.backend.backend", lambda: "jax")
-    options = {"export": "--to", "publish": "--shelf", "quantize": "--shelf"}
-    root = [options[command], str(tmp_path / "shelf")]
+    options = {"export": "--to", "publish": "--repository", "quantize": "--repository"}
+    root = [options[command], str(tmp_path / "repository")]
     assert main([command, "denoise_digits", "--out", str(tmp_path), *root]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"training: {command} needs TensorFlow: run it with KERAS_BACKEND=tensorflow")
@@ -128,7 +145,7 @@ def test_a_model_that_cannot_be_published_is_one_line(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from models.repository import RepositoryError
-    from training.export.savedmodel import NotTheSame
+    from training.export.savedmodel import SavedModelMismatch
 
     def fails(error: Exception) -> Callable[..., None]:
         def fail(*arguments: object, **options: object) -> None:
@@ -137,13 +154,13 @@ def test_a_model_that_cannot_be_published_is_one_line(
         return fail
 
     where = {"export": "training.export.savedmodel.export", "publish": "training.export.publish.publish"}[command]
-    errors = [NotTheSame("signature denoise: the SavedModel is off by 0.3")]
+    errors = [SavedModelMismatch("signature denoise: the SavedModel is off by 0.3")]
     errors += (
         [RepositoryError(["denoise/digits@2 was published by somebody else meanwhile"])] if command == "publish" else []
     )
     for error in errors:
         monkeypatch.setattr(where, fails(error))
-        to = ["--to" if command == "export" else "--shelf", str(tmp_path / "shelf")]
+        to = ["--to" if command == "export" else "--repository", str(tmp_path / "repository")]
         assert main([command, "denoise_digits", "--out", str(tmp_path), *to]) == 2
         assert capsys.readouterr().err == f"training: denoise_digits: {error}\n"
 
@@ -151,16 +168,16 @@ def test_a_model_that_cannot_be_published_is_one_line(
 def test_an_incomplete_pack_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training import evaluate
+    from training.evaluation import photos
 
     for folder in ("Kodak24", "B100"):
         (tmp_path / "photos/test" / folder).mkdir(parents=True)
     (tmp_path / "photos/test/CBSD68_names.txt").write_text("101085\n")
 
     def measured(recipe: object, url: str, packs: Packs) -> None:
-        evaluate.cbsd68(packs)
+        photos.cbsd68(packs)
 
-    monkeypatch.setattr("training.commands._of_service", measured)
+    monkeypatch.setattr("training.recipes.denoise_photo.DenoisePhoto.evaluate_service", measured)
     assert main(["evaluate", "denoise_photo", "--data", str(tmp_path), "--url", "http://localhost:1"]) == 2
     assert capsys.readouterr().err == "training: CBSD68 has 68 pictures; 0 of them are in photos/test/B100\n"
 
@@ -193,13 +210,13 @@ def test_a_missing_pack_ends_a_run_with_one_line(tmp_path: Path) -> None:
 
 def test_a_generator_draws_the_same_grid_for_the_same_seed(tmp_path: Path) -> None:
     from training.recipe import load
-    from training.results import weights_of
+    from training.runs import find_weights
 
     recipe = load("dcgan_digits")
     folder = tmp_path / recipe.id / "dcgan"
     folder.mkdir(parents=True)
     recipe.parts["dcgan"].network().save_weights(folder / "weights.weights.h5")
-    assert weights_of(recipe, "dcgan", tmp_path).is_file()
+    assert find_weights(recipe, "dcgan", tmp_path).is_file()
     drawn = []
     for seed in ("1", "1", "2"):
         assert main(["sample", "dcgan_digits", "--out", str(tmp_path), "--seed", seed]) == 0

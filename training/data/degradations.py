@@ -30,7 +30,7 @@ def gaussian_noise(clean: Any, seed: keras.random.SeedGenerator, highest: float 
 
 
 def camera_noise(clean: Any, seed: keras.random.SeedGenerator) -> Any:
-    """Return `clean` [N,H,W,C] with noise like a camera's: rising with brightness, coloured, smeared, clipped, 8 bit.
+    """Return `clean` [N,H,W,C] with noise like a camera's: rising with brightness, colored, smeared, clipped, 8 bit.
 
     Variance is `read² + shot * value`, mostly small as in real files; a share of the noise is common to the channels,
     and shares of it are smeared over 3x3 and 5x5 pixels, as demosaicing, in-camera denoising and scaling do.

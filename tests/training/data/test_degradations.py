@@ -24,7 +24,7 @@ def flat(value: float, count: int = 64, size: int = 32) -> np.ndarray:
 def spoiled(kind: str, clean: np.ndarray, seed: int = 0, **options: Any) -> np.ndarray:
     import keras
 
-    from training import degradations
+    from training.data import degradations
 
     degrade: Callable[..., Any] = getattr(degradations, kind)
     return keras.ops.convert_to_numpy(degrade(clean, keras.random.SeedGenerator(seed), **options))
@@ -46,7 +46,7 @@ def test_the_same_seed_is_the_same_noise(kind: str) -> None:
 def test_a_generator_goes_on(kind: str) -> None:
     import keras
 
-    from training import degradations
+    from training.data import degradations
 
     seed = keras.random.SeedGenerator(0)
     first, second = (keras.ops.convert_to_numpy(getattr(degradations, kind)(flat(0.5, 4), seed)) for _ in range(2))
@@ -54,7 +54,7 @@ def test_a_generator_goes_on(kind: str) -> None:
 
 
 def test_level_one_is_seventy_five_of_255_whatever_the_kind() -> None:
-    from training.degradations import level_of
+    from training.data.degradations import level_of
 
     clean = flat(0.5, count=3)
     degraded = clean.copy()
@@ -77,7 +77,7 @@ def test_gaussian_noise_is_white_unclipped_and_of_every_deviation() -> None:
     assert loud.std(axis=(1, 2, 3)).max() * 255 < 10.5
 
 
-def test_camera_noise_is_eight_bit_rises_with_brightness_and_is_smeared_and_coloured() -> None:
+def test_camera_noise_is_eight_bit_rises_with_brightness_and_is_smeared_and_colored() -> None:
     clean = np.concatenate([flat(0.2, count=256), flat(0.7, count=256)], axis=2)
     found = spoiled("camera_noise", clean)
     np.testing.assert_allclose(found * 255, np.rint(found * 255), atol=1e-4)
@@ -96,10 +96,10 @@ def test_camera_noise_is_eight_bit_rises_with_brightness_and_is_smeared_and_colo
     assert 0.2 < between < 0.9
 
 
-def test_smearing_keeps_a_colour_apart_and_its_sum() -> None:
+def test_smearing_keeps_a_color_apart_and_its_sum() -> None:
     import keras
 
-    from training.degradations import _smear
+    from training.data.degradations import _smear
 
     point = np.zeros((1, 7, 7, 3), np.float32)
     point[0, 3, 3, 1] = 1
@@ -113,7 +113,7 @@ def test_smearing_keeps_a_colour_apart_and_its_sum() -> None:
 
 
 def test_eight_bit() -> None:
-    from training.degradations import eight_bit
+    from training.data.degradations import eight_bit
 
     values = np.array([-0.5, 0.0, 0.4 / 255, 0.6 / 255, 200.4 / 255, 1.0, 1.7], np.float32)
     np.testing.assert_allclose(np.asarray(eight_bit(values)) * 255, [0, 0, 0, 1, 200, 255, 255], atol=1e-4)
@@ -133,7 +133,7 @@ def steps(picture: np.ndarray, offset: int) -> float:
 
 
 def test_jpeg_leaves_blocks() -> None:
-    from training.degradations import jpeg
+    from training.data.degradations import jpeg
 
     smooth = cv2.resize(photograph()[:12, :12], (96, 96), interpolation=cv2.INTER_CUBIC)
     coded = [jpeg(smooth, np.random.default_rng(seed), 10, 10) for seed in range(8)]
@@ -142,8 +142,8 @@ def test_jpeg_leaves_blocks() -> None:
     assert steps(smooth, 7) < 1.2 * steps(smooth, 3)
 
 
-def test_jpeg_keeps_the_picture_its_colours_and_its_type() -> None:
-    from training.degradations import jpeg
+def test_jpeg_keeps_the_picture_its_colors_and_its_type() -> None:
+    from training.data.degradations import jpeg
 
     clean = photograph()
     clean[..., 2] //= 4
@@ -156,7 +156,7 @@ def test_jpeg_keeps_the_picture_its_colours_and_its_type() -> None:
 
 
 def test_jpeg_is_worse_at_lower_quality_and_the_same_for_the_same_seed() -> None:
-    from training.degradations import jpeg
+    from training.data.degradations import jpeg
 
     clean = photograph()
 
@@ -170,7 +170,7 @@ def test_jpeg_is_worse_at_lower_quality_and_the_same_for_the_same_seed() -> None
 
 def test_without_noise_jpeg_is_what_another_encoder_makes() -> None:
     """Half of the crops get no noise: those are, nearly, what Pillow's encoder makes at the same quality."""
-    from training.degradations import jpeg
+    from training.data.degradations import jpeg
 
     clean = photograph()
     likes = []

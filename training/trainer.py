@@ -11,7 +11,6 @@ import math
 import os
 import sys
 import time
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +18,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from training.checkpoints import load_initial_weights
 from training.data.packs import Packs
-from training.recipe import NoStart, Part, Recipe
-from training.stretches import RUN, Stretch, before, earlier
-from training.weights import read_weights, take
+from training.precision import PRECISIONS, dtype_policy, has_fast_bfloat16
+from training.recipe import BadInitialWeights, Part, Recipe
+from training.runs import PREVIOUS_RUNS, RUN, PastRun, previous_runs, read_previous_runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SAVE_SECONDS = 60.0
-SHEET_SECONDS = 600.0
+PREVIEW_SECONDS = 600.0
 WARM_UP_STEPS = 100
 
 
@@ -36,7 +36,7 @@ class Learner(keras.Model):
     """A network with its loss as one compiled step: `call` returns the loss of a batch of named arrays."""
 
     def __init__(self, network: keras.Model, part: Part, seed: int) -> None:
-        super().__init__(name="learner")
+        super().__init__(name="learner", dtype="float32")
         self.network = network
         self.part = part
         self.seed = keras.random.SeedGenerator(seed)
@@ -67,8 +67,8 @@ class _Batches(keras.utils.PyDataset):
         return (dict(self.make(self.first + index)),)
 
 
-class Run(keras.callbacks.Callback):
-    """Everything that happens beside the steps of a run: schedule, averages, validation, log, state, NaN guard."""
+class RunCallback(keras.callbacks.Callback):
+    """What a run does between its steps: schedule, averages, validation, log, state, guard against NaN."""
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Run(keras.callbacks.Callback):
         hours: float,
         seed: int,
         peak: float,
+        precision: str,
     ) -> None:
         super().__init__()
         self.recipe, self.part_name, self.part = recipe, part_name, recipe.parts[part_name]
@@ -87,9 +88,9 @@ class Run(keras.callbacks.Callback):
         # A second part of one process gets its own share of time: `started` is when its time began.
         self.started, self.seconds = started, max(1.0, hours * 3600)
         self.seconds_before, self.steps_before = 0.0, 0
-        self.peak = peak
+        self.peak, self.precision = peak, precision
         self.seed, self.started_from = seed, ""
-        self.before: list[Stretch] = []
+        self.previous_runs: list[PastRun] = []
         self.saved_at = self.drawn_at = -math.inf
         self.good: list[np.ndarray] = []
 
@@ -108,7 +109,7 @@ class Run(keras.callbacks.Callback):
         loss = float((logs or {}).get("loss", math.nan))
         # The last step of an epoch may spoil the weights after a loss that was still finite.
         if not (math.isfinite(loss) and all(map(_finite, self.model.network.variables))):
-            self._go_back()
+            self._restore_good_weights()
             return
         now = time.monotonic()
         steps = self.steps_before + (epoch + 1) * self.part.steps_per_epoch
@@ -121,7 +122,7 @@ class Run(keras.callbacks.Callback):
         }
         saving = last or now - self.saved_at > SAVE_SECONDS
         if saving:
-            line |= self._save_averages(draw=last or now - self.drawn_at > SHEET_SECONDS)
+            line |= self._save_averages(draw=last or now - self.drawn_at > PREVIEW_SECONDS)
             self._save_state(steps)
             self.saved_at = time.monotonic()
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
@@ -146,20 +147,24 @@ class Run(keras.callbacks.Callback):
         _replace(self.folder / "weights.weights.h5", network.save_weights)
         self.good = [ops.convert_to_numpy(variable) for variable in network.variables]
         if draw:
-            _write_png(self.folder / "sheet.png", self.part.sheet(network, self.packs))
+            _write_png(self.folder / "sheet.png", self.part.preview_grid(network, self.packs))
             self.drawn_at = time.monotonic()
         for variable, value in zip(variables, current, strict=True):
             variable.assign(value)
         return figures
 
-    def _go_back(self) -> None:
-        """Return to the last good averages with half the rate; give up where there are none."""
+    def _restore_good_weights(self) -> None:
+        """Restore the last good averages and halve the rate. Raises FloatingPointError where there are none."""
         if not self.good:
             raise FloatingPointError(f"{self.recipe.id}:{self.part_name}: the loss is not finite from the start")
-        print("the loss is not finite: back to the last good weights at half the rate", file=sys.stderr, flush=True)
+        print(
+            "the loss is not finite: training goes on from the last good weights at half the rate",
+            file=sys.stderr,
+            flush=True,
+        )
         for variable, value in zip(self.model.network.variables, self.good, strict=True):
             variable.assign(value)
-        # Step 0 again: only there do averages begin at the weights, and are young moments corrected for their youth.
+        # Step 0 again: only there do averages begin at the weights, and are new moments bias-corrected.
         for variable in self.model.optimizer.variables:
             if "learning_rate" not in variable.path:
                 variable.assign(np.zeros(variable.shape, variable.dtype))
@@ -177,14 +182,15 @@ class Run(keras.callbacks.Callback):
             "seconds": round(seconds),
             "seed": self.seed,
             "device": device(),
+            "precision": self.precision,
             "started_from": self.started_from,
-            "before": self.before,
+            PREVIOUS_RUNS: self.previous_runs,
         }
         _replace(self.folder / RUN, lambda path: path.write_text(json.dumps(facts, indent=1) + "\n"))
 
 
 def device() -> str:
-    """Return what trains here, in words."""
+    """Return the hardware that trains here, in words."""
     kinds = {str(name).partition(":")[0] for name in keras.distribution.list_devices()}
     cores = f"{os.cpu_count()} CPU cores"
     return cores if kinds <= {"cpu"} else f"{', '.join(sorted(kinds - {'cpu'}))} and {cores}"
@@ -199,7 +205,7 @@ def _state(learner: Learner) -> list[Any]:
 
 
 def _replace(target: Path, save: Any) -> None:
-    """Save to a neighbour of `target`, then rename: a stop in between leaves the old file."""
+    """Save to a file beside `target`, then rename it: an interruption leaves the old file."""
     temporary = target.with_name("next-" + target.name)
     save(temporary)
     temporary.replace(target)
@@ -224,20 +230,71 @@ def train(
     seed: int = 0,
     batch: int | None = None,
     rate: float | None = None,
+    precision: str = "float32",
 ) -> Path:
     """Train one part until `hours` after `started` (`time.monotonic`) and return the folder of its results.
 
     The folder `out/<recipe>/<part>` gets `weights.weights.h5` (averaged), `state.npz` (to resume), `log.jsonl` and
-    `sheet.png`, renewed every minute, the sheet every ten. `weights` is a `.weights.h5` or a published model's folder
-    to start from; variables are matched by name and shape, and the hours that it took are written down.
+    `sheet.png` (the preview grid). They are renewed every minute, the grid every ten. `weights` is a `.weights.h5` or a
+    published model's folder to start from; variables are matched by name and shape, and `run.json` lists the runs that
+    made it. `precision` is
+    `float32`, `bfloat16` (computes in bfloat16; weights and averages are float32) or `auto` (see `choose_precision`).
     """
     part = recipe.parts[part_name]
     folder = out / recipe.results / part_name
     folder.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(seed)
-    network = part.network()
-    learner = Learner(network, part, seed)
     peak = part.learning_rate if rate is None else rate
+    batch = batch or part.batch
+    if precision == "auto":
+        precision = choose_precision(part, packs, f"{recipe.id}:{part_name}", seed=seed, batch=batch)
+    learner = _build_learner(part, seed, peak, precision)
+    network = learner.network
+
+    run = RunCallback(recipe, part_name, packs, folder, started, hours, seed, peak, precision)
+    state = folder / "state.npz"
+    if resume and state.is_file():
+        with np.load(state) as saved:
+            kept = [saved[f"v{i}"] for i in range(len(saved.files) - 2)]
+            if [value.shape for value in kept] != [tuple(variable.shape) for variable in _state(learner)]:
+                raise BadInitialWeights(
+                    f"{state} is of another network than {recipe.id}:{part_name} has now: leave --resume out"
+                )
+            for variable, value in zip(_state(learner), kept, strict=True):
+                variable.assign(value)
+            run.seconds_before, run.steps_before = float(saved["seconds"]), int(saved["steps"])
+        if (folder / RUN).is_file():
+            facts = json.loads((folder / RUN).read_text(encoding="utf-8"))
+            run.started_from, run.previous_runs = facts.get("started_from", ""), read_previous_runs(facts)
+        print(f"{recipe.id}:{part_name}: resumed at step {run.steps_before}", file=sys.stderr, flush=True)
+    else:
+        if resume:
+            print(
+                f"{recipe.id}:{part_name}: no {state} to resume from: training starts anew", file=sys.stderr, flush=True
+            )
+        source = _initial_weights(weights, recipe, part_name, out)
+        if source is not None:
+            taken = load_initial_weights(network, source, part_name)
+            run.started_from = (
+                "/".join(source.parts[-3:]) if source.is_dir() else f"{source.parent.name} ({source.name})"
+            )
+            # A part that this one starts from belongs to the same model, which counts its run anyway.
+            run.previous_runs = previous_runs(source) if weights is not None else []
+            print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
+        (folder / "log.jsonl").unlink(missing_ok=True)
+
+    batches = _Batches(part.batches(packs, seed, batch), run.steps_before)
+    learner.fit(batches, epochs=10**6, steps_per_epoch=part.steps_per_epoch, callbacks=[run], shuffle=False, verbose=0)
+    return folder
+
+
+def _build_learner(part: Part, seed: int, peak: float, precision: str) -> Learner:
+    """Return a new network of `part` with its loss and optimizer, computing in `precision`."""
+    keras.utils.set_random_seed(seed)
+    with dtype_policy(precision):
+        network = part.network()
+    # Layers cast for themselves. Cast for the whole network, a picture that a residual is added to would be rounded.
+    network.autocast = False
+    learner = Learner(network, part, seed)
     optimizer = keras.optimizers.AdamW(
         peak,
         weight_decay=part.weight_decay,
@@ -248,42 +305,36 @@ def train(
     )
     learner.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     optimizer.build(learner.trainable_variables)
-
-    run = Run(recipe, part_name, packs, folder, started, hours, seed, peak)
-    state = folder / "state.npz"
-    if resume and state.is_file():
-        with np.load(state) as saved:
-            kept = [saved[f"v{i}"] for i in range(len(saved.files) - 2)]
-            if [value.shape for value in kept] != [tuple(variable.shape) for variable in _state(learner)]:
-                raise NoStart(f"{state} is of another network than {recipe.id}:{part_name} has now: leave --resume out")
-            for variable, value in zip(_state(learner), kept, strict=True):
-                variable.assign(value)
-            run.seconds_before, run.steps_before = float(saved["seconds"]), int(saved["steps"])
-        if (folder / RUN).is_file():
-            facts = json.loads((folder / RUN).read_text(encoding="utf-8"))
-            run.started_from, run.before = facts.get("started_from", ""), earlier(facts)
-        print(f"{recipe.id}:{part_name}: resumed at step {run.steps_before}", file=sys.stderr, flush=True)
-    else:
-        if resume:
-            print(f"{recipe.id}:{part_name}: no {state} to go on from: begun anew", file=sys.stderr, flush=True)
-        source = _source(weights, recipe, part_name, out)
-        if source is not None:
-            taken = start_from(network, source, part_name)
-            run.started_from = (
-                "/".join(source.parts[-3:]) if source.is_dir() else f"{source.parent.name} ({source.name})"
-            )
-            # A part that this one builds upon is of the same model, which counts it anyway.
-            run.before = before(source) if weights is not None else []
-            print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
-        (folder / "log.jsonl").unlink(missing_ok=True)
-
-    batches = _Batches(part.batches(packs, seed, batch or part.batch), run.steps_before)
-    learner.fit(batches, epochs=10**6, steps_per_epoch=part.steps_per_epoch, callbacks=[run], shuffle=False, verbose=0)
-    return folder
+    return learner
 
 
-def _source(given: Path | None, recipe: Recipe, part_name: str, out: Path) -> Path | None:
-    """Return what a first training starts from: what --from names, else the part that this one builds upon."""
+def choose_precision(part: Part, packs: Packs, name: str, *, seed: int, batch: int) -> str:
+    """Return the precision in which a training step of `part` is faster here: `float32` or `bfloat16`.
+
+    One step is timed in each, after one warm-up step. Where nothing computes bfloat16 faster, it is `float32` without
+    measuring. The choice is printed after `name`.
+    """
+    if not has_fast_bfloat16():
+        print(f"{name}: precision float32 (no accelerator, and no amx_bf16)", file=sys.stderr, flush=True)
+        return "float32"
+    inputs = dict(part.batches(packs, seed, batch)(0))
+    seconds = {precision: _step_seconds(part, inputs, seed, precision) for precision in PRECISIONS}
+    chosen = min(PRECISIONS, key=lambda precision: seconds[precision])
+    times = ", ".join(f"{precision} {value:.3f} s" for precision, value in seconds.items())
+    print(f"{name}: precision {chosen} (one step: {times})", file=sys.stderr, flush=True)
+    return chosen
+
+
+def _step_seconds(part: Part, inputs: dict[str, np.ndarray], seed: int, precision: str) -> float:
+    learner = _build_learner(part, seed, part.learning_rate, precision)
+    learner.train_on_batch(inputs)  # compiles
+    began = time.monotonic()
+    learner.train_on_batch(inputs)
+    return time.monotonic() - began
+
+
+def _initial_weights(given: Path | None, recipe: Recipe, part_name: str, out: Path) -> Path | None:
+    """Return the initial weights of a first training: what --from names, else the part named by `start`."""
     if given is not None and (given / recipe.id).is_dir():
         return given / recipe.id / f"{part_name}.npz"
     start = recipe.parts[part_name].start
@@ -291,35 +342,3 @@ def _source(given: Path | None, recipe: Recipe, part_name: str, out: Path) -> Pa
         return given
     built_upon = out / recipe.results / start / "weights.weights.h5"
     return built_upon if built_upon.is_file() else None
-
-
-def start_from(network: keras.Model, source: Path, part_name: str) -> int:
-    """Copy into `network` what `source` has under the same name and shape; return how many variables that were.
-
-    `source` is a `.weights.h5` of this or another part, the folder of a published model, or an `.npz`: a kit's, or one
-    whose arrays are called `layer/variable` as Keras calls them (`block_1_expand/kernel`).
-    Raises NoStart when it is not there, is no file of weights, or nothing matches: a start from nothing is a mistake,
-    not a start.
-    """
-    if not source.exists():
-        raise NoStart(f"{source} is not there")
-    if source.is_dir():
-        from training.export.variables import read_variables
-
-        stored = read_variables(source, part_name)
-    else:
-        try:
-            stored = _stored(source)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise NoStart(f"{source} is no file of weights: {error}") from None
-    taken = take(network, stored)
-    if not taken:
-        raise NoStart(f"{source} has no variable that {network.name} could start from")
-    return taken
-
-
-def _stored(file: Path) -> dict[str, np.ndarray]:
-    if file.suffix != ".npz":
-        return read_weights(file)
-    with np.load(file) as arrays:
-        return dict(arrays)

@@ -14,12 +14,12 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
+from training.data.degradations import LEVEL_UNIT
 from training.data.imresize import imresize
 from training.data.packs import Packs, WrongPack
-from training.degradations import LEVEL_UNIT
-from training.metrics import psnr, ssim, y_channel
-from training.service import Service
-from training.tables import Table, tell
+from training.evaluation.metrics import psnr, ssim, y_channel
+from training.evaluation.service import Service
+from training.evaluation.tables import ResultTable, report_progress
 
 if TYPE_CHECKING:
     import keras
@@ -31,14 +31,14 @@ HIGHEST = 99.0
 """What an exact result counts as, in dB, so that a mean stays finite."""
 MULTIPLE = 8
 
-DENOISING_PAPERS: dict[str, list[str | float]] = {
+DENOISING_BASELINES: dict[str, list[str | float]] = {
     "CBM3D": [34.28, 31.68, 28.46, 33.52, 30.71, 27.38],
     "DnCNN": [34.48, 32.03, 28.85, 33.89, 31.23, 27.92],
     "FFDNet": [34.63, 32.13, 28.98, 33.87, 31.21, 27.96],
     "DRUNet (33 M parameters)": [35.31, 32.89, 29.86, 34.30, 31.69, 28.51],
     "Restormer": [35.47, 33.04, 30.01, 34.40, 31.79, 28.60],
 }
-SUPERRESOLUTION_PAPERS: dict[str, list[float]] = {
+SUPERRESOLUTION_BASELINES: dict[str, list[float]] = {
     "FSRCNN": [37.00, 33.16, 30.71, 32.63, 29.43, 27.59, 31.53, 28.53, 26.98],
     "VDSR": [37.53, 33.66, 31.35, 33.03, 29.77, 28.01, 31.90, 28.82, 27.29],
     "IMDN (0.7 M)": [38.00, 34.36, 32.21, 33.63, 30.32, 28.58, 32.19, 29.09, 27.56],
@@ -81,7 +81,7 @@ def eight_bit(picture: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def denoising(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
+def measure_denoising(networks: Mapping[str, keras.Model], packs: Packs) -> list[ResultTable]:
     """Return the tables of a photo denoiser with the parts `denoise` (image, level) and `estimate`."""
 
     def restore(picture: np.ndarray, level: float | None) -> np.ndarray:
@@ -96,7 +96,7 @@ def denoising(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
     ]
 
 
-def service_denoising(url: str, packs: Packs) -> list[Table]:
+def measure_denoising_service(url: str, packs: Packs) -> list[ResultTable]:
     """Return the tables of `denoise/photo` as the service at `url` answers."""
     service = Service(url)
 
@@ -117,11 +117,11 @@ def run_denoiser(networks: Mapping[str, keras.Model], image: np.ndarray, level: 
     return restored[0, : image.shape[0], : image.shape[1]]
 
 
-def _literature(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table]:
+def _literature(networks: Mapping[str, keras.Model], packs: Packs) -> list[ResultTable]:
     figures: dict[str, list[list[float]]] = {"OpenCV, non-local means": [], "denoise/photo": []}
     for name, pictures in (("Kodak24", kodak24(packs)), ("CBSD68", cbsd68(packs))):
         for sigma in SIGMAS:
-            tell(f"literature protocol, {name}, σ {sigma}")
+            report_progress(f"literature protocol, {name}, σ {sigma}")
             pairs: dict[str, list[tuple[float, float]]] = {method: [] for method in figures}
             for index, clean in enumerate(pictures):
                 spoiled = noisy(clean, index, sigma)
@@ -134,30 +134,30 @@ def _literature(networks: Mapping[str, keras.Model], packs: Packs) -> list[Table
                 figures[method].append([float(mean) for mean in np.mean(measured, axis=0)])
     columns = ["", *(f"{name} σ {sigma}" for name in ("Kodak24", "CBSD68") for sigma in SIGMAS)]
     command = "python -m training evaluate denoise_photo"
-    rows: list[list[str | float]] = [[name, *cells] for name, cells in DENOISING_PAPERS.items()]
+    rows: list[list[str | float]] = [[name, *cells] for name, cells in DENOISING_BASELINES.items()]
     rows += [[name, *(pair[0] for pair in pairs)] for name, pairs in figures.items()]
     likeness: list[list[str | float]] = [[name, *(pair[1] for pair in pairs)] for name, pairs in figures.items()]
     note = (
-        "Noise not clipped, σ told (non-local means gets the noise clipped and rounded, as its 8 bit demand); results "
+        "Noise not clipped, σ given (non-local means gets the noise clipped and rounded, as its 8 bit demand); results "
         "clipped and rounded. The papers' Kodak24 was cropped to 500×500, here the pictures are whole."
     )
     return [
-        Table("Literature protocol, PSNR in dB", command, columns, rows, note),
-        Table("Literature protocol, SSIM", command, columns, likeness),
+        ResultTable("Literature protocol, PSNR in dB", command, columns, rows, note),
+        ResultTable("Literature protocol, SSIM", command, columns, likeness),
     ]
 
 
 def non_local_means(picture: np.ndarray, sigma: float) -> np.ndarray:
-    """Return uint8 RGB through OpenCV's non-local means for colour, told σ (0.7 σ was best of 0.5, 0.7 and 0.9)."""
+    """Return uint8 RGB through OpenCV's non-local means for color, given σ (0.7 σ was best of 0.5, 0.7 and 0.9)."""
     strength = 0.7 * sigma
     return cv2.fastNlMeansDenoisingColored(picture, None, strength, strength, 7, 21)
 
 
-def _service_table(restore: Denoise, packs: Packs, where: str, options: str = "") -> Table:
+def _service_table(restore: Denoise, packs: Packs, where: str, options: str = "") -> ResultTable:
     rows: list[list[str | float]] = [["noisy"], ["strength = σ/75"], ["strength = auto"]]
     pictures = cbsd68(packs)
     for sigma in SIGMAS:
-        tell(f"service protocol, σ {sigma}")
+        report_progress(f"service protocol, σ {sigma}")
         found = []
         for index, clean in enumerate(pictures):
             spoiled = eight_bit(noisy(clean, index, sigma))
@@ -167,15 +167,15 @@ def _service_table(restore: Denoise, packs: Packs, where: str, options: str = ""
             row.append(float(mean))
     columns = ["", *(f"CBSD68 σ {sigma}" for sigma in SIGMAS)]
     note = f"Noise clipped and rounded to 8 bit, 8 bit both ways; {where}."
-    return Table(
+    return ResultTable(
         "Service protocol, PSNR in dB", f"python -m training evaluate denoise_photo{options}", columns, rows, note
     )
 
 
-def _real_table(restore: Denoise, packs: Packs, options: str = "") -> Table:
+def _real_table(restore: Denoise, packs: Packs, options: str = "") -> ResultTable:
     rows: list[list[str | float]] = []
     for name, pairs in real_damage(packs):
-        tell(name)
+        report_progress(name)
         figures = [
             (min(psnr(spoiled, clean), HIGHEST), min(psnr(restore(spoiled, None), clean), HIGHEST))
             for spoiled, clean in pairs
@@ -185,7 +185,7 @@ def _real_table(restore: Denoise, packs: Packs, options: str = "") -> Table:
     note = f"An exact picture counts as {HIGHEST:g} dB."
     command = f"python -m training evaluate denoise_photo{options}"
     columns = ["", "before", "after", "gain"]
-    return Table("Real damage, strength = auto, PSNR in dB", command, columns, rows, note)
+    return ResultTable("Real damage, strength = auto, PSNR in dB", command, columns, rows, note)
 
 
 def real_damage(packs: Packs) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:
@@ -201,7 +201,7 @@ def real_damage(packs: Packs) -> Iterator[tuple[str, list[tuple[np.ndarray, np.n
 
 
 def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
-    """Return uint8 RGB after a JPEG encoder with halved colour."""
+    """Return uint8 RGB after a JPEG encoder with halved color."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
     done, data = cv2.imencode(".jpg", picture[..., ::-1], settings)
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if done else None
@@ -210,7 +210,7 @@ def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
     return np.ascontiguousarray(decoded[..., ::-1])
 
 
-def _estimate_table(networks: Mapping[str, keras.Model], packs: Packs) -> Table:
+def _estimate_table(networks: Mapping[str, keras.Model], packs: Packs) -> ResultTable:
     rows: list[list[str | float]] = []
     for sigma in (0, 5, *SIGMAS):
         apart = []
@@ -222,13 +222,15 @@ def _estimate_table(networks: Mapping[str, keras.Model], packs: Packs) -> Table:
         rows.append([f"σ {sigma}", float(np.mean(apart)), float(np.mean(np.abs(apart)))])
     columns = ["CBSD68", "mean error", "mean absolute error"]
     command = "python -m training evaluate denoise_photo"
-    return Table("What `auto` estimates, in levels of 255", command, columns, rows, "Noise clipped and rounded.")
+    return ResultTable("What `auto` estimates, in levels of 255", command, columns, rows, "Noise clipped and rounded.")
 
 
 # --- super-resolution ---
 
 
-def superresolution(networks: Mapping[str, keras.Model], packs: Packs, recipe: str = "superres_photo") -> list[Table]:
+def measure_superresolution(
+    networks: Mapping[str, keras.Model], packs: Packs, recipe: str = "superres_photo"
+) -> list[ResultTable]:
     """Return the tables of a photo enlarger with some of the parts `x2`, `x3`, `x4`."""
 
     def enlarge(small: np.ndarray, scale: int) -> np.ndarray:
@@ -236,10 +238,10 @@ def superresolution(networks: Mapping[str, keras.Model], packs: Packs, recipe: s
 
     scales = [scale for scale in SCALES if f"x{scale}" in networks]
     command = f"python -m training evaluate {recipe}"
-    return _superresolution(enlarge, scales, packs, recipe.replace("_", "/"), command)
+    return _measure_superresolution(enlarge, scales, packs, recipe.replace("_", "/"), command)
 
 
-def service_superresolution(url: str, packs: Packs) -> list[Table]:
+def measure_superresolution_service(url: str, packs: Packs) -> list[ResultTable]:
     """Return the tables of `superres/photo` as the service at `url` answers."""
     service = Service(url)
 
@@ -247,7 +249,7 @@ def service_superresolution(url: str, packs: Packs) -> list[Table]:
         return service.superres(small, "photo", scale)
 
     command = f"python -m training evaluate superres_photo --url {url}"
-    return _superresolution(enlarge, SCALES, packs, "superres/photo, served", command)
+    return _measure_superresolution(enlarge, SCALES, packs, "superres/photo, served", command)
 
 
 def run_enlarger(network: keras.Model, small: np.ndarray, scale: int) -> np.ndarray:
@@ -256,26 +258,28 @@ def run_enlarger(network: keras.Model, small: np.ndarray, scale: int) -> np.ndar
     return large[0, : small.shape[0] * scale, : small.shape[1] * scale]
 
 
-def _superresolution(enlarge: Enlarge, scales: Sequence[int], packs: Packs, name: str, command: str) -> list[Table]:
+def _measure_superresolution(
+    enlarge: Enlarge, scales: Sequence[int], packs: Packs, name: str, command: str
+) -> list[ResultTable]:
     sets = ("Set5", "Set14", "B100")
     plain: list[tuple[float, float]] = []
     ours: list[tuple[float, float]] = []
     for folder in sets:
         pictures = enlargeable(packs, folder)
         for scale in scales:
-            tell(f"{folder} ×{scale}")
+            report_progress(f"{folder} ×{scale}")
             plain.append(_mean([bicubic_figures(picture, scale, grey) for picture, grey in pictures]))
             ours.append(_mean([_figures(enlarge, picture, scale, grey) for picture, grey in pictures]))
     columns = ["", *(f"{folder} ×{scale}" for folder in sets for scale in scales)]
     kept = [set_ * len(SCALES) + SCALES.index(scale) for set_ in range(len(sets)) for scale in scales]
     rows: list[list[str | float]] = [["bicubic", *(pair[0] for pair in plain)]]
-    rows += [[paper, *(cells[i] for i in kept)] for paper, cells in SUPERRESOLUTION_PAPERS.items()]
+    rows += [[paper, *(cells[i] for i in kept)] for paper, cells in SUPERRESOLUTION_BASELINES.items()]
     rows += [[name, *(pair[0] for pair in ours)]]
     likeness: list[list[str | float]] = [["bicubic", *(p[1] for p in plain)], [name, *(p[1] for p in ours)]]
     note = "Y of BT.601 in studio range, rounded; `scale` pixels shaved; small pictures by MATLAB's bicubic, 8 bit."
     return [
-        Table("Y PSNR in dB", command, columns, rows, note),
-        Table("Y SSIM", command, columns, likeness),
+        ResultTable("Y PSNR in dB", command, columns, rows, note),
+        ResultTable("Y SSIM", command, columns, likeness),
     ]
 
 
@@ -294,7 +298,7 @@ def is_grey(file: Path) -> bool:
 def bicubic_figures(picture: np.ndarray, scale: int, grey: bool) -> tuple[float, float]:
     """Return (PSNR, SSIM) of reducing and enlarging the luma of `picture` bicubically, as the literature's rows are.
 
-    These are computed on luma throughout, which differs from colour by some hundredths.
+    These are computed on luma throughout, which differs from color by some hundredths.
     """
     truth = luma(cropped(picture, scale), grey)
     height, width = truth.shape

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from training.data.packs import Packs
-from training.inpainting import CLASSICAL, in_hole_psnr, photo_tables
+from training.evaluation.inpainting import CLASSICAL, in_hole_psnr, photo_tables
 
 
 @pytest.fixture

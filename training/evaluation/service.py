@@ -1,23 +1,22 @@
-"""A running service, as the evaluation sees it: pictures in, pictures out, over HTTP."""
+"""A client of a running service, for the evaluation: pictures in, pictures out, over HTTP."""
 
 from __future__ import annotations
 
-import http.client
 import io
-import json
-import urllib.error
-import urllib.request
-import uuid
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import httpx
 
 SECONDS = 600
 
 
 class ServiceProblem(RuntimeError):
-    """An answer that is no picture; the message is the service's own."""
+    """A response that is no picture; the message holds the service's own."""
 
 
 class Service:
@@ -48,30 +47,28 @@ class Service:
         return np.asarray(found.convert("RGB" if picture.ndim == 3 else "L"))
 
     def stylize(self, picture: np.ndarray, style: np.ndarray) -> np.ndarray:
-        """Return `picture` in the manner of `style`, both uint8 (height, width, 3)."""
+        """Return `picture` in the style of `style`, both uint8 (height, width, 3)."""
         return np.asarray(self._post("stylize", picture, {}, style_image=style).convert("RGB"))
 
     def _post(self, path: str, picture: np.ndarray, fields: Mapping[str, object], **others: np.ndarray) -> Image.Image:
-        boundary = uuid.uuid4().hex
-        start = f'--{boundary}\r\nContent-Disposition: form-data; name="{{}}"{{}}\r\n\r\n'
-        body = b"".join(
-            (start.format(name, "") + f"{value}\r\n").encode() for name, value in ({**fields, "format": "png"}).items()
-        )
-        for name, pixels in {"image": picture, **others}.items():
-            body += start.format(name, '; filename="picture.png"\r\nContent-Type: image/png').encode()
-            body += _png(pixels) + b"\r\n"
-        body += f"--{boundary}--\r\n".encode()
-        kind = f"multipart/form-data; boundary={boundary}"
+        """Return the picture that the service answers with. Raises ServiceProblem."""
+        import httpx  # only measuring through a service needs it
+
+        files = {
+            name: ("picture.png", _png(pixels), "image/png") for name, pixels in {"image": picture, **others}.items()
+        }
+        data = {name: str(value) for name, value in {**fields, "format": "png"}.items()}
+        address = f"{self.url}/{path}"
         try:
-            request = urllib.request.Request(f"{self.url}/{path}", body, {"Content-Type": kind})
-            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-                return Image.open(io.BytesIO(answer.read()))
-        except urllib.error.HTTPError as error:
-            raise ServiceProblem(f"{self.url}/{path} answers {error.code}: {_detail(error.read())}") from None
-        except urllib.error.URLError as error:
-            raise ServiceProblem(f"{self.url} cannot be reached: {error.reason}") from None
-        except (OSError, ValueError, http.client.HTTPException) as error:  # no address, no service, or it went away
-            raise ServiceProblem(f"{self.url}/{path} gives no picture: {error}") from None
+            response = httpx.post(address, data=data, files=files, timeout=SECONDS, follow_redirects=True)
+            if response.is_error:
+                raise ServiceProblem(f"{address} answers {response.status_code}: {_detail(response)}")
+            return Image.open(io.BytesIO(response.content))
+        except httpx.ConnectError as error:
+            raise ServiceProblem(f"{self.url} cannot be reached: {error}") from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            # The address is wrong, the connection was lost, or the response is no picture.
+            raise ServiceProblem(f"{address} gives no picture: {error}") from None
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -80,8 +77,8 @@ def _png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _detail(body: bytes) -> str:
+def _detail(response: httpx.Response) -> str:
     try:
-        return str(json.loads(body)["detail"])
+        return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
         return "no problem document"

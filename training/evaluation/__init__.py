@@ -1,0 +1,1 @@
+"""How models are measured: metrics, tables, preview grids, and the client of a running service."""
