@@ -29,12 +29,8 @@ def _seed(text: str) -> int:
     return number
 
 
-_REPOSITORY = {"--shelf": "--repository"}
-RENAMED_OPTIONS = {
-    "train": {"--bfloat16": "--precision bfloat16"},
-    **dict.fromkeys(("evaluate", "publish", "quantize"), _REPOSITORY),
-}
-"""Options of version 0.1 by command, and what replaces them."""
+RENAMED_OPTIONS = {"train": {"--bfloat16": "--precision bfloat16"}}
+"""Options of version 0.1 by command, and what replaces them, where the usage line does not make it plain."""
 
 
 class _Renamed(argparse.Action):
@@ -66,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         for option, new in RENAMED_OPTIONS.get(name, {}).items():
             command.add_argument(option, action=_Renamed, new=new)
+        command.set_defaults(parser=command)
         return command
 
     add_command("list", "every recipe, its parts and packs", recipes=None)
@@ -123,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     started = time.monotonic()
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        usage = " ".join(options.parser.format_usage().split())
+        options.parser.exit(2, f"training: {options.command} has no {unknown[0]}; {usage}\n")
     from training import commands
 
     return commands.run(options, started)
