@@ -61,7 +61,7 @@ class SegmentationDataset:
         return make
 
     def view(self, scenes: Sequence[Scene], seed: int) -> Callable[[int], Scene]:
-        """Return what draws a view of one of `scenes` by its number, for `mixed`."""
+        """Return what draws a view of one of `scenes` by its number, for `interleave`."""
         views = Views(scenes, self.size, 1, seed, scales=self.scales, turn=self.turn)
         return lambda number: Scene(*(part[0] for part in views(number)))
 
@@ -150,7 +150,7 @@ class SegmentationDataset:
         return [[name, iou, *[""] * unknown] for name, iou in self.baselines]
 
 
-def mixed(sources: Sequence[Callable[[int], Scene]], batch: int) -> Callable[[int], Batch]:
+def interleave(sources: Sequence[Callable[[int], Scene]], batch: int) -> Callable[[int], Batch]:
     """Return batches whose views come from `sources` in turn."""
 
     def make(index: int) -> Batch:

@@ -178,7 +178,7 @@ def test_an_incomplete_pack_is_one_line(
     (tmp_path / "photos/test/CBSD68_names.txt").write_text("101085\n")
 
     def measured(recipe: object, url: str, packs: Packs) -> None:
-        photos.cbsd68(packs)
+        photos.load_cbsd68(packs)
 
     monkeypatch.setattr("training.recipes.denoise_photo.DenoisePhoto.evaluate_service", measured)
     assert main(["evaluate", "denoise_photo", "--data", str(tmp_path), "--url", "http://localhost:1"]) == 2

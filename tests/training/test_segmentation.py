@@ -142,11 +142,11 @@ def test_a_picture_is_labelled_once_by_a_teacher_that_is_sure() -> None:
 
 def test_views_come_from_each_source_in_turn() -> None:
     from training.data.scenes import Scene
-    from training.segmentation import SegmentationDataset, mixed
+    from training.segmentation import SegmentationDataset, interleave
 
     dataset = SegmentationDataset("colors", COLORS, (32, 32), (), scales=(1.0, 1.0))
     scenes = [Scene(np.full((40, 40, 3), 100 * i, np.uint8), np.full((40, 40), i, np.uint8)) for i in range(3)]
-    make = mixed([dataset.view([scene], seed=0) for scene in scenes], batch=2)
+    make = interleave([dataset.view([scene], seed=0) for scene in scenes], batch=2)
     seen = [int(view[16, 16]) for index in range(3) for view in make(index)["labels"]]
     assert seen == [0, 1, 2, 0, 1, 2]
     first, again = make(1), make(1)

@@ -71,6 +71,7 @@ class _Painter:
     def paint(self, image: Any, vector: Any, moments: Any = None) -> tuple[Any, Any]:
         """Return the painting and the moments [N,2,channels] of all that was normalised: given, or its own."""
         widths = [NEAR, *[WIDTH] * (1 + 2 * BLOCKS), NEAR, FULL]
+        # Published weights are stored under the names of layers: this one keeps its first name.
         styles = layers.Reshape((2, sum(widths)))(self.layer("manners", layers.Dense, 2 * sum(widths))(vector))
         found: list[Any] = []
 

@@ -80,14 +80,16 @@ class Views:
         window = []
         for side, wanted in zip(sides, self.size, strict=True):
             window.append(int(random.integers(min(0, side - wanted), max(0, side - wanted) + 1)))
-        picture = _cut(picture, sides, window, self.size, cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR, 127)
-        labels = _cut(labels, sides, window, self.size, cv2.INTER_NEAREST, VOID)
+        picture = _crop_window(
+            picture, sides, window, self.size, cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR, 127
+        )
+        labels = _crop_window(labels, sides, window, self.size, cv2.INTER_NEAREST, VOID)
         if random.random() < 0.5:
             picture, labels = picture[:, ::-1], labels[:, ::-1]
-        return Scene(_varied(picture, random), np.ascontiguousarray(labels))
+        return Scene(_jitter_colors(picture, random), np.ascontiguousarray(labels))
 
 
-def pasted(front: Scene, back: Scene) -> Scene:
+def paste(front: Scene, back: Scene) -> Scene:
     """Return `back` with the foreground of `front` (its class 1) before it, both of the same size.
 
     Copy-paste (Ghiasi et al. 2021, arXiv 2012.07177). The edge is softened, so that it does not give itself away.
@@ -97,7 +99,7 @@ def pasted(front: Scene, back: Scene) -> Scene:
     return Scene(np.rint(mixture).astype(np.uint8), np.where(front.labels == 1, 1, back.labels).astype(np.uint8))
 
 
-def _cut(
+def _crop_window(
     pixels: np.ndarray, sides: Sequence[int], window: Sequence[int], size: tuple[int, int], how: int, rest: int
 ) -> np.ndarray:
     """Return `pixels` resized to `sides` and then its window at `window` (may be negative) of `size`."""
@@ -111,7 +113,7 @@ def _cut(
     return result
 
 
-def _varied(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _jitter_colors(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
     values = picture.astype(np.float32)
     gain = random.uniform(0.75, 1.25) * random.uniform(0.92, 1.08, 3)
     values = (values - 127) * random.uniform(0.75, 1.25) + 127

@@ -54,12 +54,12 @@ Enlarge = Callable[[np.ndarray, int], np.ndarray]
 # --- denoising ---
 
 
-def kodak24(packs: Packs) -> list[np.ndarray]:
+def load_kodak24(packs: Packs) -> list[np.ndarray]:
     """Return the 24 Kodak pictures, uint8 RGB, sorted by name."""
     return packs.pictures("photos/test/Kodak24")
 
 
-def cbsd68(packs: Packs) -> list[np.ndarray]:
+def load_cbsd68(packs: Packs) -> list[np.ndarray]:
     """Return the 68 pictures of CBSD68, uint8 RGB, sorted by name."""
     names = set((packs.folder("photos/test") / "CBSD68_names.txt").read_text(encoding="utf-8").split())
     names |= {name.rpartition(".")[0] for name in names}
@@ -71,7 +71,7 @@ def cbsd68(packs: Packs) -> list[np.ndarray]:
     return [pictures[i] for i in chosen]
 
 
-def noisy(picture: np.ndarray, index: int, sigma: float) -> np.ndarray:
+def add_noise(picture: np.ndarray, index: int, sigma: float) -> np.ndarray:
     """Return `picture` plus white noise of deviation `sigma`, float64 on the scale of 255, seeded by its index."""
     return picture + np.random.default_rng(index).normal(0, sigma, picture.shape)
 
@@ -108,7 +108,7 @@ def measure_denoising_service(url: str, packs: Packs) -> list[ResultTable]:
 
 def run_denoiser(networks: Mapping[str, keras.Model], image: np.ndarray, level: float | None) -> np.ndarray:
     """Return float32 (h, w, 3) restored, not clipped, from float32 `image`; without a level it is estimated."""
-    padded = _padded(image)
+    padded = _pad_to_multiple(image)
     if level is None:
         found = networks["estimate"]({"image": padded})["level"]
         level = float(np.clip(ops.convert_to_numpy(found).reshape(()), 0, 1))
@@ -119,12 +119,12 @@ def run_denoiser(networks: Mapping[str, keras.Model], image: np.ndarray, level: 
 
 def _literature(networks: Mapping[str, keras.Model], packs: Packs) -> list[ResultTable]:
     figures: dict[str, list[list[float]]] = {"OpenCV, non-local means": [], "denoise/photo": []}
-    for name, pictures in (("Kodak24", kodak24(packs)), ("CBSD68", cbsd68(packs))):
+    for name, pictures in (("Kodak24", load_kodak24(packs)), ("CBSD68", load_cbsd68(packs))):
         for sigma in SIGMAS:
             report_progress(f"literature protocol, {name}, σ {sigma}")
             pairs: dict[str, list[tuple[float, float]]] = {method: [] for method in figures}
             for index, clean in enumerate(pictures):
-                spoiled = noisy(clean, index, sigma)
+                spoiled = add_noise(clean, index, sigma)
                 image, level = (spoiled / 255).astype(np.float32), sigma / 255 / LEVEL_UNIT
                 ours = eight_bit(run_denoiser(networks, image, level) * 255)
                 means = non_local_means(eight_bit(spoiled), sigma)
@@ -155,12 +155,12 @@ def non_local_means(picture: np.ndarray, sigma: float) -> np.ndarray:
 
 def _service_table(restore: Denoise, packs: Packs, where: str, options: str = "") -> ResultTable:
     rows: list[list[str | float]] = [["noisy"], ["strength = σ/75"], ["strength = auto"]]
-    pictures = cbsd68(packs)
+    pictures = load_cbsd68(packs)
     for sigma in SIGMAS:
         report_progress(f"service protocol, σ {sigma}")
         found = []
         for index, clean in enumerate(pictures):
-            spoiled = eight_bit(noisy(clean, index, sigma))
+            spoiled = eight_bit(add_noise(clean, index, sigma))
             results = spoiled, restore(spoiled, sigma / 75), restore(spoiled, None)
             found.append([psnr(result, clean) for result in results])
         for row, mean in zip(rows, np.mean(found, axis=0), strict=True):
@@ -174,7 +174,7 @@ def _service_table(restore: Denoise, packs: Packs, where: str, options: str = ""
 
 def _real_table(restore: Denoise, packs: Packs, options: str = "") -> ResultTable:
     rows: list[list[str | float]] = []
-    for name, pairs in real_damage(packs):
+    for name, pairs in load_real_damage(packs):
         report_progress(name)
         figures = [
             (min(psnr(spoiled, clean), HIGHEST), min(psnr(restore(spoiled, None), clean), HIGHEST))
@@ -188,13 +188,13 @@ def _real_table(restore: Denoise, packs: Packs, options: str = "") -> ResultTabl
     return ResultTable("Real damage, strength = auto, PSNR in dB", command, columns, rows, note)
 
 
-def real_damage(packs: Packs) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:
+def load_real_damage(packs: Packs) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:
     """Yield (name, pairs of (spoiled, clean), uint8 RGB): camera noise, JPEG by quality, and nothing at all."""
     files = packs.files("photos/test/PolyU")
     pictures = dict(zip((file.stem for file in files), packs.pictures("photos/test/PolyU"), strict=True))
     scenes = sorted(stem.removesuffix("_real") for stem in pictures if stem.endswith("_real"))
     yield "PolyU (camera noise)", [(pictures[f"{scene}_real"], pictures[f"{scene}_mean"]) for scene in scenes]
-    clean = kodak24(packs)
+    clean = load_kodak24(packs)
     for quality in QUALITIES:
         yield f"Kodak24, JPEG quality {quality}", [(jpeg(picture, quality), picture) for picture in clean]
     yield "Kodak24, clean", [(picture, picture) for picture in clean]
@@ -214,10 +214,10 @@ def _estimate_table(networks: Mapping[str, keras.Model], packs: Packs) -> Result
     rows: list[list[str | float]] = []
     for sigma in (0, 5, *SIGMAS):
         apart = []
-        for index, clean in enumerate(cbsd68(packs)):
-            spoiled = eight_bit(noisy(clean, index, sigma))
+        for index, clean in enumerate(load_cbsd68(packs)):
+            spoiled = eight_bit(add_noise(clean, index, sigma))
             truth = np.sqrt(np.mean(np.square(spoiled.astype(np.float64) - clean)))
-            found = networks["estimate"]({"image": _padded((spoiled / 255).astype(np.float32))})["level"]
+            found = networks["estimate"]({"image": _pad_to_multiple((spoiled / 255).astype(np.float32))})["level"]
             apart.append(float(ops.convert_to_numpy(found).reshape(())) * LEVEL_UNIT * 255 - truth)
         rows.append([f"σ {sigma}", float(np.mean(apart)), float(np.mean(np.abs(apart)))])
     columns = ["CBSD68", "mean error", "mean absolute error"]
@@ -254,7 +254,7 @@ def measure_superresolution_service(url: str, packs: Packs) -> list[ResultTable]
 
 def run_enlarger(network: keras.Model, small: np.ndarray, scale: int) -> np.ndarray:
     """Return float32 (scale*h, scale*w, 3), not clipped, from float32 (h, w, 3)."""
-    large = ops.convert_to_numpy(network({"image": _padded(small)})["image"])
+    large = ops.convert_to_numpy(network({"image": _pad_to_multiple(small)})["image"])
     return large[0, : small.shape[0] * scale, : small.shape[1] * scale]
 
 
@@ -265,7 +265,7 @@ def _measure_superresolution(
     plain: list[tuple[float, float]] = []
     ours: list[tuple[float, float]] = []
     for folder in sets:
-        pictures = enlargeable(packs, folder)
+        pictures = load_enlargement_set(packs, folder)
         for scale in scales:
             report_progress(f"{folder} ×{scale}")
             plain.append(_mean([bicubic_figures(picture, scale, grey) for picture, grey in pictures]))
@@ -283,7 +283,7 @@ def _measure_superresolution(
     ]
 
 
-def enlargeable(packs: Packs, folder: str) -> list[tuple[np.ndarray, bool]]:
+def load_enlargement_set(packs: Packs, folder: str) -> list[tuple[np.ndarray, bool]]:
     """Return the pictures of Set5, Set14 or B100, uint8 RGB, sorted by name, each with whether its file is grey."""
     path = f"photos/test/{folder}"
     return list(zip(packs.pictures(path), (is_grey(file) for file in packs.files(path)), strict=True))
@@ -300,21 +300,21 @@ def bicubic_figures(picture: np.ndarray, scale: int, grey: bool) -> tuple[float,
 
     These are computed on luma throughout, which differs from color by some hundredths.
     """
-    truth = luma(cropped(picture, scale), grey)
+    truth = luma(crop_to_multiple(picture, scale), grey)
     height, width = truth.shape
     small = eight_bit(imresize(truth[..., None], height // scale, width // scale))
     large = eight_bit(imresize(small, height, width))[..., 0]
-    return _shaved(large, truth, scale)
+    return _compare_inside(large, truth, scale)
 
 
 def _figures(enlarge: Enlarge, picture: np.ndarray, scale: int, grey: bool) -> tuple[float, float]:
-    picture = cropped(picture, scale)
+    picture = crop_to_multiple(picture, scale)
     height, width = picture.shape[:2]
     small = eight_bit(imresize(picture, height // scale, width // scale))
-    return _shaved(luma(enlarge(small, scale), grey), luma(picture, grey), scale)
+    return _compare_inside(luma(enlarge(small, scale), grey), luma(picture, grey), scale)
 
 
-def cropped(picture: np.ndarray, scale: int) -> np.ndarray:
+def crop_to_multiple(picture: np.ndarray, scale: int) -> np.ndarray:
     """Return the largest upper left part whose sides are multiples of `scale`."""
     return picture[: picture.shape[0] // scale * scale, : picture.shape[1] // scale * scale]
 
@@ -324,7 +324,7 @@ def luma(picture: np.ndarray, grey: bool) -> np.ndarray:
     return eight_bit(picture.mean(axis=-1) if grey else y_channel(picture))
 
 
-def _shaved(result: np.ndarray, truth: np.ndarray, edge: int) -> tuple[float, float]:
+def _compare_inside(result: np.ndarray, truth: np.ndarray, edge: int) -> tuple[float, float]:
     a, b = result[edge:-edge, edge:-edge], truth[edge:-edge, edge:-edge]
     return min(psnr(a, b), HIGHEST), ssim(a, b)
 
@@ -334,7 +334,7 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return float(first), float(second)
 
 
-def _padded(image: np.ndarray) -> Any:
+def _pad_to_multiple(image: np.ndarray) -> Any:
     """Return (1, H, W, C) with H and W the next multiples of MULTIPLE, reflected at the right and lower edge."""
     missing = [(0, -size % MULTIPLE) for size in image.shape[:2]]
     return np.pad(image, [*missing, (0, 0)], mode="symmetric")[None]

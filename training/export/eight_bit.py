@@ -190,7 +190,7 @@ def convert(
             for sample in samples:
                 yield (
                     _name(size),
-                    {key: fitted(value, _shape(specs[key].shape, size)) for key, value in sample.items()},
+                    {key: fit_shape(value, _shape(specs[key].shape, size)) for key, value in sample.items()},
                 )
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -203,7 +203,7 @@ def convert(
         return bytes(converter.convert())
 
 
-def fitted(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def fit_shape(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Return float32 `array` cut at the end of each axis, or reflected there, to `shape`."""
     missing = [(0, max(0, wanted - length)) for wanted, length in zip(shape, array.shape, strict=True)]
     return np.pad(array, missing, mode="symmetric")[tuple(slice(wanted) for wanted in shape)].astype(np.float32)
@@ -251,7 +251,7 @@ class QuantizedModel:
             raise QuantizationRejected(f"it is measured on pictures of {height}x{width}, which no 8-bit file takes")
         shapes = {key: _shape(tensor.shape, size) for key, tensor in self._signature.inputs.items()}
         run = self._interpreter.get_signature_runner(_name(size))
-        answers = run(**{key: fitted(value, shapes[key]) for key, value in inputs.items()})
+        answers = run(**{key: fit_shape(value, shapes[key]) for key, value in inputs.items()})
         scale = self._signature.scale
         for key, tensor in self._signature.outputs.items():
             if tensor.per == "tile":

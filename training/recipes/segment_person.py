@@ -18,13 +18,13 @@ from keras import layers
 
 from training.architectures import deeplab, mobilenet_v2
 from training.data.packs import Packs
-from training.data.scenes import pasted
+from training.data.scenes import paste
 from training.evaluation.metrics import confusion, intersection_over_union
 from training.evaluation.service import Service
 from training.evaluation.tables import ResultTable
 from training.recipe import Batch, Part
 from training.recipes.segment_voc import PERSON, TEACHER, TeacherLabeled, load_teacher
-from training.segmentation import SegmentationDataset, SegmentationPart, SegmentationRecipe, mixed
+from training.segmentation import SegmentationDataset, SegmentationPart, SegmentationRecipe, interleave
 
 # Larger than the pictures (320): edges gain, as measured on `val`.
 SIZES = ((448, 448), (448, 352), (352, 448), (448, 272), (272, 448), (448, 176), (176, 448))
@@ -102,4 +102,4 @@ class PersonPart(SegmentationPart):
         )
         # Another seed: with the same, a number would always pair the same two.
         others = DATASET.view(labeled, seed + 1)
-        return mixed([people, others, people, lambda number: pasted(people(number), others(number))], batch)
+        return interleave([people, others, people, lambda number: paste(people(number), others(number))], batch)

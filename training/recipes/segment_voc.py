@@ -21,7 +21,7 @@ from training.architectures import deeplab, mobilenet_v2
 from training.data.packs import Packs
 from training.data.scenes import VOID, Scene
 from training.recipe import Batch, Part
-from training.segmentation import SegmentationDataset, SegmentationPart, SegmentationRecipe, mixed
+from training.segmentation import SegmentationDataset, SegmentationPart, SegmentationRecipe, interleave
 from training.weights import take
 
 CLASSES = (
@@ -103,7 +103,7 @@ class VocPart(SegmentationPart):
         sources = [DATASET.view(DATASET.scenes(packs, "train"), seed)]
         for folder, share in UNLABELED:
             sources += [DATASET.view(TeacherLabeled(packs.pictures(folder), teacher), seed)] * share
-        return mixed(sources, batch)
+        return interleave(sources, batch)
 
 
 class StudentPart(VocPart):

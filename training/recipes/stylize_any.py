@@ -72,7 +72,7 @@ class StylizeAny(Recipe):
     def served_networks(self, networks: Mapping[str, keras.Model], packs: Packs) -> dict[str, keras.Model]:
         """Return the networks that paint, measure and encode, and one that gives the vectors of the presets."""
         parts = style_painter.split(networks["painter"])
-        pictures = [reduced(picture, STYLE_SIDE) for picture in packs.pictures("styles/presets")]
+        pictures = [reduce_picture(picture, STYLE_SIDE) for picture in packs.pictures("styles/presets")]
         vectors = [ops.convert_to_numpy(parts["encode"]({"style": picture})["vector"])[0] for picture in pictures]
         return parts | {"preset": style_painter.presets(np.stack(vectors))}
 
@@ -236,7 +236,7 @@ def _variation(image: Any) -> Any:
     return ops.mean(ops.square(down)) + ops.mean(ops.square(right))
 
 
-def reduced(picture: np.ndarray, side: int) -> np.ndarray:
+def reduce_picture(picture: np.ndarray, side: int) -> np.ndarray:
     """Return a picture with about as many pixels as a square of `side`, as the service reduces it: [1,h,w,3]."""
     height, width = picture.shape[:2]
     factor = min(1.0, side / np.sqrt(height * width))
@@ -248,7 +248,7 @@ def reduced(picture: np.ndarray, side: int) -> np.ndarray:
 def paint(networks: Mapping[str, Any], picture: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """Return uint8 `picture` (height, width, 3), sides multiples of 4, painted by served `networks`."""
     image = (picture[None] / 255).astype(np.float32)
-    small = reduced(picture, STATISTICS_SIDE)
+    small = reduce_picture(picture, STATISTICS_SIDE)
     measured = _numpy(networks["statistics"]({"image": small, "vector": vector})["moments"])
     painted = _numpy(networks["paint"]({"image": image, "vector": vector, "moments": measured})["image"])[0]
     return np.rint(np.clip(painted, 0, 1) * 255).astype(np.uint8)
@@ -256,7 +256,7 @@ def paint(networks: Mapping[str, Any], picture: np.ndarray, vector: np.ndarray) 
 
 def encode(networks: Mapping[str, Any], painting: np.ndarray) -> np.ndarray:
     """Return the style vector [1,VECTOR] of uint8 (height, width, 3)."""
-    return _numpy(networks["encode"]({"style": reduced(painting, STYLE_SIDE)})["vector"])
+    return _numpy(networks["encode"]({"style": reduce_picture(painting, STYLE_SIDE)})["vector"])
 
 
 def _numpy(values: Any) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.data.packs import Packs
-from training.evaluation.photos import bicubic_figures, enlargeable
+from training.evaluation.photos import bicubic_figures, load_enlargement_set
 
 PSNR = {
     "Set5": (33.66, 30.39, 28.42),
@@ -19,7 +19,7 @@ SSIM_SET5 = (0.9299, 0.8682, 0.8104)
 @pytest.mark.data
 @pytest.mark.parametrize("name", PSNR)
 def test_bicubic_is_the_literatures(packs: Packs, name: str) -> None:
-    pictures = enlargeable(packs, name)
+    pictures = load_enlargement_set(packs, name)
     for place, scale in enumerate((2, 3, 4)):
         psnr, ssim = np.mean([bicubic_figures(picture, scale, grey) for picture, grey in pictures], axis=0)
         assert psnr == pytest.approx(PSNR[name][place], abs=0.02)

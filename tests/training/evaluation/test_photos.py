@@ -82,18 +82,18 @@ def test_a_denoiser_that_does_nothing(made: Packs) -> None:
 
 
 def test_cbsd68_is_68_pictures(made: Packs, tmp_path: Path) -> None:
-    assert len(photos.cbsd68(made)) == 68
+    assert len(photos.load_cbsd68(made)) == 68
     write(tmp_path / "photos/test/B100", ["010.png"])
     (tmp_path / "photos/test/CBSD68_names.txt").write_text("010\n")
     with pytest.raises(WrongPack, match="68 pictures"):
-        photos.cbsd68(Packs(tmp_path))
+        photos.load_cbsd68(Packs(tmp_path))
 
 
 def test_noise_is_seeded_by_the_index(made: Packs) -> None:
-    picture = photos.kodak24(made)[0]
-    assert np.array_equal(photos.noisy(picture, 3, 25), photos.noisy(picture, 3, 25))
-    assert not np.array_equal(photos.noisy(picture, 3, 25), photos.noisy(picture, 4, 25))
-    noise = photos.noisy(picture, 3, 25) - picture
+    picture = photos.load_kodak24(made)[0]
+    assert np.array_equal(photos.add_noise(picture, 3, 25), photos.add_noise(picture, 3, 25))
+    assert not np.array_equal(photos.add_noise(picture, 3, 25), photos.add_noise(picture, 4, 25))
+    noise = photos.add_noise(picture, 3, 25) - picture
     assert np.std(noise) == pytest.approx(25, rel=0.05)
 
 
@@ -114,7 +114,7 @@ def test_an_enlarger_that_repeats_pixels(made: Packs) -> None:
 
 
 def test_a_grey_file_is_its_own_luma(made: Packs) -> None:
-    ((picture, grey),) = photos.enlargeable(made, "Set14")
+    ((picture, grey),) = photos.load_enlargement_set(made, "Set14")
     assert grey
     assert np.array_equal(photos.luma(picture, grey), picture[..., 0])
     assert photos.luma(np.full((1, 1, 3), 255, np.uint8), False).item() == 235

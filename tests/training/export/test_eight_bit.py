@@ -124,8 +124,8 @@ def test_a_figure_without_a_bound_is_not_risked(published: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("shape", [(5, 7), (1, 3), (4, 4)])
 def test_samples_are_reflected_or_cut_to_a_size(shape: Sequence[int]) -> None:
-    from training.export.eight_bit import fitted
+    from training.export.eight_bit import fit_shape
 
     array = np.arange(16, dtype=np.float32).reshape(4, 4)
     expected = np.pad(array, [(0, 4), (0, 4)], mode="symmetric")[: shape[0], : shape[1]]
-    np.testing.assert_array_equal(fitted(array, shape), expected)
+    np.testing.assert_array_equal(fit_shape(array, shape), expected)
