@@ -7,7 +7,7 @@ import functools
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -54,8 +54,7 @@ def create_app(
     """Return the service, with an endpoint for each of `tasks`. Without `engine`, the one that the settings name is
     started: seconds. `clock` is the time of day by which jobs live. Raises ClusterError."""
     engine = engine or start_engine(settings)
-    metrics = Metrics()
-    shutdown = Shutdown()
+    metrics, shutdown, readiness = Metrics(), Shutdown(), ReadinessProbe(engine, tasks)
     authenticator = Authenticator([key.get_secret_value() for key in settings.api_keys], settings.trusted_proxies)
     pipeline = ImagePipeline(
         engine,
@@ -64,7 +63,6 @@ def create_app(
         max_pixels=settings.max_pixels,
         max_output_pixels=settings.max_output_pixels,
     )
-    concurrency = ConcurrencyLimit(settings.max_requests, pipeline.budget.seconds_ahead)
     store = JobStore(
         settings.data_dir,
         max_jobs=settings.jobs_max,
@@ -72,18 +70,56 @@ def create_app(
         ttl=settings.job_ttl_h * 3600,
         clock=clock,
     )
-    by_name = {task.name: task for task in tasks}
-    runner = JobRunner(pipeline, by_name, PixelBudget(settings.decoded_megapixels), clock)
+    runner = JobRunner(pipeline, tasks, PixelBudget(settings.decoded_megapixels), clock)
     worker = Worker(store, runner, explain, concurrency=settings.jobs_at_once)
     job_service = JobService(
         store, worker, shutdown, needs_key=authenticator.needs_key, body_timeout_s=settings.body_timeout_s
     )
     dispatcher = JobDispatcher(job_service, pipeline, store, worker, shutdown, longest=settings.request_timeout_s)
+    concurrency = ConcurrencyLimit(settings.max_requests, pipeline.budget.seconds_ahead)
     handler = ImageHandler(settings, pipeline, dispatcher, concurrency, shutdown)
-    readiness = ReadinessProbe(engine, tasks)
+
+    app = FastAPI(
+        title="restore",
+        version=VERSION,
+        lifespan=_lifespan(settings, engine, worker, shutdown, readiness),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+
+    @functools.cache
+    def document() -> bytes:
+        return json.dumps(openapi.build(app, needs_key=authenticator.needs_key)).encode()
+
+    app.state.pipeline, app.state.shutdown, app.state.concurrency = pipeline, shutdown, concurrency
+    app.state.settings, app.state.store, app.state.worker, app.state.jobs = settings, store, worker, job_service
+    for router in (
+        images.router(tasks, handler),
+        styles.router(engine),
+        jobs.router(job_service),
+        model_cards.router(engine),
+        health.router(readiness, shutdown, metrics),
+        pages.router(document),
+    ):
+        app.include_router(router)
+    exception_handlers.install(app)
+    _add_middleware(app, settings, authenticator, metrics)
+    metrics.watch_pipeline(pipeline)
+    metrics.watch_engine(engine)
+    metrics.watch_jobs(worker)
+    return app
+
+
+def _lifespan(
+    settings: Settings, engine: ModelServer, worker: Worker, shutdown: Shutdown, readiness: ReadinessProbe
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return what starts before the first request and ends after the last."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def run(_: FastAPI) -> AsyncIterator[None]:
         await worker.start()
         latencies = settings.data_dir / LATENCY_FILE
         await asyncio.to_thread(engine.latency.load, latencies)
@@ -101,31 +137,11 @@ def create_app(
         await shutdown.drain()
         await asyncio.to_thread(engine.latency.save, latencies)
 
-    app = FastAPI(
-        title="restore",
-        version=VERSION,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-        generate_unique_id_function=_operation_id,
-    )
+    return run
 
-    @functools.cache
-    def document() -> bytes:
-        return json.dumps(openapi.build(app, needs_key=authenticator.needs_key)).encode()
 
-    app.state.pipeline, app.state.shutdown, app.state.concurrency = pipeline, shutdown, concurrency
-    app.state.settings, app.state.store, app.state.worker, app.state.jobs = settings, store, worker, job_service
-    app.include_router(images.router(tasks, handler))
-    app.include_router(styles.router(engine))
-    app.include_router(jobs.router(job_service))
-    app.include_router(model_cards.router(engine))
-    app.include_router(health.router(readiness, shutdown, metrics))
-    app.include_router(pages.router(document))
-    exception_handlers.install(app)
-    # The last added is the first to see a request.
+def _add_middleware(app: FastAPI, settings: Settings, authenticator: Authenticator, metrics: Metrics) -> None:
+    """Add what is around every request; the last added is the first to see one."""
     app.add_middleware(HeadMiddleware)
     rate = RateLimiter(*settings.rate) if settings.rate else None
     app.add_middleware(AuthMiddleware, authenticator=authenticator, rate=rate)
@@ -138,10 +154,6 @@ def create_app(
             expose_headers=EXPOSED_HEADERS,
         )
     app.add_middleware(AccessLogMiddleware, metrics=metrics)
-    metrics.watch_pipeline(pipeline)
-    metrics.watch_engine(engine)
-    metrics.watch_jobs(worker)
-    return app
 
 
 def _operation_id(route: APIRoute) -> str:

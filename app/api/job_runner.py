@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from app.tasks.base import Task
 
 
 class JobRunner:
-    """Runs jobs of `tasks` (by name) in `pipeline`; `clock` gives the time of day.
+    """Runs jobs of `tasks` in `pipeline`; `clock` gives the time of day.
 
     Their pictures have a `budget` of their own, so that none waits for a request or delays one.
     """
@@ -29,12 +29,12 @@ class JobRunner:
     def __init__(
         self,
         pipeline: ImagePipeline,
-        tasks: Mapping[str, Task[Any]],
+        tasks: Sequence[Task[Any]],
         budget: PixelBudget,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pipeline = pipeline
-        self._tasks = tasks
+        self._tasks = {task.name: task for task in tasks}
         self._budget = budget
         self._clock = clock
 
