@@ -4,7 +4,7 @@
     python -m training evaluate inpaint_mountain
 
 Target: 0.7 dB over the best classical method in holes of 22 px at 100 px, which are the article's 50 at 228;
-`docs/rows.md` has the figures it reached. It is given the mask, and adds to a smooth fill;
+`docs/model-status.md` has the figures it reached. It is given the mask, and adds to a smooth fill;
 `inpaint_mountain_autoencoder` is the article's own network, which has neither.
 """
 

@@ -3,7 +3,7 @@
     python -m training train superres_face                  # a quarter of an hour on two cores
     python -m training evaluate superres_face
 
-Target: 1.5 dB over bicubic on the pack's test faces at their own size (32 -> 128 pixels); `docs/rows.md` has the
+Target: 1.5 dB over bicubic on the pack's test faces at their own size (32 -> 128 pixels); `docs/model-status.md` has the
 figures it reached.
 """
 

@@ -154,7 +154,7 @@ def _find_model(options: InpaintOptions, engine: Engine) -> Manifest | None:
 
 def _plan(
     picture: Picture, mask: Picture | None, options: InpaintOptions, manifest: Manifest | None
-) -> tuple[_Canvas, list[tuple[Region, Method]]]:
+) -> tuple[_PartialResult, list[tuple[Region, Method]]]:
     """Return what is to be done, region by region. Raises what `inpaint` raises of the mask, the work and the size."""
     hole = _find_hole(picture, mask)
     if mask is None:
@@ -174,7 +174,7 @@ def _plan(
     if manifest is not None and not SIGNATURES.keys().isdisjoint(methods):
         check_size(picture, manifest, manifest.signatures[SIGNATURES[options.method]].inputs["image"].shape[-1])
     alpha = None if picture.alpha is None else picture.alpha.copy()
-    work = _Canvas(picture, options, inside, missing, picture.pixels.copy(), alpha)
+    work = _PartialResult(picture, options, inside, missing, picture.pixels.copy(), alpha)
     return work, list(zip(regions, methods, strict=True))
 
 
@@ -250,7 +250,7 @@ def _pool(method: classical_inpaint.Method) -> ThreadPoolExecutor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Canvas:
+class _PartialResult:
     """A picture with holes, and what becomes of it: `result` and `alpha` are written region by region.
 
     `missing` is made up; of that, all is seen `inside`, and the rest fades.
@@ -285,13 +285,13 @@ _FilledBox = tuple[NDArray[Any], Box]
 """The planes of a box after what is missing in it was filled, and the box."""
 
 
-def _fill_classically(work: _Canvas, region: Region, method: classical_inpaint.Method) -> _FilledBox:
+def _fill_classically(work: _PartialResult, region: Region, method: classical_inpaint.Method) -> _FilledBox:
     planes, hole = work.planes(region.window)
     return classical_inpaint.fill(planes, hole, method, work.options.radius), region.window
 
 
 async def _fill_by_model(
-    work: _Canvas,
+    work: _PartialResult,
     region: Region,
     method: Literal["neural", "dcgan"],
     manifest: Manifest,
