@@ -1,4 +1,4 @@
-"""What a manifest may say of variants in 8 bit."""
+"""What a manifest may say of quantized signatures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def variant(**changes: Any) -> dict[str, Any]:
     """Return the entry of a variant that keeps the contract; `changes` are other fields of it."""
     usual = {
         "signature": "denoise",
-        "file": "variants/denoise.tflite",
+        "file": "quantized/denoise.tflite",
         "bytes": 1000,
         "precision": "dynamic",
         "sizes": [(64, 64)],
@@ -30,7 +30,7 @@ def variant(**changes: Any) -> dict[str, Any]:
 
 
 def parsed(*quantized: dict[str, Any]) -> contract.Manifest:
-    described = manifest(files={"variants/denoise.tflite": "0" * 64}).model_dump(mode="json")
+    described = manifest(files={"quantized/denoise.tflite": "0" * 64}).model_dump(mode="json")
     return contract.parse(json.dumps(described | {"quantized": list(quantized)}))
 
 

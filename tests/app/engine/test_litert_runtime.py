@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning"),
 ]
 
-FILE = "variants/denoise.tflite"
+FILE = "quantized/denoise.tflite"
 SIZES = [(64, 64), (32, 64)]
 Changed = Callable[..., tuple[Path, Manifest]]
 
@@ -48,7 +48,7 @@ def root(tiny_repository: Path, content: bytes, tmp_path: Path) -> Changed:
     def of(written: bytes = content, **changes: Any) -> tuple[Path, Manifest]:
         old = repository.open_model(tiny_repository / "denoise/photo/1")
         shutil.copytree(tiny_repository / "denoise/photo/1", tmp_path / "made")
-        (tmp_path / "made/variants").mkdir()
+        (tmp_path / "made/quantized").mkdir()
         (tmp_path / "made" / FILE).write_bytes(written)
         fields: dict[str, Any] = {
             "signature": "denoise",
