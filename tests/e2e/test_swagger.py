@@ -38,7 +38,7 @@ def shown(browser: Browser) -> Any:
 
 def execute(browser: Browser, service: Service, path: str, picture: Path) -> None:
     browser.open(f"http://127.0.0.1:{service.port}/docs")
-    opblock = f"#operations-pictures-{path}_{path}_post"
+    opblock = f"#operations-pictures-{path}"
     browser.click(browser.find(f"{opblock} .opblock-summary-control"))
     browser.type(browser.find(f"{opblock} input[type=file]"), str(picture))
     browser.click(browser.find(f"{opblock} button.execute"))
@@ -62,7 +62,7 @@ def test_a_picture_goes_in_and_is_shown(window: Browser, tmp_path: Path, path: s
 def test_options_are_told_and_prefilled(window: Browser) -> None:
     with serving() as service:
         window.open(f"http://127.0.0.1:{service.port}/docs")
-        window.click(window.find("#operations-pictures-denoise_denoise_post .opblock-summary-control"))
+        window.click(window.find("#operations-pictures-denoise .opblock-summary-control"))
         window.find("input[type=file]")
         text = window.run("return document.querySelector('.opblock-section-request-body').innerText")
         for field in ("image", "model", "format", "quality", "lossless", "metadata", "strength", "preserve"):
@@ -82,5 +82,5 @@ def test_api_keys_work(window: Browser, tmp_path: Path) -> None:
         window.type(window.find(".modal-ux input"), "open sesame")
         window.click(window.find(".modal-ux button.authorize"))
         window.click(window.find(".modal-ux button.btn-done"))
-        window.click(window.find("#operations-pictures-denoise_denoise_post button.execute"))
+        window.click(window.find("#operations-pictures-denoise button.execute"))
         assert shown(window) == [64, 48]
