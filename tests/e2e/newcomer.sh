@@ -19,7 +19,7 @@ fail() {
     exit 1
 }
 # make does not pass signals to its grandchildren in every version: the service is asked itself.
-service_pid() { pgrep -P "$make_pid" -f 'app\.main' | head -n 1 || true; }
+service_pid() { pgrep -P "$make_pid" -f 'm app$' | head -n 1 || true; }
 cleanup() {
     if [[ -n "$make_pid" ]]; then
         service="$(service_pid)"
