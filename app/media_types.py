@@ -8,6 +8,7 @@ RESULT = "application/vnd.restore.result+json"
 """The picture in base64 inside a JSON object."""
 TABLE = "application/vnd.restore.table+json"
 """The table of `/segment`."""
+_JSON = ("application/json", "application/*")
 _MAX_LENGTH = 4096
 
 
@@ -35,23 +36,22 @@ def parse_accept(header: str | None) -> list[MediaRange]:
 
 
 def is_json(media_type: str) -> bool:
-    """Return whether a media type or range is JSON: `application/json`, `application/…+json`, `application/*`."""
-    return media_type == "application/*" or (media_type.startswith("application/") and media_type.endswith("json"))
+    """Return whether a media type or range is JSON of any kind: `application/json`, `application/…+json`."""
+    return media_type.startswith("application/") and media_type.endswith("json")
 
 
 def prefers_json(header: str | None) -> bool:
-    """Return whether `Accept` prefers JSON to every kind of picture. A tie is a picture."""
+    """Return whether `Accept` prefers the picture inside JSON to every kind of picture. A tie is a picture."""
     ranges = parse_accept(header)
-    json = max((one.weight for one in ranges if is_json(one.name)), default=0.0)
+    json = max((one.weight for one in ranges if one.name in (*_JSON, RESULT)), default=0.0)
     picture = max((one.weight for one in ranges if one.name == "*/*" or one.name.startswith("image/")), default=0.0)
     return json > picture
 
 
-def accepts_json(header: str | None) -> bool:
-    """Return whether `Accept` allows JSON: it names it, or everything, or there is no header."""
-    return not header or any(
-        (is_json(one.name) or one.name == "*/*") and one.weight > 0 for one in parse_accept(header)
-    )
+def accepts_table(header: str | None) -> bool:
+    """Return whether `Accept` allows a table: it names JSON, or everything, or there is no header."""
+    names = (*_JSON, TABLE, "*/*")
+    return not header or any(one.name in names and one.weight > 0 for one in parse_accept(header))
 
 
 def _parse_weight(text: str) -> float:

@@ -76,6 +76,6 @@ def check_table(accept: str | None, format_name: str) -> None:
     if format_name != "auto":
         text = f"output=json answers a table, which is no picture in {format_name}: leave format out."
         raise ConflictingFields(text, field="format", value=format_name)
-    if not media_types.accepts_json(accept):
+    if not media_types.accepts_table(accept):
         text = f"output=json answers a table; possible here: application/json, {media_types.TABLE}."
         raise NotAcceptable(text, value=(accept or "")[:200])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app import media_types
-from app.media_types import MediaRange, accepts_json, parse_accept, prefers_json
+from app.media_types import MediaRange, accepts_table, parse_accept, prefers_json
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ from app.media_types import MediaRange, accepts_json, parse_accept, prefers_json
         ("application/json;q=0", False),
         ("application/json;q=high", False),  # what cannot be read is left out
         (media_types.RESULT, True),
+        ("application/problem+json", False),
         ("text/html", False),
     ],
 )
@@ -44,8 +45,8 @@ def test_json_is_preferred_only_where_it_has_the_higher_weight(accept: str | Non
         ("text/html, image/*", False),
     ],
 )
-def test_json_is_accepted_where_it_is_named_or_anything_is(accept: str | None, expected: bool) -> None:
-    assert accepts_json(accept) is expected
+def test_a_table_is_accepted_where_json_is_named_or_anything_is(accept: str | None, expected: bool) -> None:
+    assert accepts_table(accept) is expected
 
 
 def test_ranges_come_in_their_order_with_their_weights_and_what_is_none_is_left_out() -> None:
