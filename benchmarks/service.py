@@ -22,7 +22,7 @@ START_SECONDS = 600.0
 
 
 @contextmanager
-def running(module: str = "app.main", *arguments: str, **settings: str) -> Iterator[tuple[str, int]]:
+def running(module: str = "app", *arguments: str, **settings: str) -> Iterator[tuple[str, int]]:
     """Yield (URL, process id) of a service that is ready and idle. `settings` are variables without `RESTORE_`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -370,7 +370,7 @@ def main() -> None:
 
     run_soak(
         "small",
-        "app.main",
+        "app",
         options.requests,
         lambda url: partial(make_small_request, seed=options.seed, style=first_style(url)),
     )
