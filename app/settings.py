@@ -198,7 +198,7 @@ class Settings(BaseSettings):
 
     @field_validator("rate_limit")
     @classmethod
-    def _readable_rate(cls, value: str) -> str:
+    def _check_rate(cls, value: str) -> str:
         if value and parse_rate(value) is None:
             raise ValueError("must look like 60/minute (or /second, /hour), or be empty")
         return value

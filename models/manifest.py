@@ -69,7 +69,7 @@ class Tensor(_Part):
     meaning: str = ""
 
     @model_validator(mode="after")
-    def _free_batch(self) -> Self:
+    def _check_shape(self) -> Self:
         if self.shape[0] != -1:
             raise ValueError("the first size of a shape is the batch and must be -1")
         if any(size < 1 and size != -1 for size in self.shape):
@@ -95,7 +95,7 @@ class Signature(_Part):
     precisions: dict[Precision, str] = {}
 
     @model_validator(mode="after")
-    def _another_precision(self) -> Self:
+    def _check_precisions(self) -> Self:
         if self.precision in self.precisions:
             raise ValueError(f"precisions: {self.precision} is the precision of the signature itself")
         return self
@@ -143,7 +143,7 @@ class Geometry(_Part):
         return nearest_size(self.canonical_sizes, height, width)
 
     @model_validator(mode="after")
-    def _what_its_kind_needs(self) -> Self:
+    def _check_kind(self) -> Self:
         needs: dict[str, Any] = {
             "tiled": self.tile_size,
             "canonical": self.canonical_sizes,
@@ -193,7 +193,7 @@ class QualityTable(_Part):
     note: str = ""
 
     @model_validator(mode="after")
-    def _rectangular(self) -> Self:
+    def _check_rows(self) -> Self:
         if any(len(row) != len(self.columns) for row in self.rows):
             raise ValueError("each row has one cell a column")
         return self
@@ -230,7 +230,7 @@ def kind_of(figure: str) -> str | None:
 
 
 def excessive_losses(figures: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return what is wrong with {figure: (SavedModel's, variant's)}: those that lose too much, one sentence each."""
+    """Return what is wrong with {figure: (float32's, 8 bit's)}: those that lose too much, one sentence each."""
     problems = []
     for name, (before, after) in figures.items():
         kind = kind_of(name)
@@ -246,7 +246,7 @@ class QuantizedSignature(_Part):
 
     `file` has a signature `<height>x<width>` for each of `sizes`, with the names and, but for free sizes, the shapes of
     `signature`. Weights are int8, a scale for each channel. Activations are too: `int8` by ranges found on training
-    pictures, `dynamic` by those of what goes through. `figures` are the SavedModel's and the variant's own, on pictures
+    pictures, `dynamic` by those of what goes through. `figures` are the SavedModel's and this file's own, on pictures
     that neither saw in training; `faster` is how many times as fast it was where it was made, which says little of
     another machine. `operators` are LiteRT's built-in operators in the file.
     """
@@ -261,7 +261,7 @@ class QuantizedSignature(_Part):
     operators: list[str] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _within_bounds(self) -> Self:
+    def _check_losses(self) -> Self:
         problems = excessive_losses(self.figures)
         if problems:
             raise ValueError("; ".join(problems))
@@ -315,7 +315,7 @@ class Manifest(_Part):
         return {**self.signatures, **others}
 
     @model_validator(mode="after")
-    def _files_stay_inside(self) -> Self:
+    def _check_names(self) -> Self:
         for path in self.files:
             parts = path.split("/")
             if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
