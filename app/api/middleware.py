@@ -98,7 +98,7 @@ class AccessLogMiddleware:
         path = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD", "OPTIONS") else "other"
         self.metrics.requests.labels(path, method, status).inc()
-        self.metrics.seconds.labels(path).observe(seconds)
+        self.metrics.request_duration.labels(path).observe(seconds)
         if "problem" in state:
             self.metrics.problems.labels(state["problem"]).inc()
         facts = {key: state[key] for key in ("problem", "client", "model") if key in state}

@@ -125,6 +125,11 @@ class Scheduler:
         return self._queue.pixels / 1e6
 
     @property
+    def oldest_seconds(self) -> float:
+        """Seconds since the oldest request that waits or runs came; 0 where there is none."""
+        return self._admission.oldest_seconds
+
+    @property
     def busy(self) -> bool:
         """Whether the device is at work."""
         return bool(self._running)

@@ -112,6 +112,11 @@ class RayEngine:
         return self._admission.pixels / 1e6
 
     @property
+    def oldest_seconds(self) -> float:
+        """Seconds since the oldest outstanding request came; 0 where there is none."""
+        return self._admission.oldest_seconds
+
+    @property
     def counters(self) -> Counters:
         """What was rejected here, and what replicas reported: each of their counts is reported to one engine only."""
         return self._counters + Counters(rejections=self._admission.rejections)
