@@ -40,8 +40,9 @@ help: ## list these targets
 
 # A stamp file here too: an environment whose creation was interrupted has python but no pip.
 $(VENV)/.made:
-	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 was found. Install one, or set it: make PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is not a Python from 3.11 to 3.13. Set another one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 was found on PATH. Install one, or set it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c '' 2>/dev/null || { echo "$(PYTHON) does not run as a Python interpreter. Set another one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is Python $$($(PYTHON) -c 'import platform; print(platform.python_version())'); 3.11 to 3.13 is needed. Set another one: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "[setup] creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
 	@touch $@
 
