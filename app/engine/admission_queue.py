@@ -88,9 +88,9 @@ def shutting_down() -> ShuttingDown:
 
 def too_late() -> DeadlineExceeded:
     """Return the error for requests whose deadline has passed."""
-    return DeadlineExceeded("The work was not done before its deadline and was taken off the queue.")
+    return DeadlineExceeded("The request was not finished before its deadline and was cancelled.")
 
 
 def no_worker() -> Overloaded:
     """Return the error for requests that come while no replica works."""
-    return Overloaded(f"No replica works now. Try again in {RESTART_S:g} seconds.", retry_after=RESTART_S)
+    return Overloaded(f"No replica is running. Try again in {RESTART_S:g} seconds.", retry_after=RESTART_S)

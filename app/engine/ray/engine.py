@@ -81,8 +81,8 @@ class RayEngine:
         except BaseException as error:
             self._ray.shutdown()
             if isinstance(error, (*self._replica_errors, TimeoutError)):
-                log.error("no cluster", error=str(error))
-                raise ClusterError("the cluster does not answer any more") from None
+                log.error("Ray cluster not available", error=str(error))
+                raise ClusterError("the Ray cluster stopped responding; the log has the reason") from None
             raise
         self._monitor.start()
 

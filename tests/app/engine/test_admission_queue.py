@@ -60,7 +60,7 @@ def test_each_worker_adds_to_the_limit_and_without_one_nothing_is_taken() -> Non
         enter(queue, request(value), workers=2)
     with pytest.raises(Overloaded, match="The queue is full"):
         enter(queue, request(2), workers=2)
-    with pytest.raises(Overloaded, match="No replica works now"):
+    with pytest.raises(Overloaded, match="No replica is running"):
         enter(queue, probe(RequestContext("probe", probe=True)), workers=0)
     assert queue.count == 2
 
