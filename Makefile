@@ -47,13 +47,13 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.serve: $(LOCK) | $(VENV)/.made
-	@echo "[setup] installing $(LOCK) (some hundred megabytes; a few minutes the first time)"
+	@echo "[setup] installing $(LOCK) (several hundred megabytes; takes minutes the first time)"
 	@$(INSTALL) -r $(LOCK)
 	@touch $@
 	@echo "[setup] $(VENV) is ready to serve"
 
 $(VENV)/.dev: requirements/dev.txt $(LOCK) | $(VENV)/.made
-	@echo "[setup] installing requirements/dev.txt (some hundred megabytes; a few minutes the first time)"
+	@echo "[setup] installing requirements/dev.txt (several hundred megabytes; takes minutes the first time)"
 	@$(INSTALL) -r requirements/dev.txt $(if $(filter ray,$(ENGINE)),-r $(LOCK))
 	@touch $(VENV)/.serve $@
 	@echo "[setup] $(VENV) is ready to test"

@@ -41,8 +41,8 @@ def main() -> int:
         return _refuse(f"{configuration.variable('data_dir')}: {error}")
 
     def report_listening() -> None:
-        where = f"http://{settings.host}:{settings.port}"
-        print_line(f"serving on {where} after {time.perf_counter() - begun:.1f} s, docs at /docs")
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        print_line(f"serving on http://{host}:{settings.port} after {time.perf_counter() - begun:.1f} s, docs at /docs")
 
     ignore_signals()
     server = Server(_configure_uvicorn(app, settings), app.state.shutdown, settings, report_listening)
