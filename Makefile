@@ -40,19 +40,20 @@ help: ## list these targets
 
 # A stamp file here too: an environment whose creation was interrupted has python but no pip.
 $(VENV)/.made:
-	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 was found. Install one, or set it: make PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is not a Python from 3.11 to 3.13. Set another one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 was found on PATH. Install one, or set it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c '' 2>/dev/null || { echo "$(PYTHON) does not run as a Python interpreter. Set another one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is Python $$($(PYTHON) -c 'import platform; print(platform.python_version())'); 3.11 to 3.13 is needed. Set another one: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "[setup] creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
 	@touch $@
 
 $(VENV)/.serve: $(LOCK) | $(VENV)/.made
-	@echo "[setup] installing $(LOCK) (some hundred megabytes; a few minutes the first time)"
+	@echo "[setup] installing $(LOCK) (several hundred megabytes; takes minutes the first time)"
 	@$(INSTALL) -r $(LOCK)
 	@touch $@
 	@echo "[setup] $(VENV) is ready to serve"
 
 $(VENV)/.dev: requirements/dev.txt $(LOCK) | $(VENV)/.made
-	@echo "[setup] installing requirements/dev.txt (some hundred megabytes; a few minutes the first time)"
+	@echo "[setup] installing requirements/dev.txt (several hundred megabytes; takes minutes the first time)"
 	@$(INSTALL) -r requirements/dev.txt $(if $(filter ray,$(ENGINE)),-r $(LOCK))
 	@touch $(VENV)/.serve $@
 	@echo "[setup] $(VENV) is ready to test"

@@ -9,7 +9,7 @@ import uvicorn
 
 from app import logging
 from app import settings as configuration
-from app.api.server import Server, ignore_signals
+from app.api.server import ListenError, Server, bind, ignore_signals
 from app.engine.ray import ClusterError
 from app.jobs.store import JobStoreError
 from app.main import create_app
@@ -18,7 +18,7 @@ from app.startup import print_line
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code: 2 where a setting is wrong, 1 where the port is taken."""
+    """Serve until SIGTERM or SIGINT; return the exit code: 2 if a setting is wrong or its port is in use."""
     begun = time.perf_counter()
     try:
         settings = configuration.read()
@@ -27,6 +27,10 @@ def main() -> int:
     for sentence in configuration.find_misspelled():
         sys.stderr.write(f"restore: {sentence}\n")
     logging.configure(settings.log_format)
+    try:
+        sockets = bind(settings.host, settings.port)
+    except ListenError as error:
+        return _refuse(str(error))
     try:
         app = create_app(settings)
     except ClusterError as error:
@@ -37,12 +41,15 @@ def main() -> int:
         return _refuse(f"{configuration.variable('data_dir')}: {error}")
 
     def report_listening() -> None:
-        where = f"http://{settings.host}:{settings.port}"
-        print_line(f"serving on {where} after {time.perf_counter() - begun:.1f} s, docs at /docs")
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        print_line(f"serving on http://{host}:{settings.port} after {time.perf_counter() - begun:.1f} s, docs at /docs")
 
     ignore_signals()
     server = Server(_configure_uvicorn(app, settings), app.state.shutdown, settings, report_listening)
-    server.run()
+    try:
+        server.run(sockets)
+    except ListenError as error:  # another process has begun to listen since `bind`
+        return _refuse(str(error))
     print_line("stopped")
     return 0 if server.started else 1
 

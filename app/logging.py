@@ -1,4 +1,4 @@
-"""Every log line, uvicorn's too, on standard error: one line each, to read or as JSON."""
+"""Log lines on standard error, one per event, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from typing import Any, Literal
 
 import structlog
 
+OWN_LOGGERS = ("app", "restore")
+"""Loggers of this service. They log from INFO on, those of other libraries from WARNING on."""
+
 
 def configure(log_format: Literal["text", "json"]) -> None:
-    """Configure structlog and the standard library's logging for the process."""
+    """Configure structlog and the standard library's logging for the process.
+
+    Warnings and errors of other libraries, and Python's own warnings, are logged in the same format.
+    """
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -34,4 +40,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
         )
     )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for name in OWN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)

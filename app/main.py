@@ -110,6 +110,13 @@ def create_app(
     metrics.watch_pipeline(pipeline)
     metrics.watch_engine(engine)
     metrics.watch_jobs(worker)
+    metrics.watch_queue_age(
+        {
+            "requests": lambda: pipeline.budget.oldest_seconds,
+            "tiles": lambda: max((one.oldest_seconds for one in engine.devices.values()), default=0.0),
+            "jobs": lambda: worker.oldest_queued_seconds,
+        }
+    )
     return app
 
 

@@ -1,4 +1,4 @@
-"""The only reader of the environment: every setting, its default, its range and what it does.
+"""All settings: default, range and description. No other module reads the environment.
 
 `python -m app.settings > docs/configuration.md` writes them as a document.
 """
@@ -20,7 +20,7 @@ PREFIX = "RESTORE_"
 
 
 class SettingsError(ValueError):
-    """The environment holds a value that cannot be. Its text is one line for the person who starts the service."""
+    """A setting is invalid. The message is one line, shown when the service starts."""
 
 
 def _split_list(value: object) -> object:
@@ -30,7 +30,7 @@ def _split_list(value: object) -> object:
 
 
 def _parse_whole(value: object) -> object:
-    """Let `64e6` pass for 64000000."""
+    """Accept `64e6` for 64000000."""
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\d{1,2}", value.strip()):
         return int(float(value))
     return value
@@ -42,165 +42,189 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Settings(BaseSettings):
-    """What the service is told at start. Lists are separated by commas."""
+    """The settings, read from environment variables. Lists are separated by commas."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     host: Annotated[str, Field(min_length=1)] = Field(
-        "127.0.0.1", description="Address to listen on. `0.0.0.0` is every address of the machine."
+        "127.0.0.1", description="Address to listen on. `0.0.0.0` listens on all IPv4 addresses of the machine."
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     models_dir: Annotated[tuple[Path, ...], NoDecode, Listed] = Field(
         (Path("models/published"), Path("models/local")),
         min_length=1,
-        description="Folders that hold models, as `<folder>/<task>/<name>/<version>/`. A folder that is not there is "
-        "taken for an empty one.",
+        description="Folders of the model repository, laid out as `<folder>/<task>/<name>/<version>/`. Where "
+        "two folders hold the same version, the first one is used. A missing folder counts as "
+        "empty.",
     )
     engine: Literal["local", "ray"] = Field(
         "local",
-        description="Where models run: `local` is this process, `ray` replicas on the nodes of a Ray cluster "
-        "(docs/operations.md).",
+        description="Where models run: `local` in this process, `ray` in replicas on the nodes of a Ray "
+        "cluster (docs/operations.md).",
     )
     ray_address: str = Field(
         "",
-        description="With `ENGINE=ray`: the cluster, as `host:port`, or `auto` for the one that this machine is a node "
-        "of. Empty: one is started here and ends with the service.",
+        description="With `ENGINE=ray`: the address of the cluster as `host:port`, or `auto` for the cluster "
+        "that this machine is a node of. Empty: the service starts a cluster on this machine and "
+        "stops it at its end.",
     )
     ray_replicas: int = Field(
-        2, ge=1, le=1000, description="With `ENGINE=ray`: replicas, each with every model that it was asked for."
+        2, ge=1, le=1000, description="With `ENGINE=ray`: number of replicas. Each can load every model."
     )
     ray_cpus: float = Field(
-        1.0, ge=0, le=1024, allow_inf_nan=False, description="With `ENGINE=ray`: processor cores for each replica."
+        1.0, ge=0, le=1024, allow_inf_nan=False, description="With `ENGINE=ray`: CPU cores per replica."
     )
     ray_gpus: float = Field(
         0.0,
         ge=0,
         le=64,
         allow_inf_nan=False,
-        description="With `ENGINE=ray`: GPUs for each replica; `0.5` lets two share one.",
+        description="With `ENGINE=ray`: GPUs per replica. With `0.5`, two replicas share a GPU.",
     )
     preload: Annotated[tuple[str, ...], NoDecode, Listed] = Field(
         ("defaults",),
-        description="Models to load at start, as `task/name` or `task/name@version`; `defaults` stands for the "
-        "default model of each task. The others are loaded when they are first asked for.",
+        description="Models to load at startup, as `task/name` or `task/name@version`. `defaults` means the "
+        "default model of each task. Other models are loaded at their first request.",
     )
     reload_s: float = Field(
         5.0,
         ge=0,
         le=86400,
         allow_inf_nan=False,
-        description="Seconds between two scans of the model repository. What changed and then stayed as it is for one "
-        "such time is loaded without a restart; 0: scan at the start only.",
+        description="Seconds between two scans of the model repository. New and changed models are loaded "
+        "without a restart, once their files have stayed the same for two scans. 0: the "
+        "repository is scanned at startup only.",
     )
     models_mb: int = Field(
         1024,
         ge=0,
         le=100_000_000,
-        description="Room for models in memory, on each device, in MiB: what was not used for longest is unloaded for "
-        "what is asked for, unless it is at work. 0: no limit.",
+        description="Memory for models on each device, in MiB. If a model does not fit, models that are not "
+        "in use are unloaded, the least recently used first. 0: no limit.",
     )
     max_upload_mb: int = Field(
-        256, ge=1, le=4096, description="Largest body of a request, in MiB. A larger one is refused while it streams."
+        256,
+        ge=1,
+        le=4096,
+        description="Maximum size of a request body, in MiB. Larger requests get `upload-too-large`, before "
+        "the whole body is read.",
     )
     max_pixels: Whole = Field(
-        64_000_000, ge=1, le=1_000_000_000, description="Largest picture taken, in pixels, as its header says."
+        64_000_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Maximum size of an input picture, in pixels. Larger ones get `too-many-pixels`, before "
+        "they are decoded.",
     )
     max_output_pixels: Whole = Field(
-        200_000_000, ge=1, le=4_000_000_000, description="Largest picture made, in pixels."
+        200_000_000,
+        ge=1,
+        le=4_000_000_000,
+        description="Maximum size of an enlarged picture, in pixels. Requests for more get `result-too-large`.",
     )
     body_timeout_s: float = Field(
         30.0,
         gt=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds that the body of a request may take to arrive, and its answer to be taken, and one second "
-        "more for each 16 KiB.",
+        description="Seconds within which a request body must arrive, plus one second for each 16 KiB of it. A "
+        "response must be read within the same time.",
     )
     request_timeout_s: float = Field(
         120.0,
         gt=0,
         le=86400,
         allow_inf_nan=False,
-        description="Seconds that a request may take once its body is there. `Cancel-After` may ask for less.",
+        description="Seconds within which a request is answered once its body has arrived; after that it "
+        "gets `deadline-exceeded`. A client can set less with `Cancel-After`.",
     )
     stop_timeout_s: float = Field(
         20.0,
         ge=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds that requests under way get when the service is told to stop; what is not done then is "
-        "answered `shutting-down`. Whoever stops it should wait for ten seconds more.",
+        description="Seconds that running requests get to finish when the service is stopped. After that "
+        "they get `shutting-down`. Wait 10 seconds longer before you kill the process.",
     )
     decoded_megapixels: float = Field(
         256.0,
         gt=0,
         allow_inf_nan=False,
-        description="Pictures held decoded at once, input and result together, in megapixels: bounds the memory. "
-        "Further requests wait with their file on disk; a single larger picture is worked on alone.",
+        description="Maximum size of the decoded pictures in memory, inputs and results together, in "
+        "megapixels. It limits the memory of the process. Requests above it wait, with their "
+        "files on disk. A picture that is larger than this is processed alone.",
     )
     max_requests: int = Field(
         256,
         ge=1,
         le=100_000,
-        description="Pictures that may be here at once, on their way in or out, waiting or worked on; more are "
-        "`overloaded`. One client alone has room for three quarters of them. "
-        "Times `MAX_UPLOAD_MB`, it bounds the room for temporary files.",
+        description="Maximum number of concurrent picture requests, from the first byte received to the last "
+        "byte sent. More get `overloaded`. One client can have at most three quarters of them. "
+        "Times `MAX_UPLOAD_MB`, it limits the disk space for uploads.",
     )
     queue_megapixels: float = Field(
         64.0,
         gt=0,
         allow_inf_nan=False,
-        description="Tiles that may wait for the device, in megapixels; a request that finds more is `overloaded`.",
+        description="Maximum size of the tiles that wait for a device, in megapixels. Requests above it get "
+        "`overloaded`.",
     )
     max_batch: int = Field(
-        64, ge=1, le=1024, description="Most tiles that go to the device at once. A model's manifest may say less."
+        64, ge=1, le=1024, description="Maximum batch size, in tiles. The manifest of a model can set less."
     )
     data_dir: Path = Field(
         Path("var"),
-        description="Folder of the jobs: a database and their pictures and results. It is made where it is not there.",
+        description="Folder for jobs: a database, and the input and result files. It is created if it does not exist.",
     )
     jobs_max: int = Field(
-        100, ge=1, le=100_000, description="Jobs that may wait or run at once; more are refused with `jobs-full`."
+        100, ge=1, le=100_000, description="Maximum number of queued and running jobs. More get `jobs-full`."
     )
     jobs_at_once: int = Field(
-        1, ge=1, le=64, description="Jobs that run at once, each with its picture decoded in memory."
+        1,
+        ge=1,
+        le=64,
+        description="Number of jobs that run at the same time. Each holds its picture decoded in memory.",
     )
     jobs_disk_mb: int = Field(
         4096,
         ge=1,
         le=100_000_000,
-        description="Room for the pictures and results of jobs, in MiB; what would be more is refused with "
-        "`storage-full`.",
+        description="Disk space for the files of jobs, in MiB. Jobs above it get `storage-full`.",
     )
     job_ttl_h: float = Field(
         24.0,
         gt=0,
         le=8760,
         allow_inf_nan=False,
-        description="Hours that the result of a job is kept. As long again, its address answers `job-expired`.",
+        description="Hours for which the result of a job is kept. For the same time after that, its address answers "
+        "`job-expired`.",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, Listed] = Field(
-        (), description="Keys that clients must send one of. Empty: every client is admitted."
+        (), description="API keys. Clients must send one of them. Empty: no key is needed."
     )
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode, Listed] = Field(
         (),
-        description="Addresses or networks of reverse proxies whose `X-Forwarded-For` is believed.",
+        description="Addresses or networks of reverse proxies. Their `X-Forwarded-For` gives the address of "
+        "the client.",
     )
     rate_limit: str = Field(
         "",
-        description="Requests that one client (its API key, else its address) may send, as `60/minute` (or `second`, "
-        "`hour`). Empty: no limit.",
+        description="Rate limit per client (its API key, or without keys its address), as `60/minute`, or per "
+        "`second` or `hour`. Requests above it get `too-many-requests`. While it is set, responses have the headers "
+        "`RateLimit` and `RateLimit-Policy`. Empty: no limit.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, Listed] = Field(
-        (), description="Origins of web pages that may call from a browser; `*` is every one. Empty: none."
+        (), description="Origins of web pages whose scripts can use the API (CORS). `*` allows all. Empty: none."
     )
-    log_format: Literal["text", "json"] = Field("text", description="One line a request, to read or to collect.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Format of the log, one line per event: `text` for reading, `json` for log collectors."
+    )
 
     @field_validator("rate_limit")
     @classmethod
     def _check_rate(cls, value: str) -> str:
         if value and parse_rate(value) is None:
-            raise ValueError("must look like 60/minute (or /second, /hour), or be empty")
+            raise ValueError("must be empty, or a rate such as 60/minute (or /second, /hour)")
         return value
 
     @property
@@ -216,19 +240,19 @@ def parse_rate(text: str) -> tuple[int, float] | None:
 
 
 def read() -> Settings:
-    """Return the settings that the environment holds. Raises SettingsError with one line that names every breach."""
+    """Return the settings of the environment. Raises SettingsError with one line that names all invalid settings."""
     try:
         return Settings()
     except ValidationError as error:
-        breaches: dict[str, str] = {}
+        invalid: dict[str, str] = {}
         for entry in error.errors(include_url=False, include_input=False, include_context=False):
             name = str(entry["loc"][0])
-            breaches.setdefault(name, _sentence(name, os.environ.get(variable(name), ""), entry["msg"]))
-        raise SettingsError("; ".join(breaches.values())) from None
+            invalid.setdefault(name, _sentence(name, os.environ.get(variable(name), ""), entry["msg"]))
+        raise SettingsError("; ".join(invalid.values())) from None
 
 
 def find_misspelled() -> list[str]:
-    """Return a sentence for each environment variable that looks like a misspelt setting."""
+    """Return a sentence for each environment variable that looks like a misspelled setting."""
     known = [variable(name) for name in Settings.model_fields]
     strange = [name for name in sorted(os.environ) if name.startswith(PREFIX) and name not in known]
     hints = {name: get_close_matches(name, known, 1, 0.85) for name in strange}
@@ -258,8 +282,10 @@ def render_markdown() -> str:
     lines = [
         "# Configuration",
         "",
-        "Settings are environment variables. A value that cannot be is told in one line at start, with exit code 2.",
-        "Lists are separated by commas. This page is generated: `python -m app.settings > docs/configuration.md`.",
+        "Settings are environment variables. Lists are separated by commas.",
+        "If a setting is invalid, the service prints one line at startup and exits with code 2.",
+        "",
+        "This page is generated: `python -m app.settings > docs/configuration.md`.",
         "",
         "| variable | default | allowed | what it does |",
         "|---|---|---|---|",

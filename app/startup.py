@@ -1,4 +1,4 @@
-"""The start of the service: the engine, and the models that are loaded before the first request."""
+"""Startup: the engine, and the models that are loaded before the first request."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ async def keep_models_current(engine: ModelServer, settings: Settings, readiness
 
 
 async def save_latencies(latency: LatencyModel, path: Path) -> None:
-    """Save what was measured now and then until cancelled, for a start after a crash."""
+    """Save the measured latencies every LATENCY_SAVE_S seconds until cancelled, for a start after a crash."""
     while True:
         await asyncio.sleep(LATENCY_SAVE_S)
         await asyncio.to_thread(latency.save, path)
 
 
 async def _preload(engine: ModelServer, wanted: tuple[str, ...], readiness: ReadinessProbe) -> None:
-    """Load and warm up the models in `wanted`, with a line on standard output for each. A failure ends no other."""
+    """Load and warm up the models in `wanted`, and print a line for each. One that fails does not stop the others."""
     started = time.perf_counter()
     for manifest in _find_models(engine, wanted):
         begun = time.perf_counter()
@@ -108,7 +108,7 @@ async def _preload(engine: ModelServer, wanted: tuple[str, ...], readiness: Read
     for task, result in results.items():
         print_line(f"{task}: {'ready' if result.ready else result.reason}")
     if not results:
-        print_line("there are no models; train one, or set RESTORE_MODELS_DIR")
+        print_line("no models found; set RESTORE_MODELS_DIR, or train one (docs/add-a-model.md)")
     print_line(f"warm after {time.perf_counter() - started:.1f} s")
 
 
@@ -128,7 +128,7 @@ def _find_models(engine: ModelServer, wanted: tuple[str, ...]) -> list[Manifest]
 
 
 def print_line(text: str, end: str = "\n") -> None:
-    """Print to standard output, whatever became of it: a full disk, a closed pipe, none at all."""
+    """Print to standard output. Does nothing if it cannot be written to: a full disk, a closed pipe, no output."""
     with suppress(OSError, ValueError, AttributeError):
         sys.stdout.write(text + end)
         sys.stdout.flush()

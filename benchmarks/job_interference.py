@@ -104,7 +104,7 @@ def measure_device_call(client: httpx.Client) -> float:
 def read_counters(client: httpx.Client) -> tuple[float, float]:
     """Return the device's busy seconds and number of batches so far."""
     metrics = service.metrics(client)
-    return metrics["restore_device_busy_seconds"], metrics["restore_device_batches"]
+    return metrics["restore_device_busy_seconds_total"], metrics["restore_device_batches_total"]
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def _wait_until_idle(url: str, key: str) -> None:
         busy, idle = -1.0, 0
         while idle < 2:
             time.sleep(1.0)
-            now = metrics(client).get("restore_device_busy_seconds", 0.0)
+            now = metrics(client).get("restore_device_busy_seconds_total", 0.0)
             idle = idle + 1 if now == busy else 0
             busy = now
 

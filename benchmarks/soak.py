@@ -55,7 +55,7 @@ MAX_DIFFERENCE = 45.0
 """Largest difference, of 255, between the mean colors of a sixteenth of a picture and of its answer."""
 TIMEOUT_S = 300.0
 """Seconds after which a request counts as lost. The first request of a model waits until it is loaded."""
-GAUGES = {"decoded_megapixels": 0.0, "requests_waiting": 0.0, "queue_tiles": 0.0, "requests_active": 1.0}
+GAUGES = {"decoded_pixels": 0.0, "requests_waiting": 0.0, "queue_tiles": 0.0, "requests_active": 1.0}
 
 
 @dataclass(frozen=True, slots=True)

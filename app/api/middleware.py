@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
@@ -16,7 +17,7 @@ from app.api import problems
 from app.api.auth import Authenticator
 from app.api.metrics import Metrics
 from app.errors import ServiceError
-from app.limits.rate import RateLimiter
+from app.limits.rate import RateLimiter, RateStatus
 
 log = structlog.get_logger("restore.requests")
 
@@ -28,6 +29,8 @@ EXPOSED_HEADERS = [
     "Link",
     "Content-Disposition",
     "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
     "Location",
     "Preference-Applied",
     "ETag",
@@ -98,7 +101,7 @@ class AccessLogMiddleware:
         path = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD", "OPTIONS") else "other"
         self.metrics.requests.labels(path, method, status).inc()
-        self.metrics.seconds.labels(path).observe(seconds)
+        self.metrics.request_duration.labels(path).observe(seconds)
         if "problem" in state:
             self.metrics.problems.labels(state["problem"]).inc()
         facts = {key: state[key] for key in ("problem", "client", "model") if key in state}
@@ -134,7 +137,11 @@ class HeadMiddleware:
 
 
 class AuthMiddleware:
-    """Lets in those who have a key, when keys are set, and no more often than they may."""
+    """Admits clients with a valid key, where keys are set, within the rate limit.
+
+    Where a rate limit is set, responses to requests that count for it have the headers `RateLimit` and
+    `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
+    """
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator, rate: RateLimiter | None) -> None:
         self.app = app
@@ -152,9 +159,29 @@ class AuthMiddleware:
             else:
                 state["client"] = self.authenticator.client(scope)
                 if self.rate is not None:
-                    self.rate.take(state["client"])
+                    status = self.rate.take(state["client"])
+                    send = _add_headers(send, rate_limit_headers(self.rate, status))
+                    if not status.allowed:
+                        raise self.rate.refusal(status)
         except ServiceError as error:
             state["problem"] = problems.of(error).slug
             await problems.response(error, state["request_id"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
+
+
+def rate_limit_headers(rate: RateLimiter, status: RateStatus) -> dict[str, str]:
+    """Return the limit and what is left of it: requests now (`r`), and the whole seconds until one more (`t`)."""
+    return {
+        "RateLimit-Policy": f'"default";q={rate.requests};w={rate.seconds:.0f}',
+        "RateLimit": f'"default";r={status.remaining};t={max(1, math.ceil(status.wait))}',
+    }
+
+
+def _add_headers(send: Send, headers: dict[str, str]) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return sending

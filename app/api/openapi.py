@@ -78,6 +78,25 @@ _HEADERS = {
 _PICTURE_HEADERS = ("X-Model", "X-Applied", "X-Request-Id", "Server-Timing", "Link", "Content-Disposition")
 
 
+_RATE_LIMIT_HEADERS: Schema = {
+    "RateLimit": {
+        "description": "What is left of the rate limit: `r` requests now, and one more in `t` seconds. Sent if a rate "
+        "limit is set (draft-ietf-httpapi-ratelimit-headers-10).",
+        "schema": {"type": "string", "examples": ['"default";r=50;t=2']},
+    },
+    "RateLimit-Policy": {
+        "description": "The rate limit: `q` requests in `w` seconds. Sent if a rate limit is set.",
+        "schema": {"type": "string", "examples": ['"default";q=60;w=60']},
+    },
+}
+_RETRY_AFTER: Schema = {
+    "Retry-After": {
+        "description": "Seconds after which to send the request again.",
+        "schema": {"type": "integer", "examples": [2]},
+    }
+}
+
+
 def form_body(task: Task[Any]) -> Schema:
     """Return the request body of the endpoint of `task`."""
     schema = form_class(task).model_json_schema()
@@ -221,6 +240,7 @@ def build(app: FastAPI, *, needs_key: bool) -> Schema:
     for path in schema["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None) if not _is_problem(operation, "422") else None
+    _describe_rate_limit(schema)
     if needs_key:
         components["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -230,6 +250,19 @@ def build(app: FastAPI, *, needs_key: bool) -> Schema:
             for operation in item.values():
                 operation["security"] = [] if OPEN.fullmatch(path) else [{"bearer": []}, {"key": []}]
     return schema
+
+
+def _describe_rate_limit(schema: Schema) -> None:
+    """Add the headers of the rate limit to the responses of every path that counts for it."""
+    schema["components"]["headers"] = {**_RATE_LIMIT_HEADERS, **_RETRY_AFTER}
+    for path, item in schema["paths"].items():
+        if OPEN.fullmatch(path):
+            continue
+        for operation in item.values():
+            for status, response in operation["responses"].items():
+                names = [*_RATE_LIMIT_HEADERS, *(_RETRY_AFTER if status in ("429", "503") else ())]
+                headers = response.setdefault("headers", {})
+                headers.update({name: {"$ref": f"#/components/headers/{name}"} for name in names})
 
 
 def _definitions() -> Schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import signal
@@ -35,9 +36,64 @@ of which nothing is taken, too."""
 LAST_S = 5.0
 """Seconds at the end for the last answers to go out, and again for what runs on threads to be let go."""
 
+_NO_SUCH_ADDRESS = errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT
+
+
+class ListenError(Exception):
+    """The address cannot be listened on. Its text is one line for the person who starts the service."""
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Return a socket bound to each address of `host`; they do not listen yet. Raises ListenError.
+
+    Called before models are loaded, so that an address that is in use is noticed at once.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise _listen_error(host, port, error) from None
+    sockets: list[socket.socket] = []
+    failures: list[OSError] = []
+    for family, *_, address in found:
+        try:
+            sockets.append(_bind_one(family, address))
+        except OSError as error:
+            failures.append(error)
+    # `localhost` may name an IPv6 address on a machine without IPv6: the other address is enough then.
+    fatal = [error for error in failures if not sockets or error.errno not in _NO_SUCH_ADDRESS]
+    if fatal:
+        for one in sockets:
+            one.close()
+        raise _listen_error(host, port, fatal[0])
+    return sockets
+
+
+def _bind_one(family: int, address: Any) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it lets two processes use the same port
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _listen_error(host: str, port: int, error: OSError) -> ListenError:
+    """Return the ListenError for an error of the system."""
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        return ListenError(f"{where} is already in use. Set another port: RESTORE_PORT=8001, or make serve PORT=8001.")
+    reason = (error.strerror or str(error)).lower()
+    return ListenError(f"cannot listen on {where}: {reason}. Set RESTORE_HOST and RESTORE_PORT (make: HOST and PORT).")
+
 
 class Server(uvicorn.Server):
-    """Calls `on_listening` when it listens; ends within its limit; drops connections that keep quiet.
+    """Calls `on_listening` when it listens; ends within its limit; drops connections that keep quiet. Running it raises
+    ListenError where its address cannot be listened on.
 
     `shutdown` is told of a signal at once: kept connections are refused new work then. After `RESTORE_STOP_TIMEOUT_S`
     whatever is still under way is answered with ShuttingDown. A thread that then holds up the end, because a device
@@ -58,7 +114,11 @@ class Server(uvicorn.Server):
         self._quiet: dict[Any, tuple[object, int, float]] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            await self.lifespan.shutdown()
+            raise _listen_error(self.config.host, self.config.port, error) from None
         if self.started:
             self._on_listening()
 
@@ -123,5 +183,5 @@ def _unread(transport: asyncio.Transport) -> int:
 
 
 def _leave() -> None:
-    log.error("left with work on a thread that did not end")
+    log.error("process ended while a thread was still running")
     os._exit(1)

@@ -29,6 +29,12 @@ class AdmissionQueue:
         self._max_pixels = max_megapixels * 1e6
         self._clock = clock
         self._tiles_by_request: Counter[str] = Counter()
+        self._entered_at: dict[int, float] = {}  # by the identity of the request, in the order of arrival
+
+    @property
+    def oldest_seconds(self) -> float:
+        """Seconds since the oldest of the admitted requests came; 0 where there is none."""
+        return self._clock() - next(iter(self._entered_at.values())) if self._entered_at else 0.0
 
     def enter(
         self, request: InferenceRequest, *, waiting_pixels: int, seconds_ahead: Callable[[], float], workers: int = 1
@@ -52,12 +58,14 @@ class AdmissionQueue:
         self.count += 1
         self.pixels += request.pixels
         self._tiles_by_request[context.request_id] += 1
+        self._entered_at[id(request)] = self._clock()
 
     def leave(self, request: InferenceRequest) -> None:
         """Count an admitted request as over, whether done, failed or cancelled."""
         request_id = request.context.request_id
         self.count -= 1
         self.pixels -= request.pixels
+        self._entered_at.pop(id(request), None)
         self._tiles_by_request[request_id] -= 1
         if not self._tiles_by_request[request_id]:
             del self._tiles_by_request[request_id]
@@ -80,9 +88,9 @@ def shutting_down() -> ShuttingDown:
 
 def too_late() -> DeadlineExceeded:
     """Return the error for requests whose deadline has passed."""
-    return DeadlineExceeded("The work was not done before its deadline and was taken off the queue.")
+    return DeadlineExceeded("The request was not finished before its deadline and was cancelled.")
 
 
 def no_worker() -> Overloaded:
     """Return the error for requests that come while no replica works."""
-    return Overloaded(f"No replica works now. Try again in {RESTART_S:g} seconds.", retry_after=RESTART_S)
+    return Overloaded(f"No replica is running. Try again in {RESTART_S:g} seconds.", retry_after=RESTART_S)

@@ -150,7 +150,7 @@ class LocalEngine:
             except ModelUnavailable as error:
                 self.registry.mark_unavailable(manifest.id, error.detail)
             except ServiceError as error:  # it may work later
-                log.warning("model not warm", model=manifest.id, reason=error.detail)
+                log.warning("warm-up postponed", model=manifest.id, reason=error.detail)
             except Exception as error:
                 log.exception("warm-up failed", model=manifest.id)
                 self.registry.mark_unavailable(manifest.id, type(error).__name__)

@@ -153,6 +153,10 @@ class DeviceStats(Protocol):
         """Megapixels that wait."""
 
     @property
+    def oldest_seconds(self) -> float:
+        """Seconds since the oldest request that waits or runs came; 0 where there is none."""
+
+    @property
     def counters(self) -> Counters:
         """What happened."""
 

@@ -215,8 +215,10 @@ class Registry:
             return self._cache.load(version, version.manifest, device)
         except (ModelUnavailable, ManifestError, RepositoryError, OSError) as error:
             if isinstance(error, OSError) and is_transient(error):
-                log.warning("model cannot be read now", model=version.id, reason=error.strerror)
-                raise Overloaded(f"The model {version.id} cannot be read now. Try again later.") from None
+                log.warning("model not readable", model=version.id, reason=error.strerror)
+                raise Overloaded(
+                    f"The files of model {version.id} cannot be read at the moment. Try again later."
+                ) from None
             self.mark_unavailable(version.id, str(error))
             raise version.unavailable() from None
 

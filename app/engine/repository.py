@@ -103,15 +103,15 @@ class RepositoryScanner:
         pinned = bool(known and known.pinned)
         return ModelVersion(task, name, int(number), folder, fingerprint, manifest, "; ".join(problems), pinned=pinned)
 
-    def _log_shadowed(self, folder: Path, by: Path) -> None:
+    def _log_shadowed(self, folder: Path, used: Path) -> None:
         if folder not in self._shadowed:
             self._shadowed.add(folder)
-            log.warning("model shadowed", model=_model_id(folder), folder=str(folder), by=str(by))
+            log.warning("duplicate model ignored", model=_model_id(folder), folder=str(folder), used=str(used))
 
     def _log_unreadable(self, folder: Path, error: OSError) -> None:
         if folder not in self._unreadable:
             self._unreadable.add(folder)
-            log.warning("folder skipped", folder=str(folder), reason=error.strerror)
+            log.warning("folder not readable", folder=str(folder), reason=error.strerror)
 
 
 def is_same_model(one: Manifest, other: Manifest) -> bool:

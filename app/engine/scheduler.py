@@ -125,6 +125,11 @@ class Scheduler:
         return self._queue.pixels / 1e6
 
     @property
+    def oldest_seconds(self) -> float:
+        """Seconds since the oldest request that waits or runs came; 0 where there is none."""
+        return self._admission.oldest_seconds
+
+    @property
     def busy(self) -> bool:
         """Whether the device is at work."""
         return bool(self._running)
@@ -291,7 +296,12 @@ def _attempt(execute: Execute, requests: list[InferenceRequest], size: int, spli
         return list(_run_batch(execute, requests, size))
     except Exception as error:  # whatever a model does, the device thread goes on
         if len(requests) > 1:
-            log.warning("batch split", model=requests[0].model, requests=len(requests), error=type(error).__name__)
+            log.warning(
+                "batch failed and was split",
+                model=requests[0].model,
+                requests=len(requests),
+                error=type(error).__name__,
+            )
             splits.append(error)
             middle = len(requests) // 2
             halves = requests[:middle], requests[middle:]
@@ -311,7 +321,7 @@ def _run_batch(execute: Execute, requests: list[InferenceRequest], size: int) ->
         inputs = {name: np.concatenate([request.inputs[name] for request in filled]) for name in first.inputs}
     outputs = execute(first.model, first.signature, inputs)
     if any(array.shape[0] != size for array in outputs.values()):
-        raise ModelUnavailable(f"The model {first.model} gave a wrong number of results.", value=first.model)
+        raise ModelUnavailable(f"The model {first.model} returned a wrong number of results.", value=first.model)
     return [{name: array[i : i + 1] for name, array in outputs.items()} for i in range(len(requests))]
 
 

@@ -77,7 +77,7 @@ class LoadedModel:
             return {name: tensor.numpy() for name, tensor in outputs.items()}
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             log.warning("device out of memory", model=self._id, signature=signature, error=_short(error))
-            raise Overloaded("The device has too little memory for this now. Try again later.") from None
+            raise Overloaded("The device is out of memory. Try again later.") from None
         except (tf.errors.OpError, ValueError, TypeError) as error:
             log.error("model failed", model=self._id, signature=signature, error=_short(error))
             raise ModelUnavailable(f"The model {self._id} failed on this picture.", value=self._id) from None
@@ -139,13 +139,13 @@ class Runtime:
         problems = self.problems(folder, manifest)
         if problems:
             log.error("model refused", model=manifest.id, problems=problems)
-            raise ModelUnavailable(f"The model {manifest.id} does not keep its contract.", value=manifest.id)
+            raise ModelUnavailable(f"The model {manifest.id} does not match its manifest.", value=manifest.id)
         try:
             with tf.device(device):  # where its variables stay
                 saved = tf.saved_model.load(str(folder))
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             log.warning("device out of memory", model=manifest.id, device=device, error=_short(error))
-            raise Overloaded("The device has too little memory for this now. Try again later.") from None
+            raise Overloaded("The device is out of memory. Try again later.") from None
         except Exception as error:  # the loader raises whatever a broken file leads to
             log.error("model refused", model=manifest.id, error=_short(error))
             raise ModelUnavailable(f"The model {manifest.id} cannot be loaded.", value=manifest.id) from None
@@ -194,7 +194,7 @@ def _tensorflow() -> Any:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # the device was used before this Runtime was made
-            log.warning("GPU memory growth is fixed already", device=gpu.name)
+            log.warning("GPU memory growth not enabled", device=gpu.name)
     gc.collect()
     gc.freeze()  # TensorFlow's own objects stay: collections after a model was unloaded need not visit them
     return tf

@@ -291,6 +291,11 @@ class JobStore:
         assert self._connection is not None
         return dict(self._connection.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall())
 
+    def find_oldest_queued(self) -> float | None:
+        """Return when the oldest queued job was created, in seconds since 1970, or None if none is queued."""
+        created: float | None = self._row("SELECT MIN(created) FROM jobs WHERE state = 'queued'")[0]
+        return created
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection inside a transaction, rolled back on an exception. Raises StorageFull, Overloaded."""

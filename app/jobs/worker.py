@@ -58,6 +58,7 @@ class Worker:
         """Number of jobs that this worker finished, by state."""
         self.counts: Mapping[str, int] = {}
         """Number of jobs in the store, by state, as of the last poll."""
+        self._oldest_queued: float | None = None
         self._run = run
         self._describe_error = describe_error
         self._concurrency = concurrency
@@ -67,6 +68,11 @@ class Worker:
         self._is_stopping = False
         self._running: dict[str, _Running] = {}
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
+
+    @property
+    def oldest_queued_seconds(self) -> float:
+        """Age of the oldest queued job in seconds, as of the last poll; 0 if none is queued."""
+        return 0.0 if self._oldest_queued is None else max(0.0, self.store.clock() - self._oldest_queued)
 
     async def call(self, method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a method of the store on its own thread, which must not be blocked by slow work."""
@@ -161,6 +167,9 @@ class Worker:
         )
         for job_id in changed:
             self._notify(job_id)
+        # Of the jobs that changed, those whose files can be deleted have failed; the others are queued again.
+        if failed := len(set(changed) & set(deletable)):
+            self.finished_counts["failed"] += failed
         for job_id in deletable:
             await asyncio.to_thread(self.store.files.delete, job_id)
         while len(self._running) < self._concurrency and not self._is_stopping:
@@ -169,6 +178,7 @@ class Worker:
                 break
             self._start(job)
         self.counts = await self.call(self.store.count_by_state)
+        self._oldest_queued = await self.call(self.store.find_oldest_queued)
 
     async def _delete_orphans(self) -> None:
         """Delete files that a crash left behind."""

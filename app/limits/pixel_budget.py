@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 class _Waiter:
     client: str
     megapixels: float
+    since: float
     turn: asyncio.Future[None] = field(repr=False)
 
     @property
@@ -42,6 +43,11 @@ class PixelBudget:
         """Requests whose turn has not come."""
         return len(self._waiters)
 
+    @property
+    def oldest_seconds(self) -> float:
+        """Seconds for which the first of those that wait has waited; 0 where none waits."""
+        return self._clock() - self._waiters[0].since if self._waiters else 0.0
+
     def seconds_ahead(self) -> float:
         """Return about how long it takes until those who wait now have had their turn."""
         return max(1.0, self._pace * len(self._waiters))
@@ -59,7 +65,7 @@ class PixelBudget:
     async def _acquire(self, client: str, wanted: float) -> None:
         if not self._waiters:
             self._released = self._clock()  # nobody waited until now: what passed before is no pace
-        waiter = _Waiter(client, wanted, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(client, wanted, self._clock(), asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
         self._admit()
         try:

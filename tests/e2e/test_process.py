@@ -122,8 +122,9 @@ def test_start_picture_sigterm_and_start_again(tiny_repository: Path) -> None:
         text = "\n".join(running.printed)
         for step in ("starting TensorFlow …", "checking the models in", "serving on", "loading denoise/photo@1 …"):
             assert step in text
-        assert "Traceback" not in errors
-        requests = [json.loads(line) for line in errors.splitlines() if '"event": "request"' in line]
+        events = [json.loads(line) for line in errors.splitlines()]
+        assert all(event["logger"].partition(".")[0] in ("app", "restore") for event in events), errors
+        requests = [event for event in events if event["event"] == "request"]
         [denoised] = [entry for entry in requests if entry["path"] == "/denoise"]
         assert denoised["request_id"]
         assert denoised["status"] == 200
@@ -168,12 +169,13 @@ def test_a_request_under_way_is_finished_before_the_end(tiny_repository: Path) -
         assert answers[0].status_code == 200
 
 
-@pytest.mark.slow
-def test_a_taken_port_is_told(tiny_repository: Path) -> None:
+def test_a_port_in_use_is_one_line_before_any_model_is_loaded(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        with started(tiny_repository, RESTORE_PORT=port) as running:
-            assert running.process.wait(120) != 0
-            errors = running.errors()
-            assert "address already in use" in errors
-            assert "Traceback" not in errors
+        with started(tmp_path, RESTORE_PORT=port) as running:
+            assert running.process.wait(120) == 2
+            [line] = running.errors().splitlines()
+            assert f"127.0.0.1:{port} is already in use" in line
+            assert " RESTORE_PORT=" in line
+            assert " PORT=" in line  # of make
+            assert running._lines.get(timeout=10) == ""  # the end of standard output: it did not start TensorFlow

@@ -173,7 +173,7 @@ def test_a_killed_replica_loses_nothing(front: Front) -> None:
     for answer, expected in zip(answers, untouched, strict=True):
         assert answer.content == expected.content
     assert front.engine.counters.retries - retries >= len(unanswered)
-    assert front.metric("restore_device_retries") == front.engine.counters.retries
+    assert front.metric("restore_device_retries_total") == front.engine.counters.retries
     until(lambda: front.engine.worker_count == 2)
     assert victim.pid not in front.accounts()
 
@@ -227,7 +227,7 @@ def test_replicas_check_the_graphs(front: Front) -> None:
 
 
 def test_counters_of_replicas_are_in_the_metrics(front: Front) -> None:
-    names = ["restore_device_tiles", "restore_device_batches", "restore_device_busy_seconds"]
+    names = ["restore_device_tiles_total", "restore_device_batches_total", "restore_device_busy_seconds_total"]
     for number in range(4):  # each replica has reported what it did for clients that had disconnected
         front.denoise(noisy(number))
     before = [front.metric(name) for name in names]

@@ -56,7 +56,9 @@ def connect(cluster: Cluster) -> tuple[Any, Any]:
         import ray.serve.config
         import ray.serve.exceptions
     except ImportError:
-        raise ClusterError("the package ray is not installed here: pip install -r requirements/ray.txt") from None
+        raise ClusterError(
+            "the package ray is not installed. Install it: pip install -r requirements/ray.txt"
+        ) from None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options: dict[str, Any] = {"namespace": APPLICATION, "log_to_driver": False, "configure_logging": False}
     try:
@@ -68,9 +70,9 @@ def connect(cluster: Cluster) -> tuple[Any, Any]:
             options |= {"num_cpus": math.ceil(cluster.replicas * cluster.cpus), "_node_ip_address": "127.0.0.1"}
             ray.init("local", include_dashboard=False, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        log.error("no cluster", error=str(error))
-        where = f"at {cluster.address}" if cluster.address else "could be started on this machine"
-        raise ClusterError(f"no Ray cluster {where}") from None
+        log.error("Ray cluster not available", error=str(error))
+        action = f"connect to the Ray cluster at {cluster.address}" if cluster.address else "start a Ray cluster here"
+        raise ClusterError(f"cannot {action}; the log has the reason") from None
     return ray, ray.serve
 
 
@@ -119,11 +121,11 @@ class ReplicaMonitor:
         while not self._count:
             state, reason = self._update()
             if state == "DEPLOY_FAILED" or time.monotonic() > until:
-                log.error("no replica works", state=state, reason=reason)
+                log.error("no replica started", state=state, reason=reason)
                 needed = f"{cluster.cpus:g} CPUs" + (f" and {cluster.gpus:g} GPUs" if cluster.gpus else "")
                 raise ClusterError(
-                    f"no replica started; each needs a node with {needed} free, with this service installed and "
-                    "the models in the same place"
+                    f"no replica started; each needs a node with {needed} free, where this service is installed and "
+                    "the models are in the same folders"
                 )
             time.sleep(STATUS_POLL_S / 4)
 
@@ -141,7 +143,7 @@ class ReplicaMonitor:
             try:
                 self._update()
             except Exception as error:  # the controller is being replaced, or gone: the count gets too old
-                log.warning("cluster does not answer", error=type(error).__name__)
+                log.warning("Ray cluster does not respond", error=type(error).__name__)
 
     def _update(self) -> tuple[str, str]:
         """Count the replicas that work; return the application's state and the message of its deployment."""

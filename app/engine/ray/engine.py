@@ -81,8 +81,8 @@ class RayEngine:
         except BaseException as error:
             self._ray.shutdown()
             if isinstance(error, (*self._replica_errors, TimeoutError)):
-                log.error("no cluster", error=str(error))
-                raise ClusterError("the cluster does not answer any more") from None
+                log.error("Ray cluster not available", error=str(error))
+                raise ClusterError("the Ray cluster stopped responding; the log has the reason") from None
             raise
         self._monitor.start()
 
@@ -110,6 +110,11 @@ class RayEngine:
     def megapixels(self) -> float:
         """Megapixels that are outstanding."""
         return self._admission.pixels / 1e6
+
+    @property
+    def oldest_seconds(self) -> float:
+        """Seconds since the oldest outstanding request came; 0 where there is none."""
+        return self._admission.oldest_seconds
 
     @property
     def counters(self) -> Counters:

@@ -83,7 +83,7 @@ class Replica:
     def _problems(self, folder: Path, manifest: Manifest) -> list[str]:
         try:
             if repository.open_model(folder) != manifest:
-                return ["a replica has another model in its place"]
+                return ["a replica has a different model in this folder"]
             return self._loader.problems(folder, manifest)
         except (ManifestError, RepositoryError) as error:
             return error.problems

@@ -19,11 +19,11 @@ from tests.app.api.test_server import connected, request
 from tests.engines import Failing, Slow
 
 HELD = {
-    "restore_decoded_megapixels": 0.0,
+    "restore_decoded_pixels": 0.0,
     "restore_requests_waiting": 0.0,
     "restore_queue_tiles": 0.0,
-    "restore_queue_megapixels": 0.0,
-    "restore_work_seconds": 0.0,
+    "restore_queue_pixels": 0.0,
+    "restore_pending_work_seconds": 0.0,
     "restore_requests_active": 1.0,  # the one that asks
 }
 
@@ -104,7 +104,7 @@ def test_who_goes_away_while_his_picture_is_decoded_leaves_nothing(monkeypatch: 
         with connected(service, sent("identity", png(160, 160))):
             assert entered.wait(20)
         wait_until(lambda: gauges(service)["restore_requests_active"] == 1)
-        held = gauges(service)["restore_decoded_megapixels"]
+        held = gauges(service)["restore_decoded_pixels"]
         gate.set()
         assert held > 0  # a thread cannot be stopped: what it has is given back when it is done
         nothing_is_held(service)

@@ -510,11 +510,11 @@ def test_any_headers(service: Service, prefer: str, key: str | None) -> None:
 def test_jobs_are_in_the_metrics(service: Service) -> None:
     until(service, accepted(service.denoise(headers=ASYNC)), "succeeded")
     text = service.client.get("/metrics").text
-    ended = re.search(r"^restore_jobs_succeeded (\S+)$", text, re.MULTILINE)
+    ended = re.search(r'^restore_jobs_finished_total{state="succeeded"} (\S+)$', text, re.MULTILINE)
     assert ended
     assert float(ended[1]) >= 1
-    for state in ("queued", "running", "failed", "cancelled"):
-        assert f"\nrestore_jobs_{state} " in text
+    for name in ("queued", "running", 'finished_total{state="failed"}', 'finished_total{state="cancelled"}'):
+        assert f"\nrestore_jobs_{name} " in text
 
 
 # --- beside others, and over an end ---

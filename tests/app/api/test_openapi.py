@@ -158,3 +158,14 @@ def test_cors_is_off_unless_asked_for(service: Service) -> None:
         assert open_to_one.client.options("/jobs/1", headers=asked).status_code == 200
         other = open_to_one.client.get("/livez", headers={"Origin": "https://other.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+def test_the_headers_of_the_rate_limit_are_documented(service: Service) -> None:
+    document = service.client.get("/openapi.json").json()
+    responses = document["paths"]["/denoise"]["post"]["responses"]
+    for status, response in responses.items():
+        assert {"RateLimit", "RateLimit-Policy"} <= response["headers"].keys()
+        assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
+    for answer in document["paths"]["/livez"]["get"]["responses"].values():
+        assert "RateLimit" not in answer.get("headers", {})
+    assert document["components"]["headers"].keys() == {"RateLimit", "RateLimit-Policy", "Retry-After"}

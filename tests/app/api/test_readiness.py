@@ -174,13 +174,13 @@ def test_metrics_count(service: Service) -> None:
 
     answered = 'restore_requests_total{method="POST",path="/denoise",status="200"}'
     refused = 'restore_problems_total{slug="unknown-field"}'
-    pixels = 'restore_pixels_total{task="denoise"}'
+    pixels = 'restore_input_pixels_total{task="denoise"}'
     before = [counted(name) for name in (answered, refused, pixels)]
     service.denoise()
     service.denoise(nonsense="1")
     assert [counted(name) for name in (answered, refused, pixels)] == [before[0] + 1, before[1] + 1, before[2] + 960]
     assert counted("restore_requests_active") == 1  # the one that asks
-    assert counted('restore_device_tiles{device="CPU:0"}') > 0
+    assert counted('restore_device_tiles_total{device="CPU:0"}') > 0
     for path in ("/a", "/b", "/c"):
         service.client.get(path)
     assert 'path="/a"' not in service.client.get("/metrics").text

@@ -418,12 +418,27 @@ def test_unauthorized() -> None:
 
 
 def test_too_many_requests() -> None:
-    with serving(rate_limit="2/hour") as service:
-        assert [service.denoise().status_code for _ in range(2)] == [200, 200]
-        answer = service.denoise()
-        body = refused(answer, "too-many-requests", limit=2)
-        assert 1700 < body["retry_after"] == int(answer.headers["retry-after"]) <= 1800
-        assert service.client.get("/livez").status_code == 200
+    with serving(rate_limit="2/hour", cors_origins=("https://example.org",)) as service:
+        answers = [service.denoise(), service.denoise(nonsense="1"), service.client.get("/models")]
+        assert [answer.status_code for answer in answers] == [200, 422, 429]
+        for answer, remaining in zip(answers, (1, 0, 0), strict=True):
+            assert answer.headers["ratelimit-policy"] == '"default";q=2;w=3600'
+            rate = re.fullmatch(r'"default";r=(\d+);t=(\d+)', answer.headers["ratelimit"])
+            assert rate
+            assert int(rate[1]) == remaining
+            assert 1700 < int(rate[2]) <= 1800
+        body = refused(answers[2], "too-many-requests", limit=2)
+        assert body["retry_after"] == int(answers[2].headers["retry-after"])
+        assert answers[2].headers["ratelimit"] == f'"default";r=0;t={body["retry_after"]}'
+        free = service.client.get("/livez", headers={"Origin": "https://example.org"})
+        assert free.status_code == 200
+        assert not {"ratelimit", "ratelimit-policy"} & set(free.headers)
+        exposed = set(free.headers["access-control-expose-headers"].split(", "))
+        assert {"RateLimit", "RateLimit-Policy", "Retry-After"} <= exposed
+
+
+def test_without_a_rate_limit_no_header_speaks_of_one(service: Service) -> None:
+    assert not {"ratelimit", "ratelimit-policy"} & set(service.client.get("/models").headers)
 
 
 def test_overloaded_when_too_many_are_here() -> None:

@@ -1,4 +1,4 @@
-"""Connections on which nothing comes or goes, and the end of the service."""
+"""The address of the service, idle connections, and shutdown."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import pytest
 import uvicorn
 
 from app.api import responses, server
+from app.api.lifecycle import Shutdown
+from app.api.server import ListenError, Server, bind
+from app.settings import Settings
 from tests.app.api.service import Service, file, png, serving, wait_until
 from tests.app.api.test_refusals import multipart, part, refused
 from tests.engines import Slow
@@ -136,3 +139,30 @@ def test_nothing_but_http_is_spoken_whatever_is_installed(service: Service) -> N
     server.Server(config, service.shutdown, service.settings, lambda: None)
     config.load()
     assert config.ws_protocol_class is None
+
+
+async def never_called(scope: object, receive: object, send: object) -> None:
+    raise AssertionError
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_bound_address_does_not_listen_yet_and_is_refused_once_another_process_listens(host: str) -> None:
+    (first, *others) = bind(host, 0)
+    port = first.getsockname()[1]
+    for other in others:
+        other.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(first.getsockname()[:2], timeout=5)
+    with socket.create_server(first.getsockname()[:2], family=first.family):
+        with pytest.raises(ListenError, match=f"{port} is already in use.*RESTORE_PORT=.*PORT="):
+            bind(host, port)
+        config = uvicorn.Config(never_called, host=host, port=port, lifespan="off", log_config=None)
+        server = Server(config, Shutdown(), Settings(), lambda: pytest.fail("it listens"))
+        with pytest.raises(ListenError, match=f"{port} is already in use"):
+            server.run([first])
+    first.close()
+
+
+def test_an_address_that_the_machine_does_not_have_is_named() -> None:
+    with pytest.raises(ListenError, match=r"cannot listen on 203.0.113.1:8000: .*RESTORE_HOST"):
+        bind("203.0.113.1", 8000)

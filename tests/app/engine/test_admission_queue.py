@@ -34,6 +34,22 @@ def test_a_full_queue_says_when_to_try_again_and_takes_requests_when_others_have
     assert queue.rejections == {"overloaded": 1}
 
 
+def test_the_age_of_the_oldest_request_is_measured() -> None:
+    now = 100.0
+    queue = AdmissionQueue(1, clock=lambda: now)
+    assert queue.oldest_seconds == 0
+    first, second = request(1), request(2)
+    enter(queue, first)
+    now += 3
+    enter(queue, second)
+    now += 2
+    assert queue.oldest_seconds == 5
+    queue.leave(first)
+    assert queue.oldest_seconds == 2
+    queue.leave(second)
+    assert queue.oldest_seconds == 0
+
+
 def test_one_request_larger_than_the_limit_is_taken_when_nothing_waits() -> None:
     enter(AdmissionQueue(TILE / 2), request())
 
@@ -44,7 +60,7 @@ def test_each_worker_adds_to_the_limit_and_without_one_nothing_is_taken() -> Non
         enter(queue, request(value), workers=2)
     with pytest.raises(Overloaded, match="The queue is full"):
         enter(queue, request(2), workers=2)
-    with pytest.raises(Overloaded, match="No replica works now"):
+    with pytest.raises(Overloaded, match="No replica is running"):
         enter(queue, probe(RequestContext("probe", probe=True)), workers=0)
     assert queue.count == 2
 

@@ -66,7 +66,7 @@ def test_a_transient_read_error_does_not_make_a_model_unavailable(
     found = Registry([root], loader)
     with monkeypatch.context() as patch:
         patch.setattr(Path if where == "open" else loader, where, Mock(side_effect=OSError(errno.EMFILE, "Too many")))
-        with pytest.raises(Overloaded, match=r"denoise/photo@1 cannot be read now"):
+        with pytest.raises(Overloaded, match=r"denoise/photo@1 cannot be read"):
             found.load("denoise/photo@1")
     assert found.statuses()[0].state == "unloaded"
     assert found.load("denoise/photo@1") is loader.fakes["photo"]

@@ -64,7 +64,7 @@ def test_the_first_folder_counts(put: Put, root: Path, tmp_path: Path) -> None:
         found = registry(root, local)
         assert found.find("denoise").title == "published"
     assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
-        "model shadowed",
+        "duplicate model ignored",
         "several default models",
     ]
     assert found.find("denoise", "digits").id == "denoise/digits@1"
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_read_is_skipped_and_known_models_in_it_stay(
     with capture_logs() as logs:
         found = registry(root)
         found.poll()
-    skipped = [(line["folder"], line["reason"]) for line in logs if line["event"] == "folder skipped"]
+    skipped = [(line["folder"], line["reason"]) for line in logs if line["event"] == "folder not readable"]
     assert skipped == [(str(root / "lost+found"), "Permission denied")]
     locked.add(root / "denoise")
     with pytest.raises(PermissionError):

@@ -170,6 +170,29 @@ def test_a_failure_is_stored_and_the_next_job_runs(tmp_path: Path) -> None:
     scenario(run)
 
 
+def test_the_oldest_queued_job_is_timed_and_one_that_is_too_late_counts_as_failed(tmp_path: Path) -> None:
+    async def run() -> None:
+        work, clock = Work(), Clock()
+        async with running_worker(tmp_path, work, clock) as worker:
+            running = await queue(worker)
+            await wait_for_state(worker, running, "running")
+            clock.now += 2
+            late = NewJob("a", "denoise", {"form": {}}, "", deadline=clock.now + 5)
+            worker.store.files.save_inputs(late.id, {"image": io.BytesIO(b"picture")})
+            await worker.call(worker.store.add, late, 7)
+            worker.wake()
+            await wait_until(lambda: worker.call(lambda: worker.counts.get("queued") == 1))
+            clock.now += 4
+            assert worker.oldest_queued_seconds == 4
+            clock.now += 1
+            worker.wake()
+            await wait_for_state(worker, late.id, "failed")
+            await wait_until(lambda: worker.call(lambda: worker.finished_counts == {"failed": 1}))
+            await wait_until(lambda: worker.call(lambda: worker.oldest_queued_seconds == 0))
+
+    scenario(run)
+
+
 def test_cancel_ends_only_that_job(tmp_path: Path) -> None:
     async def run() -> None:
         work = Work()

@@ -68,6 +68,33 @@ def test_the_time_until_ones_turn_is_measured() -> None:
     assert told[10] == pytest.approx(70, rel=0.05)
 
 
+def test_the_wait_of_the_first_that_waits_is_measured() -> None:
+    clock = Clock()
+
+    async def scenario() -> None:
+        budget = PixelBudget(1, clock=clock)
+        leave = asyncio.Event()
+
+        async def stay() -> None:
+            async with budget.hold(1):
+                await leave.wait()
+
+        tasks = [asyncio.create_task(stay())]
+        await settle()
+        clock.now += 9
+        assert budget.oldest_seconds == 0  # it does not wait
+        for seconds in (4, 3):
+            tasks.append(asyncio.create_task(stay()))
+            await settle()
+            clock.now += seconds
+        assert budget.oldest_seconds == 7
+        leave.set()
+        await asyncio.gather(*tasks)
+        assert budget.oldest_seconds == 0
+
+    asyncio.run(scenario())
+
+
 def test_an_hour_without_anybody_is_no_pace() -> None:
     clock = Clock()
 

@@ -127,7 +127,7 @@ def test_a_replica_reports_what_is_wrong_with_a_model(root: Path, monkeypatch: p
         return asyncio.run(replica.problems(folder, expected[folder].model_copy(update=changed)))
 
     assert problems(identity) == []
-    assert problems(identity, title="Another one") == ["a replica has another model in its place"]
+    assert problems(identity, title="Another one") == ["a replica has a different model in this folder"]
     assert problems(other) == ["operation ReadFile is not allowed"]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))

@@ -1,0 +1,42 @@
+"""How much memory the process may use: the limit of its control group (a container's), or the machine's memory."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def read_memory_limit(root: Path = Path("/")) -> int | None:
+    """Return the smallest limit in bytes that applies to this process, or None where the system does not say.
+
+    Control groups of version 1 and 2 are read, those above the process's own too. `root` is the folder that holds
+    `proc` and `sys`.
+    """
+    limits = _read_cgroup_limits(root)
+    with suppress(ValueError, OSError):  # a system without these names
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits, default=None)
+
+
+def _read_cgroup_limits(root: Path) -> list[int]:
+    mounted = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    limits = []
+    for line in lines:  # `0::/path` in version 2, `4:memory:/path` in version 1
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, name = mounted, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = mounted / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top):
+                with suppress(OSError, ValueError):  # no such file, or `max`: no limit
+                    limits.append(int((folder / name).read_text()))
+    return limits
