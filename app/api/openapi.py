@@ -39,7 +39,7 @@ explains it; [/problems](/problems) lists all of them.
 
 PICTURES = "Restore and edit pictures: remove noise, upscale, remove the background, erase objects, transfer a style."
 
-# Problems of all picture endpoints, whatever their task.
+# Problems of all picture endpoints.
 PICTURE_PROBLEMS = (
     "malformed-request",
     "unauthorized",

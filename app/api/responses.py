@@ -1,4 +1,4 @@
-"""How results are sent: a picture with headers, the picture inside JSON, or a table; in pieces."""
+"""Responses with results: a picture with headers, JSON with the picture in base64, or a table; sent in pieces."""
 
 from __future__ import annotations
 
