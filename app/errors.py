@@ -1,20 +1,21 @@
-"""Everything that the service refuses or fails at, as one tree. It knows no HTTP: `app.api.problems` has the table.
+"""All errors of the service, as one tree. Independent of HTTP: `app.api.problems` maps them to status codes.
 
     ServiceError
-    ├── BadRequest                 the client can mend it
+    ├── BadRequest                 the client must change the request
     │   ├── MissingField  UnknownField  InvalidField  ConflictingFields
     │   ├── UnknownModel  UnknownStyle  UnknownClass
     │   ├── UnsupportedImage  BrokenImage  AnimatedImage  WrongSize
     │   ├── MaskSize  MaskEmpty  MaskFull
     │   ├── NotAcceptable  MalformedRequest  RequestTimeout
     │   └── JobConflict  IdempotencyMismatch  JobExpired
-    ├── TooLarge                   a limit, named
+    ├── TooLarge                   a limit is exceeded
     │   └── UploadTooLarge  TooManyPixels  ResultTooLarge  WorkTooLarge
-    └── Unavailable                not the client's fault; `retry_after` seconds where known
+    └── Unavailable                not caused by the client; `retry_after` in seconds if it is known
         ├── Overloaded  TooManyRequests  DeadlineExceeded  ModelUnavailable  WeightsMissing  ShuttingDown
         └── JobsFull  StorageFull  JobInterrupted
 
-A message says what was wrong, the value, and what to do, in a sentence for the client: no path, no library's text.
+A message tells the client in a sentence what is wrong, with the value, and what to do. It has no file paths and no
+messages of libraries. Names of fields and headers are in backticks, values that the client sent in quotes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from difflib import get_close_matches
 
 
 class ServiceError(Exception):
-    """`detail` is for the client; `field`, `value`, `limit` and `retry_after` (seconds) are set where they help."""
+    """`detail` is shown to the client. `field`, `value`, `limit` and `retry_after` (seconds) are None if unknown."""
 
     def __init__(
         self,
@@ -152,6 +153,6 @@ class JobInterrupted(Unavailable): ...
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean …?` for the name in `known` nearest to `name`, or an empty string."""
+    """Return ` Did you mean …?` with the most similar name in `known`, or an empty string if none is similar."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    return f" Did you mean `{matches[0]}`?" if matches else ""

@@ -1,4 +1,4 @@
-"""The one place that puts the service together."""
+"""Builds the service from its parts."""
 
 from __future__ import annotations
 
@@ -51,8 +51,11 @@ def create_app(
     tasks: Sequence[Task[Any]] = TASKS,
     clock: Callable[[], float] = time.time,
 ) -> FastAPI:
-    """Return the service, with an endpoint for each of `tasks`. Without `engine`, the one that the settings name is
-    started: seconds. `clock` is the time of day by which jobs live. Raises ClusterError."""
+    """Return the service, with an endpoint for each of `tasks`.
+
+    Without `engine`, starts the one in `settings`, which takes seconds. `clock` returns seconds since 1970, for the
+    times of jobs. Raises ClusterError.
+    """
     engine = engine or start_engine(settings)
     metrics, shutdown, readiness = Metrics(), Shutdown(), ReadinessProbe(engine, tasks)
     authenticator = Authenticator([key.get_secret_value() for key in settings.api_keys], settings.trusted_proxies)
@@ -123,7 +126,7 @@ def create_app(
 def _lifespan(
     settings: Settings, engine: ModelServer, worker: Worker, shutdown: Shutdown, readiness: ReadinessProbe
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Return what starts before the first request and ends after the last."""
+    """Return the lifespan: background tasks that start before the first request and end after the last."""
 
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
@@ -148,7 +151,7 @@ def _lifespan(
 
 
 def _add_middleware(app: FastAPI, settings: Settings, authenticator: Authenticator, metrics: Metrics) -> None:
-    """Add what is around every request; the last added is the first to see one."""
+    """Add the middleware; the last one added handles a request first."""
     app.add_middleware(HeadMiddleware)
     rate = RateLimiter(*settings.rate) if settings.rate else None
     app.add_middleware(AuthMiddleware, authenticator=authenticator, rate=rate)

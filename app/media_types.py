@@ -1,4 +1,4 @@
-"""The `Accept` header (RFC 9110, section 12.5.1): what a client takes, parsed in one place."""
+"""Parses the `Accept` header (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MAX_LENGTH = 4096
 
 @dataclass(frozen=True, slots=True)
 class MediaRange:
-    """One part of `Accept`: `image/png`, `image/*` or `*/*` with its weight, 0 (refused) to 1."""
+    """One part of `Accept`: `image/png`, `image/*` or `*/*` with its weight, 0 (not acceptable) to 1."""
 
     name: str
     weight: float
 
 
 def parse_accept(header: str | None) -> list[MediaRange]:
-    """Return the media ranges of an `Accept` header in its order; what cannot be read is left out."""
+    """Return the media ranges of an `Accept` header, in its order, without those that cannot be parsed."""
     ranges = []
     for part in (header or "")[:_MAX_LENGTH].lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
@@ -40,16 +40,16 @@ def is_json(media_type: str) -> bool:
     return media_type.startswith("application/") and media_type.endswith("json")
 
 
-def prefers_json(header: str | None) -> bool:
-    """Return whether `Accept` prefers the picture inside JSON to every kind of picture. A tie is a picture."""
+def prefers_json(header: str | None, alternative: str = "image/") -> bool:
+    """Return whether `Accept` gives JSON a higher weight than all media types that start with `alternative`."""
     ranges = parse_accept(header)
     json = max((one.weight for one in ranges if one.name in (*_JSON, RESULT)), default=0.0)
-    picture = max((one.weight for one in ranges if one.name == "*/*" or one.name.startswith("image/")), default=0.0)
-    return json > picture
+    others = (one.weight for one in ranges if one.name == "*/*" or one.name.startswith(alternative))
+    return json > max(others, default=0.0)
 
 
 def accepts_table(header: str | None) -> bool:
-    """Return whether `Accept` allows a table: it names JSON, or everything, or there is no header."""
+    """Return whether `Accept` allows a table: it has JSON or `*/*`, or there is no header."""
     names = (*_JSON, TABLE, "*/*")
     return not header or any(one.name in names and one.weight > 0 for one in parse_accept(header))
 

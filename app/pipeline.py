@@ -1,6 +1,6 @@
-"""The way of a picture, from uploaded files to encoded bytes: measure, admit, decode, run the task, encode.
+"""Processes a picture from uploaded files to encoded bytes: measure, admit, decode, run the task, encode.
 
-Requests and jobs both take it. Knows no HTTP beyond the value of `Accept`.
+Used by requests and jobs. Independent of HTTP, except for the value of `Accept`.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file of a request: on disk, if it is large, until it is read."""
+    """An uploaded file; a large one stays on disk until it is read."""
 
     file: BinaryIO
     size: int
     filename: str
 
     def read(self) -> bytes:
-        """Return the file's bytes. Reads from disk: call it on a thread."""
+        """Return the bytes of the file. May read from disk: call it on a thread."""
         self.file.seek(0)
         return self.file.read()
 
     def fingerprint(self) -> tuple[int, int]:
-        """Return what tells this file from nearly every other: its size, and a checksum of its end, where pictures in
-        compressed formats differ. Reads from disk: call it on a thread."""
+        """Return the size of the file and a checksum of its end, which differs for different pictures in compressed
+        formats. May read from disk: call it on a thread."""
         self.file.seek(max(0, self.size - _FINGERPRINT_BYTES))
         return self.size, zlib.crc32(self.file.read())
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """A task to do on the pictures in `uploads` (by field). `output` says how the result is encoded; its format may be
-    `auto`, which `accept`, the value of the header, decides."""
+    """A task to run on the pictures in `uploads`, by form field. `output` is how to encode the result; if its format is
+    `auto`, `accept` (the value of the header) decides."""
 
     task: Task[Any]
     options: TaskOptions
@@ -64,16 +64,16 @@ class ImageRequest:
 
     @property
     def wants_json(self) -> bool:
-        """Whether the picture is to be sent in base64 inside a JSON object."""
+        """Whether the client prefers JSON with the picture in base64."""
         return media_types.prefers_json(self.accept)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The result of an ImageRequest: the bytes of a picture, or a `table`, and what there is to say about it.
+    """The result of an ImageRequest: the bytes of a picture, or a `table`, and facts about it.
 
-    `model` is its id, empty where none was used; `seconds` is the time by stage; `width` and `height` are the
-    picture's, in pixels.
+    `model` is the id of the model, or empty if none was used; `seconds` is the duration of each stage; `width` and
+    `height` are those of the picture, in pixels.
     """
 
     body: bytes
@@ -89,20 +89,20 @@ class Encoded:
 
 
 class Observer(Protocol):
-    """What counts the work of a pipeline: the metrics."""
+    """Records metrics of a pipeline."""
 
     def count_pixels(self, task: str, pixels: int) -> None:
         """Count the pixels of a decoded picture."""
 
     def observe_stage(self, task: str, stage: str, seconds: float) -> None:
-        """Take in how long a stage of a request took."""
+        """Record the duration of a stage of a request."""
 
 
 class ImagePipeline:
-    """Does requests with the models of `engine`, within the limits of pixels and of the device's time.
+    """Runs requests with the models of `engine`, within limits on pixels and device time.
 
-    `max_pixels` bounds each picture that comes in, `max_output_pixels` the result. `budget` is the room for decoded
-    pictures of requests.
+    `max_pixels` is the limit for each input picture, `max_output_pixels` for the result. `budget` limits the memory for
+    decoded pictures of requests.
     """
 
     def __init__(
@@ -122,15 +122,12 @@ class ImagePipeline:
         self._max_output_pixels = max_output_pixels
 
     async def run(self, request: ImageRequest, context: RequestContext, budget: PixelBudget | None = None) -> Encoded:
-        """Return the result of `request`, done for `context` within `budget` (that of requests, unless given).
-
-        Raises whatever ServiceError the request meets.
-        """
+        """Return the result of `request`, within `budget` (by default, that of requests). Raises ServiceError."""
         clock = _StageClock()
         sizes = await self.measure(request)
         clock.lap("decode")
         budget = budget or self.budget
-        if not request.options.uses_device:  # it does not wait for the device, and delays nobody there
+        if not request.options.uses_device:  # it neither waits for the device nor uses it
             return await self._process(request, sizes, context, budget, clock)
         kind = f"{self.find_model(request) or request.task.name} ×{request.options.scale_factor}"
         fingerprint = await run_in_thread(_fingerprint, request.uploads)
@@ -138,14 +135,14 @@ class ImagePipeline:
             return await self._process(request, sizes, replace(context, due=due), budget, clock)
 
     def find_model(self, request: ImageRequest) -> str:
-        """Return the id of the model that the request needs, empty where it needs none. Raises UnknownModel,
+        """Return the id of the model for the request, or an empty string if it needs none. Raises UnknownModel,
         ModelUnavailable."""
         options = request.options
         return self.engine.find(request.task.name, options.model_name).id if options.needs_model else ""
 
     async def measure(self, request: ImageRequest) -> Sizes:
-        """Return the pixels of each picture. Raises every error that is seen without decoding one."""
-        # Each file is read and let go again: it stays on disk while its turn has not come.
+        """Return the number of pixels of each picture. Raises all errors that can be found without decoding."""
+        # The bytes of a file are not kept: large files stay on disk until they are decoded.
         sizes = {
             field: await run_in_thread(_measure, upload, self._max_pixels, field)
             for field, upload in request.uploads.items()
@@ -158,8 +155,8 @@ class ImagePipeline:
         result = pixels * scale**2
         if scale > 1 and result > self._max_output_pixels:
             raise ResultTooLarge(
-                f"The picture has {pixels} pixels and {scale}² times as many would be {result}; the limit is "
-                f"{self._max_output_pixels}. Choose a smaller scale or picture.",
+                f"{pixels} pixels enlarged {scale} times in width and height would be {result} pixels; the limit is "
+                f"{self._max_output_pixels}. Use a smaller `scale` or picture.",
                 field="scale",
                 value=result,
                 limit=self._max_output_pixels,
@@ -178,7 +175,7 @@ class ImagePipeline:
             }
             picture = pictures["image"]
             self._observer.count_pixels(task.name, picture.width * picture.height)
-            if not options.returns_table:  # a format that cannot hold the result is refused before the work
+            if not options.returns_table:  # reject a format that cannot store the result before the task runs
                 outline = _enlarge_outline(task.outline(options, pictures), scale)
                 codec.choose_format(outline, request.output.format, accept)
             clock.lap("decode")
@@ -215,7 +212,7 @@ class ImagePipeline:
         )
 
     def _observe(self, task: str, result: TaskResult, clock: _StageClock) -> dict[str, float]:
-        """Return the seconds by stage, and count them."""
+        """Return the duration of each stage, and record them as metrics."""
         seconds = {
             "decode": clock.seconds["decode"],
             **result.seconds,
@@ -228,14 +225,14 @@ class ImagePipeline:
 
 
 class _StageClock:
-    """Seconds by stage, in order."""
+    """Measures the duration of stages, in seconds."""
 
     def __init__(self) -> None:
         self._then = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
-        """End a stage; the same one may come again."""
+        """End a stage. If it occurs several times, its durations are added."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._then
         self._then = now
@@ -246,7 +243,7 @@ def _fingerprint(uploads: Mapping[str, Upload]) -> Hashable:
 
 
 def _measure(upload: Upload, max_pixels: int, field: str) -> int:
-    """Return how many pixels the picture has."""
+    """Return the number of pixels of the picture."""
     with _naming(field):
         width, height = codec.measure(upload.read(), max_pixels=max_pixels)
     return width * height
@@ -263,7 +260,7 @@ def _encode(picture: Picture, output: Output) -> tuple[bytes, str, tuple[str, ..
 
 @contextmanager
 def _naming(field: str) -> Iterator[None]:
-    """Let an error of the codec name the field that the picture came in."""
+    """Set the form field of the picture in errors of the codec."""
     try:
         yield
     except ServiceError as error:
@@ -272,14 +269,14 @@ def _naming(field: str) -> Iterator[None]:
 
 
 def _enlarge_outline(picture: Picture, scale: int) -> Picture:
-    """Return a picture of one pixel repeated, without its memory: as large as the result will be."""
+    """Return a picture of the size of the result that repeats one pixel and needs no memory for it."""
     height, width = picture.height * scale, picture.width * scale
     alpha = None if picture.alpha is None else np.broadcast_to(picture.alpha[:1, :1], (height, width))
     return picture.with_pixels(np.broadcast_to(picture.pixels[:1, :1], (height, width, picture.channels)), alpha)
 
 
 async def run_in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run `function` on a thread. When cancelled, wait for it all the same: it cannot be stopped and holds memory."""
+    """Run `function` on a thread. When cancelled, still wait for it: it cannot be stopped, and it holds memory."""
     running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     try:
         return await asyncio.shield(running)

@@ -58,8 +58,8 @@ class _Part(BaseModel):
 class Tensor(_Part):
     """One input or output of a signature.
 
-    `per` is `tile` for what has a tile's height and width, `sample` for what is one value (or vector) a picture, so
-    that callers with different values share a batch.
+    `per` is `tile` for a tensor with the height and width of a tile, and `sample` for one with a value or vector per
+    picture, so that requests with different values can share a batch.
     """
 
     dtype: Literal["float32"] = "float32"
@@ -82,8 +82,8 @@ class Tensor(_Part):
 class Signature(_Part):
     """A function of the SavedModel: `scale` is output size over input size.
 
-    `precisions` {precision: name of another function} do the same with arithmetic of another `precision`: same inputs
-    and outputs, float32 as they. The service measures which is the fastest where it runs and uses that one.
+    `precisions` are functions {precision: name} with the same float32 inputs and outputs that compute in another
+    precision. The service measures which one is the fastest on its device, and uses it.
     """
 
     renamed = {"variants": "precisions"}
@@ -113,14 +113,14 @@ class SizeRule(_Part):
 
 
 class Geometry(_Part):
-    """How a picture of any size becomes what the network takes.
+    """How a picture is adapted to the input sizes of the network.
 
-    * `tiled`: overlapping tiles; `halo` is how many pixels of surroundings a result needs (measured at export),
-      `multiple` the grid on which tiles begin and end; the sides of tiles are multiples of `tile_step` up to
-      `tile_size`, so that sizes repeat.
-    * `canonical`: the whole picture reduced to the nearest of `canonical_sizes` (height, width), the result enlarged.
-    * `fixed`: `valid_sizes` only, anything else is `wrong-size`.
-    * `whole`: any size that meets `size_rule`, never cut.
+    * `tiled`: split into overlapping tiles. `halo` is the number of surrounding pixels that affect a result, measured
+      at export; tiles begin and end at multiples of `multiple`, and their sides are multiples of `tile_step` up to
+      `tile_size`.
+    * `canonical`: the whole picture is scaled to one of `canonical_sizes` (height, width), and the result scaled back.
+    * `fixed`: only pictures of `valid_sizes` are accepted; others get the problem `wrong-size`.
+    * `whole`: the whole picture in one piece, if its sides meet `size_rule`.
     """
 
     kind: Literal["tiled", "canonical", "fixed", "whole"]
@@ -167,6 +167,8 @@ class Geometry(_Part):
 
 
 class Class(_Part):
+    """A class that a segmentation model detects."""
+
     id: Annotated[int, Field(ge=0, le=255)]
     name: str
     color: tuple[
@@ -175,7 +177,7 @@ class Class(_Part):
 
 
 class Style(_Part):
-    """A preset of a painter: its number is its place in the list."""
+    """A style preset. The signature `preset` takes its index in the list."""
 
     name: Name
     title: str
@@ -184,7 +186,7 @@ class Style(_Part):
 
 
 class QualityTable(_Part):
-    """A table of quality: what was measured, how, and every figure. `command` reproduces it."""
+    """A table of measured quality. `command` reproduces it."""
 
     title: str
     command: str
@@ -200,7 +202,7 @@ class QualityTable(_Part):
 
 
 class Provenance(_Part):
-    """Where the numbers came from. `recipe_digest` and `data` are SHA-256 of the recipe's file and of each pack."""
+    """How the model was trained. `recipe_digest` and `data` are the SHA-256 of the recipe and of each data pack."""
 
     recipe: str
     recipe_digest: Digest
@@ -214,7 +216,7 @@ class Provenance(_Part):
 
 
 class Serving(_Part):
-    """The largest of `batch_sizes` is the most tiles that may go together; how many pay is measured where it runs."""
+    """Limits for serving. The largest of `batch_sizes` is the maximum batch size; the service measures the best one."""
 
     batch_sizes: list[Positive] = [1]
     mebibytes_per_megapixel: Annotated[float, Field(gt=0)]
@@ -242,13 +244,13 @@ def excessive_losses(figures: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 class QuantizedSignature(_Part):
-    """A signature in 8 bit, as a LiteRT file: the service uses it for a batch of one where it is faster there.
+    """A signature quantized to 8 bit, as a LiteRT file. The service uses it for batches of one if it is faster.
 
-    `file` has a signature `<height>x<width>` for each of `sizes`, with the names and, but for free sizes, the shapes of
-    `signature`. Weights are int8, a scale for each channel. Activations are too: `int8` by ranges found on training
-    pictures, `dynamic` by those of what goes through. `figures` are the SavedModel's and this file's own, on pictures
-    that neither saw in training; `faster` is how many times as fast it was where it was made, which says little of
-    another machine. `operators` are LiteRT's built-in operators in the file.
+    `file` has a signature `<height>x<width>` for each of `sizes`, with the input and output names of `signature`.
+    Weights are int8 with one scale per channel. Activations are int8, too: with ranges measured on training pictures
+    (`int8`), or at run time (`dynamic`). `figures` are the quality of the SavedModel and of this file on pictures
+    outside the training data. `faster` is the speedup on the machine that created the file. `operators` are the LiteRT
+    operators in the file.
     """
 
     signature: str
@@ -269,6 +271,8 @@ class QuantizedSignature(_Part):
 
 
 class Manifest(_Part):
+    """`manifest.json` of a model version: what the model computes, and what the service needs to run it."""
+
     renamed = {"variants": "quantized"}
 
     schema_version: Literal[1] = 1

@@ -1,4 +1,4 @@
-"""Who sends a request: API keys, the client's address behind proxies, and the name under which a client is counted."""
+"""Authentication: API keys, client addresses behind proxies, and the name under which a client is counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Authenticator:
-    """Tells clients apart, and refuses those without a valid key."""
+    """Identifies clients, and rejects those without a valid API key."""
 
     def __init__(self, keys: Sequence[str], proxies: Sequence[Network]) -> None:
         self._digests = [_digest(key) for key in keys]
@@ -26,13 +26,13 @@ class Authenticator:
 
     @property
     def needs_key(self) -> bool:
-        """Whether clients have to send a key."""
+        """Whether clients must send a key."""
         return bool(self._digests)
 
     def client(self, scope: Scope) -> str:
-        """Return the name under which the client is counted: a digest of its key, else its address.
+        """Return the name under which the client is counted: a digest of its key, or its address if there are no keys.
 
-        An IPv6 client is its /64 network, all of which is commonly one customer's. Raises Unauthorized.
+        IPv6 clients are counted by /64 network, which usually belongs to one customer. Raises Unauthorized.
         """
         if not self.needs_key:
             return self.address(scope)
@@ -40,13 +40,13 @@ class Authenticator:
         if given is None:
             raise Unauthorized("No API key was sent.")
         digest = _digest(given)
-        # Every key is compared, in constant time, so that the time taken tells nothing of them.
+        # All keys are compared, in constant time, so that timing reveals nothing about them.
         if sum(hmac.compare_digest(digest, known) for known in self._digests) == 0:
-            raise Unauthorized("The API key is not one of this service's.")
+            raise Unauthorized("The API key is not valid.")
         return f"key:{digest.hex()[:16]}"
 
     def address(self, scope: Scope) -> str:
-        """Return the client's address: the last of `X-Forwarded-For` that is no proxy of ours, if a proxy sent it."""
+        """Return the client's address: behind trusted proxies, the last in `X-Forwarded-For` that is not a proxy."""
         hops = [scope["client"][0]] if scope.get("client") else []
         if not hops:
             return "address:unknown"
@@ -78,7 +78,7 @@ def _given_key(headers: Headers) -> str | None:
 
 
 def _parse(text: str) -> Address | None:
-    """Return the address, with or without the port that some proxies add; None where it is none."""
+    """Return the address in `text`, which may include a port, or None if it is invalid."""
     with_port = re.fullmatch(r"([\d.]+):\d+|\[(.+)\](?::\d+)?", text)
     try:
         parsed = ipaddress.ip_address(with_port[1] or with_port[2] if with_port else text)

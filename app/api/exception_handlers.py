@@ -1,4 +1,4 @@
-"""Every refusal becomes a problem document (RFC 9457), Starlette's and FastAPI's own included."""
+"""Turns all errors into problem documents (RFC 9457), including those of Starlette and FastAPI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.errors import InvalidField, MalformedRequest, ServiceError
 
 
 def install(app: FastAPI) -> None:
-    """Let `app` answer its errors as problems."""
+    """Make `app` return errors as problem documents."""
     for kind in (ServiceError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer_problem)
 
@@ -26,7 +26,7 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
             headers["Allow"] = ", ".join(_find_allowed_methods(request))
         error = _translate(error.status_code, request)
     elif not isinstance(error, ServiceError):
-        error = InvalidField("A value in the address or its query is not allowed.")
+        error = InvalidField("A path or query parameter has an invalid value. `/docs` lists the allowed values.")
     request.state.problem = problems.of(error).slug
     response = problems.response(error, request.state.request_id)
     response.headers.update(headers)
@@ -34,7 +34,7 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
 
 
 def _find_allowed_methods(request: Request) -> list[str]:
-    """Return every method that the address takes: Starlette's own header lists those of one route alone."""
+    """Return all methods of an address. Starlette's own `Allow` header lists only those of one route."""
 
     def takes(method: str) -> bool:
         scope = {**request.scope, "method": method}
@@ -45,9 +45,9 @@ def _find_allowed_methods(request: Request) -> list[str]:
 
 
 def _translate(status: int, request: Request) -> ServiceError:
-    """Return the ServiceError for a status that Starlette answers by itself."""
+    """Return the ServiceError for an HTTP error of Starlette."""
     if status == 404:
-        return problems.NotFound("There is nothing at this address. /docs lists what there is.")
+        return problems.NotFound("Not found. `/docs` lists all endpoints.")
     if status == 405:
-        return problems.MethodNotAllowed(f"This address does not take {request.method[:20]}.")
-    return MalformedRequest("The request cannot be read.")
+        return problems.MethodNotAllowed(f"This address does not support {request.method[:20]}.")
+    return MalformedRequest("The request cannot be parsed.")

@@ -1,11 +1,10 @@
-"""Forms: what each endpoint takes, read from `multipart/form-data`; the same classes describe them in OpenAPI."""
+"""Reads and validates `multipart/form-data` forms. The classes of forms also describe them in OpenAPI."""
 
 from __future__ import annotations
 
-import difflib
 import errno
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -14,58 +13,79 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.errors import InvalidField, MalformedRequest, MissingField, Overloaded, UnknownField
+from app.errors import InvalidField, MalformedRequest, MissingField, Overloaded, UnknownField, nearest
 from app.imaging.codec import Output
 from app.pipeline import ImageRequest, Upload
 from app.tasks.base import Task, TaskOptions
 
 MAX_PARTS = 32
 MAX_TEXT = 64 * 1024
+ALIASES = {
+    "image": ("file", "files", "img", "images", "input", "input_image", "image_file", "image_url", "init_image",
+              "photo", "pic", "picture", "source", "upload", "data"),
+    "mask": ("mask_file", "mask_image", "mask_img", "inpaint_mask"),
+    "scale": ("factor", "outscale", "resize", "scale_factor", "size", "upscale", "upscale_factor", "upscaling", "zoom"),
+    "strength": ("amount", "denoise", "denoise_strength", "level", "noise", "noise_level", "sigma"),
+    "style_image": ("reference", "reference_image", "style_file", "style_img", "style_picture"),
+    "style": ("preset", "style_name", "style_preset"),
+    "background": ("background_color", "bg", "bg_color", "bgcolor"),
+    "background_image": ("background_file", "background_img", "bg_image", "bg_image_file"),
+    "classes": ("class", "class_name", "label", "labels", "object", "objects"),
+    "output": ("mode", "output_type", "result", "return", "type"),
+    "format": ("file_format", "image_format", "output_format", "response_format"),
+    "quality": ("jpeg_quality", "jpg_quality", "output_quality"),
+    "metadata": ("exif", "keep_exif", "keep_metadata", "strip"),
+    "model": ("engine", "model_id", "model_name", "network", "version"),
+    "method": ("algorithm", "algo"),
+    "steps": ("iterations", "num_steps", "num_inference_steps"),
+    "preserve_color": ("color_preserve", "keep_color", "keep_colors", "original_colors", "preserve_colors"),
+}  # fmt: skip
+"""Names that other services use for the fields of this one."""
 
 
 class ImageForm(BaseModel):
-    """The options of every picture endpoint on how the result is encoded. The picture itself is the file `image`."""
+    """The options of all picture endpoints that control how the result is encoded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     format: Literal["auto", "png", "jpeg", "webp", "tiff", "avif"] = Field(
         "auto",
-        description="Format of the result. `auto`: what `Accept` says, else the input's own format where it can carry "
-        "the result (16 bit, transparency, size), else PNG.",
+        description="Format of the result. `auto` uses the format in `Accept`, else the format of the input if it can "
+        "store the result (16 bit, transparency, size), else PNG.",
         examples=["auto"],
     )
-    quality: int = Field(90, ge=1, le=100, description="Quality of the lossy formats.", examples=[90])
-    lossless: bool = Field(False, description="WebP and AVIF without loss.", examples=[False])
+    quality: int = Field(90, ge=1, le=100, description="Quality of JPEG, WebP and AVIF; 100 is best.", examples=[90])
+    lossless: bool = Field(False, description="Encode WebP and AVIF without loss.", examples=[False])
     metadata: Literal["keep", "color", "strip"] = Field(
         "keep",
-        description="`keep` EXIF, ICC profile and XMP (orientation is applied and reset, the embedded thumbnail "
-        "dropped); `color`: the ICC profile only; `strip`: nothing.",
+        description="`keep` keeps EXIF, ICC profile and XMP, but applies the orientation and drops the thumbnail; "
+        "`color` keeps only the ICC profile; `strip` removes all metadata.",
         examples=["keep"],
     )
 
     @property
     def encoding(self) -> Output:
-        """How the result is to be encoded; its format may still be `auto`."""
+        """How to encode the result. The format may be `auto`."""
         return Output(format=self.format, quality=self.quality, lossless=self.lossless, metadata=self.metadata)
 
 
 class TaskForm(ImageForm, TaskOptions):
-    """What a form of any task is: its options, and how the result is encoded."""
+    """The form of a task: its options, and how to encode the result."""
 
 
 @functools.cache
 def form_class(task: Task[Any]) -> type[TaskForm]:
-    """Return the class of the task's form: its options and those of ImageForm."""
+    """Return the form class of a task: its options and those of ImageForm."""
     return create_model(f"{task.name.capitalize()}Form", __base__=(TaskForm, task.options))
 
 
 def make_request(task: Task[Any], form: TaskForm, uploads: Mapping[str, Upload], accept: str | None) -> ImageRequest:
-    """Return what a form asks of the pipeline; `accept` is the header's value."""
+    """Return a form as a request for the pipeline; `accept` is the value of the `Accept` header."""
     return ImageRequest(task, form, form.encoding, uploads, accept)
 
 
 class _Parser(MultiPartParser):
-    """Starlette's parser takes a form that is cut short for a whole one; this one refuses it."""
+    """Rejects an incomplete form, which Starlette's parser accepts."""
 
     ended = False
 
@@ -87,9 +107,9 @@ class _Parser(MultiPartParser):
 async def read_form(
     headers: Headers, body: AsyncGenerator[bytes, None], task: Task[Any]
 ) -> AsyncIterator[tuple[TaskForm, dict[str, Upload]]]:
-    """Give the options and the pictures of a form by field; their files are closed at the end of the block.
+    """Yield the options and, by field, the pictures of a form; their files are closed at the end of the block.
 
-    Raises MalformedRequest, MissingField, UnknownField, InvalidField, and what reading `body` raises.
+    Raises MalformedRequest, MissingField, UnknownField, InvalidField, and errors from reading `body`.
     """
     items = await _parse_multipart(headers, body)
     try:
@@ -99,23 +119,23 @@ async def read_form(
     finally:
         for _, item in items:
             if isinstance(item, UploadFile):
-                await item.close()  # on a thread: letting go of a large file takes its time
+                await item.close()  # on a thread, because deleting a large file is slow
 
 
 def parse_form(form: type[TaskForm], texts: Mapping[str, str]) -> TaskForm:
-    """Return the form that `texts` fill. An empty text stands for the default. Raises InvalidField."""
+    """Return `texts` as a validated form. An empty text means the default. Raises InvalidField."""
     try:
         return form.model_validate({name: text for name, text in texts.items() if text.strip()})
     except ValidationError as error:
         name = str(error.errors(include_url=False, include_context=False)[0]["loc"][0])
         text = texts[name]
         raise InvalidField(
-            f"{name} must be {describe_field(form, name)}, not {text[:60]!r}.", field=name, value=text
+            f"`{name}` must be {describe_field(form, name)}, not {text[:60]!r}.", field=name, value=text
         ) from None
 
 
 def describe_field(form: type[TaskForm], name: str) -> str:
-    """Return what field `name` may be, in words, from the schema that OpenAPI shows."""
+    """Return the allowed values of field `name` in words, from the schema that OpenAPI has."""
     return _describe(_schema(form)["properties"][name])
 
 
@@ -145,11 +165,11 @@ def _describe(schema: Mapping[str, Any]) -> str:
 async def _parse_multipart(headers: Headers, body: AsyncGenerator[bytes, None]) -> list[tuple[str, str | UploadFile]]:
     content_type = headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
-        shown = f"not {content_type[:60]!r}" if content_type else "and none was named"
-        raise MalformedRequest(f"The body must be multipart/form-data, {shown}.")
+        sent = f"not {content_type[:60]!r}" if content_type else "but the request has none"
+        raise MalformedRequest(f"The `Content-Type` must be multipart/form-data, {sent}.")
     _, parameters = parse_options_header(content_type)
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
-        raise MalformedRequest("The form must be in UTF-8.")
+        raise MalformedRequest("The form must be encoded in UTF-8.")
     parser = _Parser(headers, body, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_TEXT)
     try:
         return (await parser.parse()).multi_items()
@@ -158,21 +178,30 @@ async def _parse_multipart(headers: Headers, body: AsyncGenerator[bytes, None]) 
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise Overloaded("There is no room left for uploads now.", retry_after=30) from None
+        raise Overloaded("No disk space is left for uploads. Try again later.", retry_after=30) from None
 
 
 def _explain(message: str) -> str:
     if message == "cut short":
-        return "The form is cut short: its closing boundary never came."
+        return "The form is incomplete: its closing boundary is missing."
     if "exceeded maximum size" in message:
-        return f"A text field is longer than {MAX_TEXT // 1024} KiB. A picture is sent as a file, with a file name."
+        return f"A text field exceeds {MAX_TEXT // 1024} KiB. Send pictures as files, with a file name."
     if "Too many" in message:
         return f"The form has more than {MAX_PARTS} fields or files."
     if "boundary" in message:
-        return "The header Content-Type names no boundary."
+        return "The `Content-Type` header has no boundary."
     if "Content-Disposition" in message:
         return "A part of the form has no name."
     return "The body is not a well-formed multipart form."
+
+
+def suggest_field(name: str, known: Sequence[str]) -> str:
+    """Return ` Did you mean …?` with the field in `known` that `name` stands for, or an empty string if none does."""
+    plain = name.strip().lower().replace("-", "_").removesuffix("[]")
+    for field, aliases in ALIASES.items():
+        if field in known and plain in aliases:
+            return f" Did you mean `{field}`?"
+    return nearest(plain, known)
 
 
 def _separate(
@@ -185,25 +214,24 @@ def _separate(
     uploads: dict[str, UploadFile] = {}
     for name, item in items:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" The fields are {', '.join(known)}."
-            raise UnknownField(f"There is no field {name[:60]!r}.{hint}", field=name)
+            hint = suggest_field(name, known) or f" The fields are {', '.join(known)}."
+            raise UnknownField(f"Unknown field `{name[:60]}`.{hint}", field=name)
         if name in texts or name in uploads:
-            raise InvalidField(f"The field {name} came more than once.", field=name)
+            raise InvalidField(f"The field `{name}` was sent more than once.", field=name)
         if isinstance(item, UploadFile):
             if name not in pictures:
-                raise InvalidField(f"{name} must be a text, not a file.", field=name)
-            if item.size or name == "image":  # a page's empty file field is no file
+                raise InvalidField(f"`{name}` must be a text, not a file.", field=name)
+            if item.size or name == "image":  # browsers send an empty file field if no file was chosen
                 uploads[name] = item
         elif name in pictures:
             if item.strip():
-                raise InvalidField(f"{name} must be a file, sent with a file name, not a text.", field=name)
+                raise InvalidField(f"`{name}` must be a file, sent with a file name, not a text.", field=name)
         else:
             texts[name] = item
     if "image" not in uploads or not uploads["image"].size:
-        came_empty = uploads.get("image") is not None and bool(uploads["image"].filename)
+        is_empty = uploads.get("image") is not None and bool(uploads["image"].filename)
         raise MissingField(
-            "The file in the field image is empty." if came_empty else "The file field image is missing.",
+            "The file in the field `image` is empty." if is_empty else "The file field `image` is missing.",
             field="image",
         )
     return texts, uploads

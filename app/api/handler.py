@@ -1,4 +1,4 @@
-"""Answers a request with a picture: reads the form, makes it a job or does it, and watches for its client leaving."""
+"""Handles picture requests: reads the form, queues a job or runs the task, and cancels it if the client disconnects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 class ImageHandler:
-    """The handler of every picture endpoint."""
+    """The handler of all picture endpoints."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class ImageHandler:
         self._numbers = itertools.count(1)
 
     async def handle(self, request: Request, task: Task[Any]) -> Response:
-        """Return the answer of `task`, or the job that the request became. It counts as here until it was sent.
+        """Return the result of `task`, or the job for it. The request counts as concurrent until its response is sent.
 
-        Raises whatever ServiceError is met, and ClientDisconnect; the work of a client that went away, or whose time
-        is up, is cancelled.
+        Raises ServiceError, and ClientDisconnect. Processing is cancelled if the client disconnects or the deadline
+        passes.
         """
         self._shutdown.check()
         release = self._concurrency.acquire(request.state.client)
@@ -80,7 +80,7 @@ class ImageHandler:
             if response := await self._jobs.dispatch(request, image_request, patience):
                 return response
             deadline = min(arrived + patience, time.monotonic() + self._settings.request_timeout_s)
-            # The engine tells requests apart by this id: it must not be one that a client can choose.
+            # The engine identifies requests by this id, so clients must not be able to choose it.
             unique = f"{request.state.request_id}#{next(self._numbers)}"
             context = RequestContext(unique, request.state.client, deadline)
             return await self._watch(request, self._run(image_request, context), deadline - arrived, deadline)
@@ -90,9 +90,9 @@ class ImageHandler:
         return await responses.build(encoded, image_request)
 
     async def _watch(self, request: Request, work: Coroutine[Any, Any, R], allowed: float, deadline: float) -> R:
-        """Return what `work` returns, unless its time is up or its client leaves first: then it is cancelled.
+        """Return the result of `work`; cancel it at the deadline or when the client disconnects.
 
-        It is not awaited then: a thread cannot be stopped, and what it holds is given back when it is done.
+        A cancelled `work` is not awaited: its threads cannot be stopped, and release their resources when they end.
         """
         running = self._shutdown.start(work)
         gone = asyncio.create_task(wait_for_disconnect(request))
@@ -103,9 +103,7 @@ class ImageHandler:
                 return running.result()
             if gone.done():
                 raise ClientDisconnect
-            raise DeadlineExceeded(
-                f"The answer was not ready in {allowed:.3g} seconds; its work was taken off the queue."
-            )
+            raise DeadlineExceeded(f"The result was not ready after {allowed:.3g} seconds. Processing was cancelled.")
         finally:
             running.cancel()
             gone.cancel()

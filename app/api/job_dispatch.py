@@ -1,4 +1,4 @@
-"""Makes a job of a request that asks for one, and answers it: at once, or with the result if it is done in time."""
+"""Queues a request as a job if it asks for that, and responds with the job, or with the result if it is ready."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from app.pipeline import ImagePipeline, ImageRequest, Upload
 
 
 class JobDispatcher:
-    """Queues requests as jobs. Nobody waits longer than `longest` seconds for one."""
+    """Queues requests as jobs. A response waits at most `longest` seconds for its job."""
 
     def __init__(
         self,
@@ -43,10 +43,11 @@ class JobDispatcher:
         self._arriving = 0
 
     async def dispatch(self, request: Request, image_request: ImageRequest, patience: float) -> StreamedResponse | None:
-        """Answer `request` as a job; None where it asks for none. `patience` is what `Cancel-After` allows, in seconds.
+        """Return the response of `request` as a job, or None if it does not ask for one.
 
-        Raises what is wrong with the request as far as it is known before the work, JobsFull, StorageFull, JobConflict,
-        IdempotencyMismatch, DeadlineExceeded, and ClientDisconnect; a job goes on without its sender.
+        `patience` is `Cancel-After` in seconds. Raises errors that are found before the task runs, JobsFull,
+        StorageFull, JobConflict, IdempotencyMismatch, DeadlineExceeded, and ClientDisconnect, after which the job
+        continues.
         """
         longest = self._longest
         prefer = parse_prefer(request.headers, longest)
@@ -60,10 +61,12 @@ class JobDispatcher:
         if job is None:
             job, fresh = await self._enqueue(image_request, client, key, digest, patience)
         if job.digest != digest:
-            text = "This Idempotency-Key was used with another path or Accept, other options or another picture."
+            text = "This `Idempotency-Key` was used for a different request: path, `Accept`, options or pictures "
+            "differ."
             raise IdempotencyMismatch(text, field="Idempotency-Key", value=key)
         if not fresh and not prefer.given and not job.is_finished:
-            text = "A request with this Idempotency-Key is under way. Repeat it with Prefer: wait=20 to wait for it."
+            text = "A request with this `Idempotency-Key` is in progress. Repeat it with `Prefer: wait=20` to wait "
+            "for it."
             raise JobConflict(text, field="Idempotency-Key", value=key)
         seconds = prefer.wait if prefer.wait is not None else 0.0 if prefer.respond_async else longest
         return await self._wait_and_answer(request, job, prefer, seconds)
@@ -71,10 +74,10 @@ class JobDispatcher:
     async def _enqueue(
         self, image_request: ImageRequest, client: str, key: str | None, digest: str, patience: float
     ) -> tuple[Job, bool]:
-        """Return the new job, or that of the same key that came just before, and whether it is new."""
+        """Return the new job and True, or an existing job with the same key and False."""
         await self._pipeline.measure(image_request)
         size = sum(upload.size for upload in image_request.uploads.values())
-        # Before megabytes are written, those that others are writing counted in.
+        # Before the files are written; files that other requests are writing count, too.
         await self._worker.call(self._store.check_capacity, self._arriving + size)
         new = NewJob(
             client=client,
@@ -93,7 +96,7 @@ class JobDispatcher:
         try:
             await asyncio.to_thread(self._store.files.save_inputs, new.id, files)
             job, fresh = await self._worker.call(self._store.add, new, size)
-        except Exception:  # whoever is cancelled does not know how it went: what is nobody's is erased later
+        except Exception:  # not if cancelled: the job may have been added; orphans are deleted later
             await asyncio.to_thread(self._store.files.delete, new.id)
             raise
         finally:
@@ -106,7 +109,7 @@ class JobDispatcher:
     async def _wait_and_answer(
         self, request: Request, job: Job, prefer: Preference, seconds: float
     ) -> StreamedResponse:
-        """Wait for the job, so many seconds at most, and return its result, or the job where it is not done."""
+        """Wait at most `seconds` for the job, and return its result, or the job if it is not finished."""
         now = await self._wait(request, job, seconds)
         if now is not None and now.is_finished:
             response = await self._jobs.read_result(request, now)
@@ -114,15 +117,15 @@ class JobDispatcher:
                 response.headers["Preference-Applied"] = prefer.applied
             return response
         if now is None:
-            raise JobConflict("The job was erased while its result was waited for.")
+            raise JobConflict("The job was deleted before it finished.")
         if prefer.given:
             return self._answer_accepted(now, prefer)
         if self._shutdown.closing:
-            text = "The service is stopping. The job goes on with its next start: repeat the request then."
+            text = "The service is shutting down. The job continues after a restart: repeat the request then."
             raise ShuttingDown(text, retry_after=5)
         raise DeadlineExceeded(
-            f"The answer was not ready in {seconds:.3g} seconds. Its job goes on: repeat the request with the same "
-            "Idempotency-Key."
+            f"The result was not ready after {seconds:.3g} seconds. Its job continues: repeat the request with the "
+            "same `Idempotency-Key`."
         )
 
     def _answer_accepted(self, job: Job, prefer: Preference) -> StreamedResponse:
@@ -130,7 +133,7 @@ class JobDispatcher:
         return StreamedResponse(json.dumps(self._jobs.describe(job)).encode(), 202, headers, "application/json")
 
     async def _wait(self, request: Request, job: Job, seconds: float) -> Job | None:
-        """Return the job when it is over, at the latest in so many seconds, when the service stops, or None: erased."""
+        """Return the job when it is finished, after `seconds`, or when the service stops; None if it was deleted."""
         gone = asyncio.create_task(wait_for_disconnect(request))
         until = time.monotonic() + seconds
         now: Job | None = job
@@ -153,7 +156,7 @@ class JobDispatcher:
 
 
 def _digest(request: ImageRequest) -> str:
-    """Return what tells this request from another: path, options, what is accepted and pictures, not files' names."""
+    """Return a digest of the request: path, options, `Accept` and pictures, but not file names."""
     form = request.options.model_dump(mode="json", exclude_unset=True)
     whole = hashlib.sha256(json.dumps([request.task.name, form, request.accept or "*/*"], sort_keys=True).encode())
     for name, upload in sorted(request.uploads.items()):

@@ -1,4 +1,4 @@
-"""Runs jobs: the same form, task and pipeline as for a request, in the background."""
+"""Runs jobs in the background, with the same forms, tasks and pipeline as direct requests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from app.tasks.base import Task
 
 
 class JobRunner:
-    """Runs jobs of `tasks` in `pipeline`; `clock` gives the time of day.
+    """Runs jobs of `tasks` in `pipeline`; `clock` returns seconds since 1970.
 
-    Their pictures have a `budget` of their own, so that none waits for a request or delays one.
+    Jobs have their own pixel `budget`, so that jobs and requests do not wait for each other.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class JobRunner:
         self._clock = clock
 
     async def __call__(self, job: Job, files: Mapping[str, Path], progress: Progress) -> JobResult:
-        """Return what the job gives. Raises whatever ServiceError is met, and DeadlineExceeded."""
+        """Return the result of the job. Raises ServiceError, such as DeadlineExceeded."""
         left = None if job.deadline is None else max(0.0, job.deadline - self._clock())
         deadline = time.monotonic() + left if left is not None else float("inf")
-        # A client of its own: what the job's sender does meanwhile shares nothing with its job.
+        # A separate client, so that a job does not take a share of the direct requests of its sender.
         context = RequestContext(f"job {job.id}", f"job:{job.client}", deadline, weight=BACKGROUND, progress=progress)
         task = self._tasks[job.task]
         form = form_class(task).model_validate(job.request["form"])
@@ -60,14 +60,14 @@ class JobRunner:
                 return await self._pipeline.run(request, context, self._budget)
         except TimeoutError:
             if not limit.expired():
-                raise  # another timeout, inside the work
-            raise DeadlineExceeded("The job was not done in the time that Cancel-After allowed.") from None
+                raise  # a timeout inside the task
+            raise DeadlineExceeded("The job did not finish within the time set by `Cancel-After`.") from None
 
 
 def explain(error: Exception) -> dict[str, Any]:
-    """Return the problem that ended a job; what nobody expected is `internal-error`."""
+    """Return the problem document of a failed job; `internal-error` for unexpected exceptions."""
     if not isinstance(error, ServiceError):
-        error = problems.InternalError("Something went wrong here. It is in the log under the job's id.")
+        error = problems.InternalError(problems.INTERNAL_ERROR)
     return problems.describe(error, "")
 
 

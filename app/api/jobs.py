@@ -1,4 +1,4 @@
-"""Jobs over HTTP: what a job looks like, its result and its events."""
+"""Jobs over HTTP: their representation, results and events."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from app.jobs.worker import Worker
 
 MAX_LISTED = 100
 MAX_STREAMS = 256
-"""Streams of events that may be open at once."""
+"""Limit of open event streams."""
 POLL_S = 1.0
-"""Seconds after which whoever waits for a job looks again by itself: another process may be running it."""
+"""Seconds between polls of a job by those who wait for it, because another process may be running it."""
+NO_JOB = "There is no job with this id. It may have been deleted."
 UNCACHED = {"Cache-Control": "private, no-store"}
 
 
 class JobService:
-    """Shows jobs to their clients, and ends them. `needs_key`: clients have keys, and see their own jobs only."""
+    """Shows jobs to clients, and cancels or deletes them. With `needs_key`, clients see only the jobs of their key."""
 
     def __init__(
         self, store: JobStore, worker: Worker, shutdown: Shutdown, *, needs_key: bool, body_timeout_s: float
@@ -43,22 +44,22 @@ class JobService:
         self._streams = 0
 
     async def find(self, request: Request, name: str) -> Job:
-        """Return a job that the client may see. Raises NotFound, and JobExpired."""
+        """Return a job that the client may see. Raises NotFound, JobExpired."""
         job = await self._get(request, name)
         if job.state == "expired":
-            raise JobExpired("The job's result is no longer kept. Send the request again.")
+            raise JobExpired("The result of this job was deleted. Send the request again.")
         return job
 
     async def _get(self, request: Request, name: str) -> Job:
         job = await self._worker.call(self._store.get, name)
         if job is None or (self._needs_key and job.client != request.state.client):
-            raise NotFound("There is no such job.")
+            raise NotFound(NO_JOB)
         return job
 
     async def list_newest(self, request: Request) -> dict[str, Any]:
-        """Return the client's newest jobs. Raises NotFound where clients have no keys to tell them apart by."""
+        """Return the client's newest jobs. Raises NotFound if the service has no API keys."""
         if not self._needs_key:
-            raise NotFound("Jobs are listed only where API keys are set: without them, whoever has a job's id owns it.")
+            raise NotFound("This service has no API keys, so it does not list jobs. Use `GET /jobs/{id}`.")
         jobs = await self._worker.call(self._store.list_newest, request.state.client, MAX_LISTED)
         return {"jobs": [self.describe(job) for job in jobs]}
 
@@ -87,25 +88,26 @@ class JobService:
         }
 
     async def read_result(self, request: Request, job: Job) -> StreamedResponse:
-        """Return the result of a job that succeeded, or the problem of one that failed, with its status.
+        """Return the result of a succeeded job, or the problem of a failed job with the status of the problem.
 
-        Raises JobConflict where there is none, or not yet.
+        Raises JobConflict for a job in another state.
         """
         if job.problem is not None:
             request.state.problem = job.problem["type"].rpartition("/")[2]
             body = json.dumps({**job.problem, "instance": request.state.request_id}).encode()
             return StreamedResponse(body, job.problem["status"], UNCACHED, problems.MEDIA_TYPE)
         if job.result is None:
-            raise JobConflict(f"The job is {job.state}: there is no result.", value=job.state)
+            yet = "" if job.is_finished else " yet"
+            raise JobConflict(f"The job is {job.state} and has no result{yet}.", value=job.state)
         try:
             file = await asyncio.to_thread(self._store.files.result_path(job).open, "rb")
-        except FileNotFoundError:  # erased in this moment
-            raise NotFound("There is no such job.") from None
+        except FileNotFoundError:  # deleted by another request
+            raise NotFound(NO_JOB) from None
         headers = job.result["headers"]
         return FileResponse(file, job.result["size"], headers, headers["content-type"])
 
     async def fetch_result(self, request: Request, job: Job) -> Response:
-        """Return the result as `GET` does: 304 for a client that has it."""
+        """Return the response to `GET /jobs/{id}/result`; 304 if the client already has the result."""
         if job.result is not None and is_known(request.headers, _etag(job)):
             return Response(None, 304, {"ETag": _etag(job), "Cache-Control": "private, no-cache"})
         response = await self.read_result(request, job)
@@ -116,7 +118,7 @@ class JobService:
         return response
 
     async def end(self, request: Request, name: str) -> Response:
-        """Cancel a job that waits or runs, and return it; erase one that is over. Raises NotFound."""
+        """Cancel a queued or running job and return it; delete a finished job. Raises NotFound."""
         job = await self._get(request, name)
         if await self._worker.cancel(job.id):
             now = await self._worker.call(self._store.get, job.id)
@@ -127,16 +129,16 @@ class JobService:
     # --- events ---
 
     def check_streams(self) -> None:
-        """Raise Overloaded where as many streams are open as may be."""
+        """Raise Overloaded if MAX_STREAMS streams are open, ShuttingDown if the service stops."""
         self._shutdown.check()
         if self._streams >= MAX_STREAMS:
-            text = f"Too many open event streams (limit {MAX_STREAMS})."
+            text = f"Too many open event streams (limit {MAX_STREAMS}). Poll `GET /jobs/{{id}}` instead."
             raise Overloaded(text, limit=MAX_STREAMS, retry_after=10)
 
     async def follow(self, request: Request, job: Job) -> AsyncIterator[dict[str, Any]]:
-        """Yield the job whenever something has changed, until it is over, is erased, or the service stops.
+        """Yield the job whenever it changes, until it is finished or deleted, or the service stops.
 
-        Who asks for headers only gets no more than one.
+        For a HEAD request, yield it once.
         """
         self._streams += 1
         try:
@@ -170,7 +172,7 @@ def _progress(job: Job) -> float:
 
 
 def _eta(job: Job, now: float) -> float | None:
-    """Return the seconds that a running job needs yet, if its steps go on as they did; None where nobody can tell."""
+    """Return the estimated remaining seconds of a running job, from its steps so far, or None if it is unknown."""
     if job.state != "running" or job.started is None or not job.done:
         return None
     return round(max(0.0, now - job.started) / job.done * (job.steps - job.done), 1)

@@ -1,4 +1,4 @@
-"""Around every request, as plain ASGI: its id, its line in the log, its counters, and who may call."""
+"""ASGI middleware: request id, access log, request metrics, HEAD, authentication and rate limit."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ ACCEPTED_HEADERS = [
 ]
 
 OPEN = re.compile(r"/livez|/readyz|/docs(/.*)?|/openapi\.json|/problems(/.*)?")
-"""Paths that need no API key and count for no rate."""
+"""Paths that need no API key and do not count towards the rate limit."""
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def request_id(scope: Scope) -> str:
-    """Return the id of the request: the client's own where it is valid, else a new one."""
+    """Return the id of the request: the one that the client sent if it is valid, else a new one."""
     return str(scope["state"]["request_id"])
 
 
 class AccessLogMiddleware:
-    """Gives each request an id, logs it in one line and counts it; what nobody caught becomes `internal-error`."""
+    """Gives each request an id, logs it in one line and counts it; uncaught exceptions become `internal-error`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -87,10 +87,10 @@ class AccessLogMiddleware:
             status = status or 499
         except Exception:
             log.exception("internal error", request_id=state["request_id"])
-            if status:  # the answer has begun: break it off, so that it cannot pass for whole
+            if status:  # the response has started: abort it, so that it does not look complete
                 raise
             state["problem"] = "internal-error"
-            error = problems.InternalError("Something went wrong here. It is in the log under this request's id.")
+            error = problems.InternalError(problems.INTERNAL_ERROR)
             await problems.response(error, state["request_id"])(scope, receive, sending)
         finally:
             self.metrics.active.dec()
@@ -118,7 +118,7 @@ class AccessLogMiddleware:
 
 
 class HeadMiddleware:
-    """Answers HEAD wherever GET is answered: with the same headers. The server leaves out the body."""
+    """Responds to HEAD as to GET, with the same headers. The server omits the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -127,7 +127,7 @@ class HeadMiddleware:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self.app(scope, receive, send)
             return
-        # A copy: the server and the log still see HEAD.
+        # A copy, so that the server and the log still see HEAD.
         scope["state"]["head"] = True
         asked = {**scope, "method": "GET"}
         try:

@@ -1,4 +1,4 @@
-"""What the headers of a request ask for: how long it may take, whether it becomes a job, and what is answered."""
+"""Parses request headers: `Prefer`, `Idempotency-Key`, `Cancel-After`, and `Accept` for tables."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """What the header `Prefer` asks for (RFC 7240), as far as the service supports it."""
+    """The supported preferences of the header `Prefer` (RFC 7240)."""
 
     respond_async: bool = False
     wait: float | None = None
 
     @property
     def given(self) -> bool:
-        """Whether anything is asked for."""
+        """Whether there is any supported preference."""
         return self.respond_async or self.wait is not None
 
     @property
@@ -34,9 +34,9 @@ class Preference:
 
 
 def parse_prefer(headers: Headers, longest: float) -> Preference:
-    """Return what `Prefer` asks for. Of a preference that comes twice the first counts; what cannot be read does not.
+    """Return the preferences in `Prefer`: the first of each name, without invalid ones.
 
-    Nobody waits longer than `longest` seconds.
+    `wait` is at most `longest` seconds.
     """
     found: dict[str, str] = {}
     for part in ",".join(headers.getlist("prefer")).split(","):
@@ -48,16 +48,16 @@ def parse_prefer(headers: Headers, longest: float) -> Preference:
 
 
 def parse_idempotency_key(headers: Headers) -> str | None:
-    """Return the header `Idempotency-Key`. Raises MalformedRequest for one that is not allowed."""
+    """Return the header `Idempotency-Key`, or None. Raises MalformedRequest if it is invalid."""
     key = headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
-        text = "The header Idempotency-Key must be 1 to 255 visible ASCII characters."
+        text = "The header `Idempotency-Key` must have 1 to 255 visible ASCII characters."
         raise MalformedRequest(text, field="Idempotency-Key", value=key)
     return key
 
 
 def parse_cancel_after(value: str | None) -> float:
-    """Return the seconds that the header `Cancel-After` allows (`20s`, `500ms`, `20`), infinity where it is absent.
+    """Return the seconds in the header `Cancel-After` (`20s`, `500ms`, `20`), or infinity if it is absent.
 
     Raises MalformedRequest.
     """
@@ -66,16 +66,16 @@ def parse_cancel_after(value: str | None) -> float:
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|ms)?", value.strip(), re.ASCII)
     if not match or float(match[1]) == 0:
         raise MalformedRequest(
-            "The header Cancel-After must be a time such as 20s or 500ms.", field="Cancel-After", value=value
+            "The header `Cancel-After` must be a time such as 20s or 500ms.", field="Cancel-After", value=value
         )
     return float(match[1]) / (1000 if match[2] == "ms" else 1)
 
 
 def check_table(accept: str | None, format_name: str) -> None:
-    """Raise ConflictingFields or NotAcceptable where the answer, a table, cannot be what is asked for."""
+    """Raise ConflictingFields or NotAcceptable if the client does not accept a table."""
     if format_name != "auto":
-        text = f"output=json answers a table, which is no picture in {format_name}: leave format out."
+        text = f"`output=json` returns a table, not a picture in {format_name}. Remove `format`."
         raise ConflictingFields(text, field="format", value=format_name)
     if not media_types.accepts_table(accept):
-        text = f"output=json answers a table; possible here: application/json, {media_types.TABLE}."
+        text = f"`output=json` returns a table; possible here: application/json, {media_types.TABLE}."
         raise NotAcceptable(text, value=(accept or "")[:200])

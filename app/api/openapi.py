@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: forms from their classes, answers and problems from their tables."""
+"""Builds the OpenAPI 3.1 document: forms from their classes, responses from schemas, problems from their table."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ Schema = dict[str, Any]
 Answers = dict[int | str, Schema]
 
 DESCRIPTION = """\
-A self-hosted image restoration service.
+A self-hosted API to restore and edit photos: remove noise (denoise), enlarge pictures (upscale), remove the background,
+erase objects, repair scratches in old photos, and apply the style of a painting (style transfer).
 
-Send a picture as the file field `image` of a `multipart/form-data` form; options are fields beside it. The answer is
-the picture, with what was decided in its headers. The service never fetches anything that a client names: there is no
-URL input.
+**Request.** Send the picture as the file field `image` of a `multipart/form-data` form, and options as text fields. The
+service accepts no URLs and never downloads anything.
 
-`Accept: application/json` answers a JSON object with the picture in base64 instead (`ImageResult`, as
-`application/vnd.restore.result+json`). `output=json` of `/segment` answers a table (`SegmentTable`, as
+**Response.** The body is the resulting picture. Headers name the model (`X-Model`) and the settings that were used
+(`X-Applied`). With `Accept: application/json`, the response is JSON with the picture in base64 (`ImageResult`, media
+type `application/vnd.restore.result+json`). `/segment` with `output=json` returns a table (`SegmentTable`, media type
 `application/vnd.restore.table+json`).
 
-Long work runs as a job: `Prefer: respond-async` answers at once with the job's address.
+**Jobs.** With `Prefer: respond-async`, a request runs in the background, and the response has the address of its job.
 
-Every error is an `application/problem+json` document (RFC 9457) whose `type` links to an explanation.
+**Errors.** Every error is an `application/problem+json` document (RFC 9457). Its `type` is the path of a page that
+explains it; [/problems](/problems) lists all of them.
 """
 
-# What any picture endpoint can meet, whatever its task.
+PICTURES = "Restore and edit pictures: remove noise, upscale, remove the background, erase objects, transfer a style."
+
+# Problems of all picture endpoints.
 PICTURE_PROBLEMS = (
     "malformed-request",
     "unauthorized",
@@ -65,15 +69,24 @@ PICTURE_PROBLEMS = (
 PAGE_PROBLEMS = ("unauthorized", "too-many-requests", "internal-error")
 
 _HEADERS = {
-    "X-Model": ("The model that was used: task/name@version.", "denoise/photo@1"),
-    "X-Applied": ("What was decided for the client.", "strength=0.043;tiles=12;precision=float32"),
-    "X-Request-Id": ("The client's own id or a new one; the log has it too.", "0f8fad5bd9cb469fa16570867728950e"),
-    "Server-Timing": ("Milliseconds by stage.", "decode;dur=4.1, queue;dur=0.3, model;dur=212.0, encode;dur=11.0"),
-    "Link": ("The model's card.", '</models/denoise/photo>; rel="describedby"'),
-    "Content-Disposition": ("A name for the result.", 'inline; filename="holiday-denoise.jpg"'),
-    "ETag": ("The fingerprint of the result.", '"9f86d081884c7d659a2feaa0c55ad015"'),
-    "Location": ("The job's address.", "/jobs/0f8fad5bd9cb469fa16570867728950e"),
-    "Preference-Applied": ("What of `Prefer` was done.", "respond-async"),
+    "X-Model": ("Model that was used, as `task/name@version`.", "denoise/photo@1"),
+    "X-Applied": (
+        "Settings that were used, and what the result could not keep, such as `icc=dropped`.",
+        "strength=0.043;tiles=12;precision=float32",
+    ),
+    "X-Request-Id": (
+        "Id of the request, also in the log. A client may send its own.",
+        "0f8fad5bd9cb469fa16570867728950e",
+    ),
+    "Server-Timing": (
+        "Duration of each stage, in milliseconds.",
+        "decode;dur=4.1, queue;dur=0.3, model;dur=212.0, encode;dur=11.0",
+    ),
+    "Link": ("Path of the model card.", '</models/denoise/photo>; rel="describedby"'),
+    "Content-Disposition": ("Suggested file name of the result.", 'inline; filename="holiday-denoise.jpg"'),
+    "ETag": ("Identifier of this result, for `If-None-Match`.", '"9f86d081884c7d659a2feaa0c55ad015"'),
+    "Location": ("Path of the job.", "/jobs/0f8fad5bd9cb469fa16570867728950e"),
+    "Preference-Applied": ("The preferences in `Prefer` that were applied.", "respond-async"),
 }
 _PICTURE_HEADERS = ("X-Model", "X-Applied", "X-Request-Id", "Server-Timing", "Link", "Content-Disposition")
 
@@ -105,7 +118,8 @@ def form_body(task: Task[Any]) -> Schema:
     image = {
         "type": "string",
         "format": "binary",
-        "description": "The picture: JPEG, PNG, WebP, TIFF, BMP or AVIF, detected by its bytes, never by its name.",
+        "description": "The picture, as JPEG, PNG, WebP, TIFF, BMP or AVIF. The format is detected from the content, "
+        "not from the file name.",
     }
     others = {name: {"type": "string", "format": "binary", "description": text} for name, text in task.pictures.items()}
     properties = {"image": image, **others, **schema["properties"]}
@@ -114,42 +128,42 @@ def form_body(task: Task[Any]) -> Schema:
 
 
 def picture_answers(task: Task[Any]) -> Answers:
-    """Return the answers of a picture endpoint: the picture, a job, its problems."""
-    job = {"description": "It has become a job.", "model": schemas.Job}
+    """Return the responses of a picture endpoint: the picture, a job, and its problems."""
+    job = {"description": "The request was queued as a job.", "model": schemas.Job}
     job["headers"] = _describe_headers("Location", "Preference-Applied")
     return answers(_picture(), (*PICTURE_PROBLEMS, *task.problems), {202: job})
 
 
 def job_answers(slugs: Sequence[str]) -> Answers:
-    """Return the answers of a job's result: whatever an endpoint may answer, and its problems."""
+    """Return the responses of a job's result: the picture, the problem of a failed job, and the problems `slugs`."""
     return answers(
         _picture("ETag"),
         slugs,
         {
-            304: {"description": "The client has it, as `If-None-Match` says."},
+            304: {"description": "The client already has this result: its `ETag` is in `If-None-Match`."},
             "default": {
-                "description": "The problem of a job that failed.",
-                "content": {problems.MEDIA_TYPE: {"schema": _reference(schemas.Problem)}},
+                "description": "The job failed: its problem, with the status of the problem.",
+                "content": {problems.MEDIA_TYPE: {"schema": reference(schemas.Problem)}},
             },
         },
     )
 
 
 def _picture(*headers: str) -> Schema:
-    """Return a 200 that is a picture.
+    """Return the response 200 of a picture.
 
-    Generators of clients take the first media type that they know for the type of every answer, and JSON is the one
-    that they know: what is JSON here is listed apart (`x-content`), and only where `Accept` or the form asks for it.
+    Client generators use the first media type that they know, often JSON, as the type of every response. The JSON
+    variants are therefore listed separately, in `x-content`.
     """
-    apart: dict[str, type[BaseModel]] = {
+    json_variants: dict[str, type[BaseModel]] = {
         media_types.RESULT: schemas.ImageResult,
         media_types.TABLE: schemas.SegmentTable,
     }
     return {
-        "description": "The picture.",
+        "description": "The resulting picture.",
         "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
         "headers": _describe_headers(*_PICTURE_HEADERS, *headers),
-        "x-content": {media_type: {"schema": _reference(model)} for media_type, model in apart.items()},
+        "x-content": {media_type: {"schema": reference(model)} for media_type, model in json_variants.items()},
     }
 
 
@@ -161,12 +175,13 @@ def _describe_headers(*names: str) -> Schema:
     }
 
 
-def _reference(model: type[BaseModel]) -> Schema:
+def reference(model: type[BaseModel]) -> Schema:
+    """Return a reference to the schema of `model`, which `build` adds to the document."""
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 def answers(success: Schema, slugs: Sequence[str], extra: Answers | None = None) -> Answers:
-    """Return the answers of an endpoint: 200, the problems `slugs` (those of one status together), and `extra`."""
+    """Return the responses of an endpoint: 200, one per status of the problems `slugs`, and `extra`."""
     rows = [problems.BY_SLUG[slug] for slug in slugs]
     answers_by_status: Answers = {200: success, **(extra or {})}
     for row in rows:
@@ -174,7 +189,7 @@ def answers(success: Schema, slugs: Sequence[str], extra: Answers | None = None)
             row.status,
             {
                 "description": "",
-                "content": {problems.MEDIA_TYPE: {"schema": _reference(schemas.Problem)}},
+                "content": {problems.MEDIA_TYPE: {"schema": reference(schemas.Problem)}},
             },
         )
         answer["description"] += f"{', ' if answer['description'] else ''}[{row.slug}](/problems/{row.slug})"
@@ -185,7 +200,8 @@ CANCEL_AFTER: Schema = {
     "name": "Cancel-After",
     "in": "header",
     "required": False,
-    "description": "Give up after this time, counted from the request's arrival: `20s`, `500ms`.",
+    "description": "Cancel the request if the result is not ready after this time, such as `20s` or `500ms`. The time "
+    "starts when the request arrives.",
     "schema": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,3})?(s|ms)?$"},
 }
 
@@ -194,30 +210,30 @@ PREFER: Schema = {
     "name": "Prefer",
     "in": "header",
     "required": False,
-    "description": "`respond-async`: become a job at once. `wait=20`: become a job, and answer as ever if it is done "
-    "in so many seconds.",
+    "description": "`respond-async`: queue the request as a job and respond immediately. `wait=20`: queue it as a job, "
+    "wait up to 20 seconds, and respond with the result if it is ready, else with the job.",
     "schema": {"type": "string", "examples": ["respond-async"]},
 }
 IDEMPOTENCY_KEY: Schema = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "A key of the client's own for this request: a repeat with the same key is answered with the same "
-    "job, and the work is done once. The request becomes a job, which goes on if the connection breaks.",
+    "description": "A key that the client chooses for this request. Repeating the request with the same key returns "
+    "the same job, so the work is done only once. The request runs as a job and continues if the connection breaks.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 IF_NONE_MATCH: Schema = {
     "name": "If-None-Match",
     "in": "header",
     "required": False,
-    "description": "The `ETag` of the result that the client has.",
+    "description": "The `ETag` of the result that the client already has.",
     "schema": {"type": "string"},
 }
 REQUEST_HEADERS = [CANCEL_AFTER, PREFER, IDEMPOTENCY_KEY]
 
 
 def build(app: FastAPI, *, needs_key: bool) -> Schema:
-    """Return the document of `app`; with `needs_key`, it says that a key is needed."""
+    """Return the OpenAPI document of `app`; `needs_key` adds the API key to its security schemes."""
     schema = get_openapi(
         title=app.title,
         version=app.version,
@@ -226,10 +242,10 @@ def build(app: FastAPI, *, needs_key: bool) -> Schema:
         routes=app.routes,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         tags=[
-            {"name": "pictures", "description": "A picture goes in, a better one comes out."},
-            {"name": "jobs", "description": "Work in the background."},
-            {"name": "models", "description": "The models, and how good they are."},
-            {"name": "service", "description": "For those who run the service."},
+            {"name": "pictures", "description": PICTURES},
+            {"name": "jobs", "description": "Run requests in the background and download their results."},
+            {"name": "models", "description": "Models with their measured quality, and style presets."},
+            {"name": "service", "description": "Health checks, metrics and documentation."},
         ],
     )
     schema = dict(_without_const(schema))
@@ -266,8 +282,8 @@ def _describe_rate_limit(schema: Schema) -> None:
 
 
 def _definitions() -> Schema:
-    """Return the schemas that no route names as its model."""
-    referenced = (schemas.Problem, schemas.ImageResult, schemas.SegmentTable)
+    """Return the schemas that are referenced but are the `response_model` of no route."""
+    referenced = (schemas.Problem, schemas.ProblemTypeList, schemas.ImageResult, schemas.SegmentTable)
     _, found = models_json_schema(
         [(model, "serialization") for model in referenced], ref_template="#/components/schemas/{model}"
     )
@@ -275,7 +291,7 @@ def _definitions() -> Schema:
 
 
 def _without_const(part: Any) -> Any:
-    """Return `part` of the document with `enum` of one value for `const`, which not every generator reads."""
+    """Return `part` of the document with each `const` as an `enum` of one value, for generators that lack `const`."""
     if isinstance(part, dict):
         return {
             "enum" if key == "const" else key: [value] if key == "const" else _without_const(value)
@@ -285,5 +301,5 @@ def _without_const(part: Any) -> Any:
 
 
 def _is_problem(operation: Schema, status: str) -> bool:
-    """Whether the answer is ours: FastAPI adds a 422 of its own form to whatever has parameters."""
+    """Return whether the response is a problem document: FastAPI adds its own 422 to routes with parameters."""
     return problems.MEDIA_TYPE in operation["responses"].get(status, {}).get("content", {})

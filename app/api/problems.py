@@ -1,13 +1,13 @@
-"""RFC 9457: the one table from errors to what goes over the wire, and the pages that explain each problem.
+"""Problem documents (RFC 9457): the table that maps each error to a slug, a status, a title and an explanation.
 
-`python -m app.api.problems > docs/errors.md` writes the same explanations as a document.
+`python -m app.api.problems > docs/errors.md` writes the explanations as Markdown; `problem_pages` writes them as HTML.
 """
 
 from __future__ import annotations
 
-import html
 import math
 import sys
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from starlette.responses import JSONResponse
 from app import errors
 
 MEDIA_TYPE = "application/problem+json"
+INTERNAL_ERROR = "An unexpected error occurred. The log of the service has the details under the request or job id."
+EXAMPLE_REQUEST_ID = "0f8fad5bd9cb469fa16570867728950e"
 
 
 class NotFound(errors.BadRequest): ...
@@ -32,323 +34,395 @@ class InternalError(errors.Unavailable): ...
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One row of the table. `meaning` and `remedy` are what `/problems/{slug}` says."""
+    """One row of the table. `/problems/{slug}` shows `meaning` (what happened), `remedy` (what to do) and `example`."""
 
-    error: type[errors.ServiceError]
+    example: errors.ServiceError
     slug: str
     status: int
     title: str
     meaning: str
     remedy: str
 
+    @property
+    def error(self) -> type[errors.ServiceError]:
+        """The class of errors that become this problem."""
+        return type(self.example)
+
 
 TABLE: tuple[Problem, ...] = (
     Problem(
-        errors.MissingField,
+        errors.MissingField("The file field `image` is missing.", field="image"),
         "missing-field",
         422,
         "A required field is missing",
-        "The form lacks a field that this endpoint cannot do without, or the field came empty.",
-        "Add the field that `field` names. A picture is sent as a file: `-F image=@picture.jpg` with curl.",
+        "A required form field is absent or empty.",
+        "Add the field that `field` names. Send a picture as a file: `-F image=@picture.jpg` with curl.",
     ),
     Problem(
-        errors.UnknownField,
+        errors.UnknownField("Unknown field `file`. Did you mean `image`?", field="file"),
         "unknown-field",
         422,
-        "A field is not known here",
-        "The form has a field that this endpoint does not know. Nothing is ignored silently, so that a misspelt "
-        "option cannot pass for its default.",
-        "Correct the name (the nearest known one is suggested) or leave the field out. `/docs` lists all fields.",
+        "Unknown form field",
+        "The form has a field that this endpoint does not accept. Unknown fields are rejected, so that a "
+        "misspelled option is never ignored silently.",
+        "Correct the name or remove the field. `detail` suggests the most similar name, and `/docs` lists the "
+        "fields of each endpoint.",
     ),
     Problem(
-        errors.InvalidField,
+        errors.InvalidField(
+            "`strength` must be auto or a number from 0 to 1, not 'high'.",
+            field="strength",
+            value="high",
+        ),
         "invalid-field",
         422,
-        "A field has a value that is not allowed",
-        "The value cannot be read, is out of range, came twice, or asks for something the result cannot be.",
-        "`detail` says what is allowed. `/docs` shows the range and an example of each field.",
+        "Invalid field value",
+        "The value of a field cannot be parsed, is out of range, was sent more than once, or is not possible for "
+        "this picture or model.",
+        "Send a value that `detail` allows. `/docs` shows the allowed values and an example for each field.",
     ),
     Problem(
-        errors.ConflictingFields,
+        errors.ConflictingFields("Send either `style` or `style_image`, not both.", field="style"),
         "conflicting-fields",
         422,
-        "Two fields exclude each other",
-        "The form has fields that cannot hold at the same time.",
-        "Leave one of them out.",
+        "Conflicting fields",
+        "The form has fields or values that cannot be combined.",
+        "Remove or change one of the fields, as `detail` says.",
     ),
     Problem(
-        errors.UnknownModel,
+        errors.UnknownModel(
+            "There is no model 'photos' for denoise. Did you mean `photo`?",
+            field="model",
+            value="photos",
+        ),
         "unknown-model",
         422,
-        "There is no such model",
-        "The field `model` names a model, or a version of one, that this service does not hold.",
-        "`GET /models` lists what there is. Without the field, the task's default is used.",
+        "Unknown model",
+        "There is no model, or no version of it, with the name in the field `model`.",
+        "Use a name that `GET /models` lists, or omit the field to use the default model of the task.",
     ),
     Problem(
-        errors.UnknownStyle,
+        errors.UnknownStyle(
+            "There is no style 'stary-night'. Did you mean `starry-night`?",
+            field="style",
+            value="stary-night",
+        ),
         "unknown-style",
         422,
-        "There is no such style",
-        "The field `style` names a preset that this service does not hold.",
-        "Choose one of those that `detail` lists.",
+        "Unknown style",
+        "There is no style preset with the name in the field `style`.",
+        "Use a name that `GET /styles` lists, or send a picture of the style as `style_image`.",
     ),
     Problem(
-        errors.UnknownClass,
+        errors.UnknownClass(
+            "The model segment/voc@1 has no class 'doog'. Did you mean `dog`?",
+            field="classes",
+            value="doog",
+        ),
         "unknown-class",
         422,
-        "There is no such class",
-        "The field `classes` names something that the model does not tell apart.",
-        "The model's card (`GET /models`) lists its classes.",
+        "Unknown class",
+        "The field `classes` names a class that the model cannot detect.",
+        "Use the classes that `detail` lists. The model's card (`GET /models/segment/{name}`) lists them, too.",
     ),
     Problem(
-        errors.UnsupportedImage,
+        errors.UnsupportedImage(
+            "The file looks like a GIF. Supported formats are JPEG, PNG, WebP, TIFF, BMP and AVIF.",
+            field="image",
+        ),
         "unsupported-image",
         415,
-        "The file is not a picture of a known format",
-        "The format is detected from the bytes of the file, never from its name. It is none of JPEG, PNG, WebP, "
-        "TIFF, BMP and AVIF.",
-        "Convert the file to one of these formats.",
+        "Unsupported file format",
+        "The file is not a JPEG, PNG, WebP, TIFF, BMP or AVIF picture, or it uses a variant of the format that is "
+        "not supported. The format is detected from the content of the file, not from its name.",
+        "Convert the file to a supported format, for example PNG.",
     ),
     Problem(
-        errors.BrokenImage,
+        errors.BrokenImage("The jpeg file is truncated or corrupt; send it again or re-export it.", field="image"),
         "broken-image",
         422,
         "The picture is damaged",
-        "The file begins like a picture but is cut short or corrupt, so that its pixels cannot be read.",
-        "Check that the whole file was sent, and that a viewer can open it. Re-saving the file often fixes it.",
+        "The file is truncated or corrupt and cannot be decoded.",
+        "Check that the file was uploaded completely and opens in an image viewer. Re-saving the file often fixes it.",
     ),
     Problem(
-        errors.AnimatedImage,
+        errors.AnimatedImage("The webp file has 3 frames; send a single picture.", field="image", value=3),
         "animated-image",
         422,
-        "The picture is an animation",
-        "The file holds more than one frame. The service works on still pictures.",
-        "Send one frame.",
+        "The file has more than one frame",
+        "The file is an animation or has several pages. Only still pictures are supported.",
+        "Send a single frame or page.",
     ),
     Problem(
-        errors.WrongSize,
+        errors.WrongSize(
+            "The model inpaint/digits@1 accepts grayscale pictures of 28×28 pixels; this one is 40×24 pixels in color.",
+            field="image",
+            value="40×24",
+        ),
         "wrong-size",
         422,
-        "The model takes pictures of other sizes or kinds only",
-        "Some models accept pictures of a fixed size or in grey only.",
-        "`detail` names the size. Resize the picture, or choose another model.",
+        "The model does not support this picture size",
+        "The model accepts only certain picture sizes, or only grayscale pictures.",
+        "Resize or convert the picture as `detail` says, or use another model.",
     ),
     Problem(
-        errors.MaskSize,
+        errors.MaskSize(
+            "The mask is 24×40 pixels, the picture 40×24 (upright). Both must have the same size.",
+            field="mask",
+            value="24×40",
+            limit="40×24",
+        ),
         "mask-size",
         422,
-        "Mask and picture differ in size",
-        "A mask must be exactly as wide and high as the picture, after the picture's orientation is applied.",
-        "Make the mask from the picture as a viewer shows it.",
+        "Mask and picture have different sizes",
+        "The mask must have the width and height of the picture after its EXIF orientation is applied.",
+        "Create the mask from the upright picture, as an image viewer shows it.",
     ),
     Problem(
-        errors.MaskEmpty,
+        errors.MaskEmpty("The mask is empty: it has no white pixels.", field="mask"),
         "mask-empty",
         422,
-        "The mask marks nothing",
-        "No pixel of the mask is set, so there is nothing to fill.",
-        "White (any value but zero) marks what is missing.",
+        "The mask is empty",
+        "The mask has no white pixels, so there is nothing to fill.",
+        "Paint the area to fill white and leave the rest black.",
     ),
     Problem(
-        errors.MaskFull,
+        errors.MaskFull("The mask covers the whole picture: nothing is left to fill from.", field="mask"),
         "mask-full",
         422,
-        "The mask marks everything",
-        "Every pixel of the mask is set, so there is nothing to fill from.",
-        "White (any value but zero) marks what is missing; leave the rest black.",
+        "The mask covers the whole picture",
+        "Every pixel is to be filled, so there are no surroundings to fill from.",
+        "Paint only the area to fill white and leave the rest black. Reduce `dilate` and `feather`.",
     ),
     Problem(
-        errors.NotAcceptable,
+        errors.NotAcceptable(
+            "No format in `Accept` can store this picture; possible here: image/png, image/tiff.",
+            value="image/jpeg",
+        ),
         "not-acceptable",
         406,
-        "The result cannot be sent in an accepted format",
-        "The `Accept` header allows no format that can carry this result.",
-        "Accept `image/*` or `image/png`, or name a format in the field `format`, which wins over the header.",
+        "No acceptable response format",
+        "The `Accept` header allows no format that can store the result.",
+        "Add a format that `detail` lists to `Accept`, or set the field `format`, which overrides the header.",
     ),
     Problem(
-        errors.UploadTooLarge,
+        errors.UploadTooLarge(
+            "The upload of 300000000 bytes exceeds the limit of 256 MiB.",
+            value="300000000",
+            limit=268_435_456,
+        ),
         "upload-too-large",
         413,
         "The upload is too large",
-        "The body of the request is larger than this service takes (`RESTORE_MAX_UPLOAD_MB`). It was refused before "
-        "it was read whole.",
-        "Send a smaller file: a lossy format, or fewer pixels.",
+        "The request body exceeds the limit (`RESTORE_MAX_UPLOAD_MB`). The service stopped reading it.",
+        "Send a smaller file: use a lossy format, or scale the picture down.",
     ),
     Problem(
-        errors.TooManyPixels,
+        errors.TooManyPixels(
+            "The picture has 20000 × 10000 = 200000000 pixels; the limit is 64000000.",
+            field="image",
+            value=200_000_000,
+            limit=64_000_000,
+        ),
         "too-many-pixels",
         413,
         "The picture has too many pixels",
-        "Width times height is more than this service takes (`RESTORE_MAX_PIXELS`), as the file's header says.",
-        "Cut the picture into parts, or reduce it.",
+        "Width × height in the header of the file exceeds the limit (`RESTORE_MAX_PIXELS`).",
+        "Scale the picture down, or split it into parts.",
     ),
     Problem(
-        errors.ResultTooLarge,
+        errors.ResultTooLarge(
+            "48000000 pixels enlarged 4 times in width and height would be 768000000 pixels; the limit is 200000000. "
+            "Use a smaller scale or picture.",
+            field="scale",
+            value=768_000_000,
+            limit=200_000_000,
+        ),
         "result-too-large",
         413,
         "The result would have too many pixels",
-        "The picture times the scale is more than this service makes (`RESTORE_MAX_OUTPUT_PIXELS`).",
-        "Choose a smaller scale, or cut the picture into parts.",
+        "The enlarged picture would exceed the limit (`RESTORE_MAX_OUTPUT_PIXELS`).",
+        "Use a smaller `scale`, or split the picture into parts.",
     ),
     Problem(
-        errors.WorkTooLarge,
+        errors.WorkTooLarge(
+            "600 steps at 512×512 pixels are too much for a direct response. Use at most 52 steps, or send "
+            "`Prefer: respond-async` to run the request as a job.",
+            field="steps",
+            value=600,
+            limit=52,
+        ),
         "work-too-large",
         413,
-        "Too much work for a direct answer",
-        "What was asked would take longer than a request may.",
-        "Ask for less, as `detail` says.",
+        "The request needs too much computing time",
+        "The request would take longer than the service allows.",
+        "Reduce the work or run the request as a job, as `detail` says.",
     ),
     Problem(
-        errors.MalformedRequest,
+        errors.MalformedRequest("The form is incomplete: its closing boundary is missing."),
         "malformed-request",
         400,
-        "The request cannot be read",
-        "The body is not a whole `multipart/form-data` form (wrong content type, no boundary, cut short, far too many "
-        "parts or a text that is far too long), or a header cannot be read.",
-        "Let a library or curl's `-F` build the form; do not set its `Content-Type` by hand.",
+        "Malformed request",
+        "The body is not a complete `multipart/form-data` form, the form has too many fields or too long a text, "
+        "or a header has an invalid value.",
+        "Let an HTTP library or curl's `-F` build the form, and do not set `Content-Type` yourself.",
     ),
     Problem(
-        Unauthorized,
+        Unauthorized("No API key was sent."),
         "unauthorized",
         401,
-        "A valid API key is needed",
-        "This service answers only to those who send one of its API keys; none came, or a wrong one.",
-        "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`. In Swagger UI, press Authorize.",
+        "Missing or invalid API key",
+        "This service requires an API key. The request has none, or one that is not valid.",
+        "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`. In Swagger UI (`/docs`), press Authorize.",
     ),
     Problem(
-        NotFound,
+        NotFound("Not found. `/docs` lists all endpoints."),
         "not-found",
         404,
-        "There is nothing here",
-        "No page, model, job or problem stands at this address.",
-        "`/docs` lists every address, `GET /models` every model.",
+        "Not found",
+        "There is no page, model, job or problem at this address.",
+        "Check the address. `/docs` lists all endpoints, and `GET /models` lists all models.",
     ),
     Problem(
-        MethodNotAllowed,
+        MethodNotAllowed("This address does not support PUT."),
         "method-not-allowed",
         405,
-        "This address does not take this method",
-        "The address exists but not for this HTTP method.",
-        "The header `Allow` lists the methods that it takes.",
+        "Method not allowed",
+        "The address exists, but it does not support this HTTP method.",
+        "Use a method that the `Allow` header lists.",
     ),
     Problem(
-        errors.RequestTimeout,
+        errors.RequestTimeout("Received only 4096 bytes of the body in 31 seconds.", value=4096),
         "request-timeout",
         408,
-        "The body came too slowly",
-        "The body of the request stopped, or trickled in more slowly than this service waits for "
-        "(`RESTORE_BODY_TIMEOUT_S`).",
-        "Send it again over a better connection, or send a smaller file.",
+        "The upload timed out",
+        "The request body arrived too slowly. It may take `RESTORE_BODY_TIMEOUT_S` seconds, plus one second for "
+        "each 16 KiB.",
+        "Send the request again over a faster connection, or send a smaller file.",
     ),
     Problem(
-        errors.TooManyRequests,
+        errors.TooManyRequests("This client sent more than 60 requests in 60 seconds.", limit=60, retry_after=7),
         "too-many-requests",
         429,
-        "Too many requests from this client",
-        "This client (its API key, else its address) sent more requests than it may (`RESTORE_RATE_LIMIT`).",
-        "Wait for the seconds that `Retry-After` says.",
+        "Rate limit exceeded",
+        "This client sent more requests than allowed (`RESTORE_RATE_LIMIT`). Clients are counted by API key, or "
+        "by address if the service has no keys.",
+        "Wait for the seconds in `Retry-After`, then send the request again.",
     ),
     Problem(
-        errors.JobConflict,
+        errors.JobConflict("The job is running and has no result yet.", value="running"),
         "job-conflict",
         409,
-        "The job is not in a state that allows this",
-        "The result was asked for before it is there, or of a job that was cancelled; or a request with the same "
-        "`Idempotency-Key` is still under way.",
-        "`GET /jobs/{id}` says how far the job is, `GET /jobs/{id}/events` when it is done. Or send the request again "
-        "with `Prefer: respond-async` or `Prefer: wait=20`, which joins the job that is under way.",
+        "The state of the job does not allow this",
+        "The job has no result because it is not finished or was cancelled. Or a request with the same "
+        "`Idempotency-Key` is still in progress.",
+        "`GET /jobs/{id}` shows the state of a job, and `GET /jobs/{id}/events` reports when it is finished. To "
+        "wait for a request in progress, repeat it with `Prefer: wait=20`; to get its job, repeat it with "
+        "`Prefer: respond-async`.",
     ),
     Problem(
-        errors.IdempotencyMismatch,
+        errors.IdempotencyMismatch(
+            "This `Idempotency-Key` was used for a different request: path, `Accept`, options or pictures differ.",
+            field="Idempotency-Key",
+            value="order-17",
+        ),
         "idempotency-mismatch",
         422,
-        "The key was used with another request",
-        "A request with this `Idempotency-Key` was here before, and its path, `Accept`, options or pictures were "
-        "others.",
-        "Take a new key for each new request, and the same one only to repeat a request.",
+        "The idempotency key belongs to another request",
+        "An earlier request with this `Idempotency-Key` had a different path, `Accept` header, options or pictures.",
+        "Use a new key for each new request, and the same key only to repeat a request unchanged.",
     ),
     Problem(
-        errors.JobExpired,
+        errors.JobExpired("The result of this job was deleted. Send the request again."),
         "job-expired",
         410,
-        "The result is no longer kept",
-        "Results are kept for a while (`RESTORE_JOB_TTL_H`) and erased then.",
-        "Send the request again, and fetch the result before the time that `expires` names.",
+        "The job has expired",
+        "The result of the job was deleted. Results are kept for `RESTORE_JOB_TTL_H` hours.",
+        "Send the request again, and download the result before the time in `expires`.",
     ),
     Problem(
-        errors.JobsFull,
+        errors.JobsFull("The job queue is full: 100 jobs are queued or running.", limit=100, retry_after=30),
         "jobs-full",
         503,
         "The job queue is full",
-        "The limit of jobs that wait or run is reached (`RESTORE_JOBS_MAX`).",
-        "Send it again after the seconds that `Retry-After` says.",
+        "The number of queued and running jobs has reached the limit (`RESTORE_JOBS_MAX`).",
+        "Wait for the seconds in `Retry-After`, then send the request again.",
     ),
     Problem(
-        errors.StorageFull,
+        errors.StorageFull(
+            "No disk space is left for the pictures and results of jobs. Delete old results, or try again later.",
+            limit=4_294_967_296,
+            retry_after=600,
+        ),
         "storage-full",
         507,
-        "There is no room left for jobs",
-        "The pictures and results of jobs take as much room as they may (`RESTORE_JOBS_DISK_MB`), or the disk is full.",
-        "Erase results that are no longer needed (`DELETE /jobs/{id}`), or wait until some expire.",
+        "No disk space left for jobs",
+        "The pictures and results of jobs have reached the limit (`RESTORE_JOBS_DISK_MB`), or the disk is full.",
+        "Delete results that are no longer needed (`DELETE /jobs/{id}`), or wait until old jobs expire.",
     ),
     Problem(
-        errors.JobInterrupted,
+        errors.JobInterrupted("The service stopped too often while running this job."),
         "job-interrupted",
         500,
         "The job was interrupted too often",
-        "The service ended in the middle of this job again and again, perhaps because of it. It is not tried again.",
-        "Ask who runs the service to look at its log; send a smaller picture.",
+        "The service stopped several times while it was running this job, and the job may be the cause. It is not "
+        "started again.",
+        "Send a smaller picture, or ask the operator of the service to check its log.",
     ),
     Problem(
-        errors.Overloaded,
+        errors.Overloaded("The request would miss its deadline. Try again in 12 seconds.", retry_after=12),
         "overloaded",
         503,
-        "The queue is full",
-        "More work waits already than this service takes on.",
-        "Send it again after the seconds that `Retry-After` says.",
+        "The service is overloaded",
+        "Too many requests are waiting, so this one was rejected, or it could not be finished before its deadline.",
+        "Wait for the seconds in `Retry-After`, then send the request again.",
     ),
     Problem(
-        errors.ModelUnavailable,
+        errors.ModelUnavailable("The model denoise/photo@1 cannot be loaded.", value="denoise/photo@1"),
         "model-unavailable",
         503,
-        "The model cannot be used now",
-        "The model failed to load, or failed while it ran. The others work.",
-        "Choose another model, or ask who runs the service to look at its log.",
+        "The model is unavailable",
+        "The model could not be loaded, or it failed on this picture. Other models are not affected.",
+        "Use another model, or ask the operator of the service to check its log.",
     ),
     Problem(
-        errors.WeightsMissing,
+        errors.WeightsMissing(
+            "`method=optimize` needs VGG19, which is not installed. The operator of the service can install it "
+            "with `python -m training publish vgg19`.",
+            field="method",
+            value="optimize",
+        ),
         "weights-missing",
         503,
         "Weights are not installed",
-        "What was asked for needs the weights of a network that is not part of this service and is installed apart: "
-        "`method=optimize` needs VGG19.",
-        "Whoever runs the service installs them with the command that `detail` names, and starts it again. "
-        "`method=fast` works without them.",
+        "The request needs the weights of a network that is installed separately: `method=optimize` needs VGG19.",
+        "Use `method=fast`, which works without them. The operator of the service can install the weights with "
+        "the command in `detail`.",
     ),
     Problem(
-        errors.ShuttingDown,
+        errors.ShuttingDown("The service is shutting down.", retry_after=5),
         "shutting-down",
         503,
-        "The service is stopping",
-        "The service finishes what it has begun and takes on nothing new.",
-        "Send it again in a few seconds.",
+        "The service is shutting down",
+        "The service finishes the requests in progress and accepts no new ones.",
+        "Wait for the seconds in `Retry-After`, then send the request again.",
     ),
     Problem(
-        errors.DeadlineExceeded,
+        errors.DeadlineExceeded("The result was not ready after 20 seconds. Processing was cancelled."),
         "deadline-exceeded",
         504,
-        "The answer would have come too late",
-        "The request was not done in the time allowed (`Cancel-After`, or `RESTORE_REQUEST_TIMEOUT_S`). Its work "
-        "was taken off the queue.",
-        "Allow more time, or send a smaller picture.",
+        "Deadline exceeded",
+        "The result was not ready in the allowed time (`Cancel-After`, or `RESTORE_REQUEST_TIMEOUT_S`). "
+        "Processing was cancelled, unless `detail` says that a job continues.",
+        "Allow more time, send a smaller picture, or run the request as a job (`Prefer: respond-async`).",
     ),
     Problem(
-        InternalError,
+        InternalError(INTERNAL_ERROR),
         "internal-error",
         500,
-        "Something went wrong here",
-        "A bug. What happened is in the service's log under the request id that `instance` holds.",
-        "Report it with the request id.",
+        "Internal error",
+        "An unexpected error occurred in the service. Its log has the details under the request id in `instance`.",
+        "Report the request id to the operator of the service.",
     ),
 )
 
@@ -358,7 +432,7 @@ _INTERNAL = BY_SLUG["internal-error"]
 
 
 def of(error: errors.ServiceError) -> Problem:
-    """Return the row for `error`, by its class or the nearest above it."""
+    """Return the row for the class of `error`, or for its nearest base class; `internal-error` if there is none."""
     for ancestor in type(error).__mro__:
         if ancestor in _BY_ERROR:
             return _BY_ERROR[ancestor]
@@ -366,13 +440,13 @@ def of(error: errors.ServiceError) -> Problem:
 
 
 def response(error: errors.ServiceError, request_id: str) -> JSONResponse:
-    """Return `error` as a problem document. `retry_after` goes into the body and, rounded up, into `Retry-After`."""
+    """Return `error` as a problem document. `retry_after` is rounded up to whole seconds, also for `Retry-After`."""
     body = describe(error, request_id)
     headers = {"Cache-Control": "no-store"}
     if "retry_after" in body:
         headers["Retry-After"] = str(body["retry_after"])
     if isinstance(error, errors.RequestTimeout):
-        headers["Connection"] = "close"  # or the rest of the body could trickle in for ever
+        headers["Connection"] = "close"  # do not wait for the rest of the body
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="restore"'
     return JSONResponse(body, body["status"], headers, MEDIA_TYPE)
@@ -409,40 +483,41 @@ def _plain(member: object) -> object:
     return str(member)[:200]
 
 
-def page(problem: Problem) -> str:
-    """Return `problem` explained, as a page for a browser."""
-    meaning, remedy = (_code(html.escape(text)) for text in (problem.meaning, problem.remedy))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(problem.title)}</title>\n'
-        f"<h1>{html.escape(problem.title)}</h1>\n<p><code>{problem.slug}</code>, status {problem.status}</p>\n"
-        f"<h2>What it means</h2>\n<p>{meaning}</p>\n<h2>What to do</h2>\n<p>{remedy}</p>\n"
-    )
-
-
-def _code(text: str) -> str:
-    parts = text.split("`")
-    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
+def example_document(problem: Problem) -> dict[str, Any]:
+    """Return a problem document as a client may receive it, from the table's example."""
+    return describe(problem.example, EXAMPLE_REQUEST_ID)
 
 
 def render_markdown() -> str:
-    """Return every problem as Markdown: the text of `docs/errors.md`."""
+    """Return an explanation of every problem as Markdown: the text of `docs/errors.md`."""
     lines = [
         "# Problems",
         "",
-        "Every error is an `application/problem+json` document ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)):",
-        "`type` (a link to `/problems/{slug}`), `title`, `status`, `detail` (what was wrong, the value, the limit),",
-        "`instance` (the request id, also in `X-Request-Id` and in the log) and, where it helps, `field`, `value`,",
-        "`limit` and `retry_after` (seconds, also in `Retry-After`).",
+        "Every error is an `application/problem+json` document ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).",
+        "Its members:",
         "",
-        "This page is generated: `python -m app.api.problems > docs/errors.md`.",
+        "* `type`: the path of a page that explains the problem, `/problems/{slug}`;",
+        "* `title` and `status`: the problem in a few words, and the HTTP status;",
+        "* `detail`: what is wrong with this request, with the value and the limit;",
+        "* `instance`: the request id, also in `X-Request-Id` and in the log;",
+        "* where they apply, `field`, `value`, `limit` and `retry_after` (seconds, also in `Retry-After`).",
+        "",
+        "`GET /problems` lists all problems. This page is generated: `python -m app.api.problems > docs/errors.md`.",
         "",
         "| slug | status | title |",
         "|---|---|---|",
     ]
     lines += [f"| [`{row.slug}`](#{row.slug}) | {row.status} | {row.title} |" for row in TABLE]
     for row in TABLE:
-        lines += ["", f"## {row.slug}", "", f"**{row.status}. {row.title}.** {row.meaning}", "", row.remedy]
+        lines += ["", f"## {row.slug}"]
+        for paragraph in (f"**{row.status}. {row.title}.** {row.meaning}", row.remedy, "Example of `detail`:"):
+            lines += ["", _fill(paragraph)]
+        lines += ["", _fill(f"> {row.example.detail}", subsequent_indent="> ")]
     return "\n".join(lines) + "\n"
+
+
+def _fill(text: str, subsequent_indent: str = "") -> str:
+    return textwrap.fill(text, 120, subsequent_indent=subsequent_indent, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether the service works: a small picture goes through the default model of each task, as a request's would."""
+"""Readiness probe: runs a small picture through the default model of each task, as a request would."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from models.manifest import Manifest
 log = structlog.get_logger("restore.readiness")
 
 FRESH_S = 5.0
-"""Seconds for which a result holds, however often it is asked for."""
+"""Seconds for which a result is cached."""
 
 TIMEOUT_S = 15.0
-"""Seconds that a probe may take."""
+"""Timeout of a probe, in seconds."""
 
 TOLERANCE = 2
-"""How far a pixel of 0..255 may be from that of the first probe: a device may add in any order."""
+"""Allowed difference of a pixel value, 0 to 255, from the first probe: the order of additions may vary."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Whether a task is ready, and why not, in a word or two for whoever runs the service."""
+    """Whether a task is ready, and if not, a short reason for the operator of the service."""
 
     ready: bool
     reason: str = ""
 
 
 class ReadinessProbe:
-    """Runs the default model of each of `tasks` on a small picture, and keeps the results for FRESH_S."""
+    """Runs the default model of each of `tasks` on a small picture, and caches the results for FRESH_S."""
 
     def __init__(
         self, engine: ModelServer, tasks: Sequence[Task[Any]], clock: Callable[[], float] = time.monotonic
@@ -55,15 +55,15 @@ class ReadinessProbe:
         self._lock = asyncio.Lock()
         self._references: dict[tuple[str, ...], NDArray[Any]] = {}  # by the model's id and digests
         self.warming = True
-        """Models are being loaded at start: a probe loads none meanwhile. Set it to False when they are."""
+        """While True, a probe does not load models, because they are being loaded at start. Set to False afterwards."""
 
     async def check(self) -> dict[str, ProbeResult]:
-        """Return the result for each task that has models; no older than FRESH_S. Many may ask at once."""
+        """Return the result for each task that has models, at most FRESH_S old. Safe to call concurrently."""
         async with self._lock:
             served = {status.id.partition("/")[0] for status in self._engine.statuses()}
             tasks = [task for task in self._tasks if task in served]
             if not self._engine.worker_count:
-                self._probed_at.clear()  # a result from before does not hold when the workers are back
+                self._probed_at.clear()  # earlier results are not valid when the workers are back
                 return dict.fromkeys(tasks, ProbeResult(False, "no worker"))
             stale = [task for task in tasks if self._clock() - self._probed_at.get(task, -float("inf")) > FRESH_S]
             results = await asyncio.gather(*(self._probe(task) for task in stale))
@@ -119,7 +119,7 @@ def _report_failure(model: Manifest, reason: str) -> ProbeResult:
 
 
 def probe_picture(model: Manifest) -> Picture:
-    """Return a small picture that `model` takes: waves, about 48 × 48 or its own size, grey where it takes grey."""
+    """Return a small picture of waves that `model` supports: about 48 × 48 or its fixed size, and its channels."""
     signature = next(iter(model.signatures.values()))
     channels = signature.inputs["image"].shape[-1] if "image" in signature.inputs else 3
     rule = model.geometry.size_rule

@@ -1,4 +1,4 @@
-"""How results are sent: a picture with headers, the picture inside JSON, or a table; in pieces."""
+"""Responses with results: a picture with headers, JSON with the picture in base64, or a table; sent in pieces."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SUFFIXES = {
 
 
 async def build(encoded: Encoded, request: ImageRequest) -> StreamedResponse:
-    """Return the answer of a request: the picture, the picture in base64 inside JSON, or a table."""
+    """Return the response to a request: the picture, JSON with the picture in base64, or a table."""
     media_type, extra = encoded.media_type, {}
     if encoded.table is not None:
         body = json.dumps({**encoded.table, **_facts(encoded)}).encode()
@@ -48,7 +48,7 @@ async def build(encoded: Encoded, request: ImageRequest) -> StreamedResponse:
 
 
 def _headers(encoded: Encoded) -> dict[str, str]:
-    """Return the headers of an answer: model, card, decisions and milliseconds by stage."""
+    """Return the headers of a response: model, model card, decisions and the duration of each stage."""
     model = encoded.model.partition("@")[0]
     decided = [*(f"{key}={value}" for key, value in encoded.decisions.items()), *encoded.warnings]
     headers = {
@@ -63,8 +63,8 @@ def _headers(encoded: Encoded) -> dict[str, str]:
 
 
 def _facts(encoded: Encoded) -> dict[str, Any]:
-    """Return what a JSON answer says beside its content."""
-    # What was decided of a table's picture while it was decoded does not concern the table.
+    """Return the fields of a JSON response other than its content."""
+    # Warnings about decoding and encoding do not apply to a table.
     warnings = () if encoded.table is not None else encoded.warnings
     return {
         "width": encoded.width,
@@ -76,19 +76,19 @@ def _facts(encoded: Encoded) -> dict[str, Any]:
 
 
 def _envelope(encoded: Encoded) -> bytes:
-    """Return the picture in base64 inside a JSON object. Takes a while for a large one: call it on a thread."""
+    """Return a JSON object with the picture in base64. Slow for large pictures: call it on a thread."""
     content = {"content_type": encoded.media_type, **_facts(encoded)}
     body = encoded.body
-    # In pieces, because the interpreter's lock is held while one is made: even on a thread, all others would wait.
+    # In pieces, because encoding holds the interpreter lock, which blocks all other threads.
     pieces = [base64.b64encode(body[begin : begin + PIECE]) for begin in range(0, len(body), PIECE)]
     return b"".join([b'{"image": "', *pieces, b'", ', json.dumps(content).encode()[1:]])
 
 
 class StreamedResponse(Response):
-    """A body that is sent in pieces, no faster than it is taken: one large write would hold up the event loop.
+    """A body that is sent in pieces, as fast as the client receives it: one large write would block the event loop.
 
-    A client that takes it more slowly than `timeout_s` seconds and one more for each 16 KiB is cut off. `on_sent` is
-    called at the end, however it came.
+    Sending may take `timeout_s` seconds, plus one second for each 16 KiB; then the connection is closed. `on_sent` is
+    called at the end, also after an error.
     """
 
     timeout_s = math.inf
@@ -100,7 +100,7 @@ class StreamedResponse(Response):
             yield bytes(self.body[begin : begin + PIECE])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send the answer. Raises ClientDisconnect."""
+        """Send the response. Raises ClientDisconnect."""
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             started = time.monotonic()
@@ -110,7 +110,7 @@ class StreamedResponse(Response):
                 async with asyncio.timeout(max(left, 0) if math.isfinite(left) else None):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 taken += len(piece)
-                await asyncio.sleep(0)  # a fast reader takes all of it without ever letting others have their turn
+                await asyncio.sleep(0)  # for a fast client, sending never waits: let other tasks run
             await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
             raise ClientDisconnect from None
@@ -120,7 +120,7 @@ class StreamedResponse(Response):
 
 
 class FileResponse(StreamedResponse):
-    """A body that is read from `file`, which is open and gets closed, piece by piece while it is sent."""
+    """A body that is read from the open file `file` while it is sent. Closes the file."""
 
     def __init__(self, file: BinaryIO, size: int, headers: Mapping[str, str], content_type: str) -> None:
         super().__init__(b"", 200, {**headers, "Content-Length": str(size)}, content_type)
@@ -138,7 +138,7 @@ class FileResponse(StreamedResponse):
 
 
 def revalidate(asked: Headers, response: Response) -> Response:
-    """Return `response` with an `ETag`, or 304 without a body where `If-None-Match` has it already."""
+    """Return `response` with an `ETag`, or 304 without a body if `If-None-Match` has this tag."""
     tag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
     kept = {"ETag": tag, "Cache-Control": "no-cache"}
     if is_known(asked, tag):
@@ -148,7 +148,7 @@ def revalidate(asked: Headers, response: Response) -> Response:
 
 
 def is_known(asked: Headers, tag: str) -> bool:
-    """Return whether `If-None-Match` names the tag."""
+    """Return whether `If-None-Match` has the tag."""
     given = [one.strip().removeprefix("W/") for one in asked.get("if-none-match", "").split(",")]
     return tag in given or "*" in given
 
@@ -156,7 +156,7 @@ def is_known(asked: Headers, tag: str) -> bool:
 def result_name(filename: str, task: str, content_type: str) -> str:
     """Return a name for the result: `holiday-denoise.jpg` for `holiday.png`."""
     last = unicodedata.normalize("NFC", filename).replace("\\", "/").rpartition("/")[2]
-    # Letters, digits, and marks: what many scripts write vowels with.
+    # Letters, digits, and combining marks, which many scripts need.
     kept = "".join(
         c if c in "._-" or unicodedata.category(c)[0] in "LMN" else " " for c in last.rpartition(".")[0] or last
     )

@@ -1,6 +1,6 @@
-"""Every JSON answer of the service as a pydantic model: the schemas of the OpenAPI document.
+"""The JSON responses of the service as pydantic models: the schemas of the OpenAPI document.
 
-Handlers write their answers themselves; a test holds each answer against its schema.
+Handlers build their responses as dictionaries; tests check that each response matches its schema.
 """
 
 from __future__ import annotations
@@ -21,88 +21,110 @@ class _Answer(BaseModel):
 
 
 class Problem(_Answer):
-    """What went wrong (RFC 9457)."""
+    """An error (RFC 9457)."""
 
-    type: Link = Field(description="Link to what the problem means.")
+    type: Link = Field(description="Path of the page that explains the problem.")
     title: str = Field(description="The problem in a few words.")
-    status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What was wrong, the value, the limit.")
-    instance: str = Field(description="The request id; in a job, its id.")
-    field: str | None = Field(None, description="The field or header that it is about.")
-    value: Any = Field(None, description="What was given.")
-    limit: Any = Field(None, description="What is allowed.")
-    retry_after: int | None = Field(None, description="Seconds to wait, also in `Retry-After`.")
+    status: int = Field(description="HTTP status.")
+    detail: str = Field(description="What is wrong with this request, with the value and the limit.")
+    instance: str = Field(description="Id of the request, or of the job.")
+    field: str | None = Field(None, description="Name of the field or header that caused the problem.")
+    value: Any = Field(None, description="Value that was sent or measured.")
+    limit: Any = Field(None, description="Limit or allowed values.")
+    retry_after: int | None = Field(
+        None, description="Seconds to wait before sending the request again, also in `Retry-After`."
+    )
+
+
+class ProblemType(_Answer):
+    """One of the problems that this API returns."""
+
+    slug: str = Field(description="Last part of the path in `type`.", examples=["unknown-field"])
+    status: int = Field(description="HTTP status.")
+    title: str = Field(description="The problem in a few words.")
+    meaning: str = Field(description="What happened.")
+    remedy: str = Field(description="What to do.")
+
+
+class ProblemTypeList(_Answer):
+    """All problems that this API returns."""
+
+    problems: list[ProblemType]
 
 
 class _Facts(_Answer):
     width: int = Field(ge=1, description="Width of the result, in pixels.")
     height: int = Field(ge=1, description="Height of the result, in pixels.")
-    model: str = Field(description="As `X-Model`.", examples=["denoise/photo@1"])
-    applied: dict[str, str] = Field(description="As `X-Applied`.")
-    timing: dict[str, float] = Field(description="Milliseconds by stage.")
+    model: str = Field(description="Model that was used, as in `X-Model`.", examples=["denoise/photo@1"])
+    applied: dict[str, str] = Field(
+        description="Settings that were used, and what the result could not keep, as in `X-Applied`."
+    )
+    timing: dict[str, float] = Field(description="Duration of each stage, in milliseconds.")
 
 
 class ImageResult(_Facts):
-    """The picture in base64, for clients that cannot take a binary body (`Accept: application/json`)."""
+    """The picture in base64, for clients that cannot receive a binary body (`Accept: application/json`)."""
 
     image: str = Field(description="The picture, in base64.", json_schema_extra={"contentEncoding": "base64"})
     content_type: str = Field(description="The media type of `image`.", examples=["image/png"])
 
 
 class SegmentClass(_Answer):
-    """One class of a segmented picture."""
+    """One class in a segmented picture."""
 
-    id: int = Field(ge=0, le=255, description="As in the mask.")
-    name: str = Field(description="The class.")
-    color: str = Field(pattern="^#[0-9a-f]{6}$", description="As in mask and overlay.")
-    pixels: int = Field(ge=0, description="How many pixels are of the class.")
-    fraction: float = Field(ge=0, le=1, description="Their share.")
-    box: list[int] | None = Field(description="Left, top, right and bottom of what holds them all, ends excluded.")
+    id: int = Field(ge=0, le=255, description="Value of the class in the mask.")
+    name: str = Field(description="Name of the class.")
+    color: str = Field(pattern="^#[0-9a-f]{6}$", description="Color of the class in mask and overlay.")
+    pixels: int = Field(ge=0, description="Number of pixels of the class.")
+    fraction: float = Field(ge=0, le=1, description="Share of the picture's pixels.")
+    box: list[int] | None = Field(
+        description="Bounding box in pixels: left, top, right, bottom, ends excluded. Null if the class does not occur."
+    )
 
 
 class SegmentTable(_Facts):
-    """What `/segment` answers for `output=json`."""
+    """The response of `/segment` with `output=json`."""
 
     classes: list[SegmentClass]
 
 
 class StylePreset(_Answer):
-    """A preset of `/stylize`."""
+    """A style preset of `/stylize`."""
 
-    name: str = Field(description="The value of the field `style`.")
-    title: str = Field(description="The work's.")
-    artist: str = Field(description="Who made it.")
-    year: str = Field(description="When.")
-    painting: str | None = Field(description="Path of a photograph painted in it.")
+    name: str = Field(description="Value for the field `style`.")
+    title: str = Field(description="Title of the painting.")
+    artist: str = Field(description="Artist of the painting.")
+    year: str = Field(description="Year of the painting.")
+    painting: str | None = Field(description="Path of a photo in this style.")
 
 
 class StyleList(_Answer):
-    """The presets of `/stylize`."""
+    """The style presets of `/stylize`."""
 
-    model: str | None = Field(description="The model that has them.", examples=["stylize/any@1"])
+    model: str | None = Field(description="Model that has these presets.", examples=["stylize/any@1"])
     styles: list[StylePreset]
 
 
 class Job(_Answer):
-    """Work in the background."""
+    """A request that runs in the background."""
 
-    id: str = Field(pattern="^[0-9a-f]{32}$", description="128 random bits.")
-    task: str = Field(description="What is done.", examples=["superres"])
+    id: str = Field(pattern="^[0-9a-f]{32}$", description="Random id, 128 bits in hexadecimal.")
+    task: str = Field(description="Task of the job.", examples=["superres"])
     state: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"] = Field(
-        description="One that is interrupted is queued again."
+        description="State of the job. An interrupted job is queued again."
     )
-    options: dict[str, Any] = Field(description="The form's fields, as far as they were sent.")
-    created: Time = Field(description="When it was sent.")
-    started: Time | None = Field(description="When it was begun.")
-    finished: Time | None = Field(description="When it was over.")
-    expires: Time | None = Field(description="When it and its result are erased.")
-    place: Annotated[int, Field(ge=1)] | None = Field(description="Its place in the queue; 1 is the next.")
-    progress: float = Field(ge=0, le=1, description="How much is done.")
-    done: int = Field(ge=0, description="Tiles or steps that are done.")
-    all: int = Field(ge=0, description="Tiles or steps in all; 0 before that is known.")
-    eta: float | None = Field(description="Estimated seconds to its end.")
-    problem: Problem | None = Field(description="Why it failed.")
-    links: dict[str, Link] = Field(description="`self`, `events`, and `result` once there is one.")
+    options: dict[str, Any] = Field(description="Form fields that were sent.")
+    created: Time = Field(description="Time when the job was created.")
+    started: Time | None = Field(description="Time when the job was started.")
+    finished: Time | None = Field(description="Time when the job finished.")
+    expires: Time | None = Field(description="Time when the result is deleted.")
+    place: Annotated[int, Field(ge=1)] | None = Field(description="Position in the queue; 1 is next.")
+    progress: float = Field(ge=0, le=1, description="Completed share, from 0 to 1.")
+    done: int = Field(ge=0, description="Completed tiles or steps.")
+    all: int = Field(ge=0, description="Total number of tiles or steps; 0 until it is known.")
+    eta: float | None = Field(description="Estimated seconds until the job finishes.")
+    problem: Problem | None = Field(description="Why the job failed.")
+    links: dict[str, Link] = Field(description="Paths: `self`, `events`, and `result` when the job has succeeded.")
 
 
 class JobList(_Answer):
@@ -112,50 +134,54 @@ class JobList(_Answer):
 
 
 class Model(_Answer):
-    """A version of a model. What its manifest says is absent where the manifest cannot be read."""
+    """A version of a model. Fields from its manifest are absent if the manifest cannot be read."""
 
-    id: str = Field(description="task/name@version, as in `X-Model`.")
-    task: str
-    name: str
-    version: int
-    default: bool = Field(description="Whether it is its task's default.")
-    latest: bool = Field(description="Whether its name without a version means it.")
-    state: Literal["unloaded", "loaded", "unavailable"]
-    card: Link = Field(description="Path of its card.")
-    title: str | None = None
-    description: str | None = None
-    architecture: str | None = None
-    parameters: int | None = None
-    flops_per_pixel: int | None = None
-    licence: str | None = None
-    created: Annotated[datetime.date, Field()] | None = None
-    precision: list[Precision] | None = Field(None, description="What it is computed with here.")
-    precisions: list[Precision] | None = Field(None, description="What it can be computed with.")
-    scales: list[int] | None = Field(None, description="Output size over input size, of each signature.")
-    device: str | None = Field(None, description="Where it is loaded.")
-    mebibytes_per_megapixel: float | None = None
-    quality: list[QualityTable] | None = Field(None, description="What was measured, and with which command.")
+    id: str = Field(description="`task/name@version`, as in `X-Model`.")
+    task: str = Field(description="Task of the model.", examples=["denoise"])
+    name: str = Field(description="Name of the model.", examples=["photo"])
+    version: int = Field(description="Version of the model.")
+    default: bool = Field(description="Whether the task uses this model by default.")
+    latest: bool = Field(description="Whether the name without a version refers to this version.")
+    state: Literal["unloaded", "loaded", "unavailable"] = Field(
+        description="An unloaded model is loaded when it is needed; an unavailable one failed to load."
+    )
+    card: Link = Field(description="Path of the model card.")
+    title: str | None = Field(None, description="Title of the model.")
+    description: str | None = Field(None, description="Description of the model.")
+    architecture: str | None = Field(None, description="Architecture of the network.")
+    parameters: int | None = Field(None, description="Number of parameters.")
+    flops_per_pixel: int | None = Field(None, description="Floating-point operations per pixel of the input.")
+    licence: str | None = Field(None, description="License of the weights.")
+    created: Annotated[datetime.date, Field()] | None = Field(None, description="Date of the export.")
+    precision: list[Precision] | None = Field(None, description="Precisions that are used on this machine.")
+    precisions: list[Precision] | None = Field(None, description="Precisions that the model supports.")
+    scales: list[int] | None = Field(None, description="Scale factors that the model supports.")
+    device: str | None = Field(None, description="Device on which the model is loaded.")
+    mebibytes_per_megapixel: float | None = Field(None, description="Memory per megapixel of input, in MiB.")
+    quality: list[QualityTable] | None = Field(None, description="Measured quality, and the command that measured it.")
 
 
 class ModelList(_Answer):
-    """Every version of every model."""
+    """All versions of all models."""
 
     models: list[Model]
 
 
 class ModelCard(Model):
-    """A version of a model with its manifest, and the versions of its name."""
+    """A version of a model with its manifest, and all versions of the same name."""
 
-    manifest: Manifest | None = None
-    versions: list[int]
+    manifest: Manifest | None = Field(None, description="The manifest of this version.")
+    versions: list[int] = Field(description="All versions with the same name.")
 
 
 class Liveness(_Answer):
+    """Whether the process responds."""
+
     status: Literal["alive"]
 
 
 class Readiness(_Answer):
-    """Whether each task's default model works."""
+    """Whether the default model of each task works."""
 
     status: Literal["ready", "not ready", "stopping"]
-    tasks: dict[str, str] = Field({}, description="`ready`, or why not, by task.")
+    tasks: dict[str, str] = Field({}, description="For each task, `ready` or the reason why it is not.")

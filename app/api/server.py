@@ -1,4 +1,4 @@
-"""The server around the application: what uvicorn leaves open at the end of a process, and of a connection."""
+"""The uvicorn server with limits that uvicorn lacks: on shutdown, and on idle or slow connections."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ if sys.platform == "linux":
 log = structlog.get_logger(__name__)
 
 QUIET_S = 30.0
-"""Seconds for which a connection may be open without a request under way: one that never sends the head of its request,
-or sends it byte by byte, or does not let itself be closed because it never reads. For so long an answer may lie there
-of which nothing is taken, too."""
+"""Seconds after which a connection without a request in progress is closed, also if it sends the head of its request
+too slowly or never reads. A response of which the client reads nothing for so long is aborted, too."""
 LAST_S = 5.0
 """Seconds at the end for the last answers to go out, and again for what runs on threads to be let go."""
 
@@ -103,7 +102,7 @@ class Server(uvicorn.Server):
     def __init__(
         self, config: uvicorn.Config, shutdown: Shutdown, settings: Settings, on_listening: Callable[[], object]
     ) -> None:
-        # Whatever else is installed: `_drop_quiet_connections` looks into every connection, and speaks h11 alone.
+        # Regardless of what is installed: `_drop_quiet_connections` needs connections of h11.
         config.http, config.ws = "h11", "none"
         config.timeout_graceful_shutdown = math.ceil(settings.stop_timeout_s + LAST_S)
         super().__init__(config)
@@ -135,15 +134,15 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self._shutdown.closing:
             self._shutdown.begin()
-            # Not even a thread that cannot be stopped keeps the process for longer.
+            # Exit even if a thread cannot be stopped.
             leaving = threading.Timer(self._limit + 2 * LAST_S, _leave)
             leaving.daemon = True
             leaving.start()
         super().handle_exit(sig, frame)
 
     def _drop_quiet_connections(self) -> None:
-        """Cut off connections on which no request has been under way for QUIET_S, or of whose answer nothing was taken
-        for so long, or for as long as its body may take to come."""
+        """Abort connections without a request for QUIET_S, or whose client reads nothing of a response for QUIET_S or
+        `body_timeout_s`, whichever is longer."""
         now, patience = time.monotonic(), max(QUIET_S, self._body_timeout_s)
         before, self._quiet = self._quiet, {}
         for connection in self.server_state.connections:
@@ -152,7 +151,7 @@ class Server(uvicorn.Server):
             idle = cycle is None or cycle.response_complete or transport.is_closing()
             unread = 0 if idle else _unread(transport)
             last_cycle, last_unread, since = before.get(connection, (None, 0, now))
-            # Another cycle: a request came and went between two looks. Fewer bytes: somebody reads.
+            # Another cycle: there was a request since the last check. Fewer bytes: the client reads.
             quiet = last_cycle is cycle if idle else 0 < last_unread <= unread
             since = since if quiet else now
             self._quiet[connection] = cycle if idle else None, unread, since
@@ -161,16 +160,16 @@ class Server(uvicorn.Server):
 
 
 def ignore_signals() -> None:
-    """Let an asked-for end be a clean one: uvicorn raises the signal again when it is done."""
+    """Exit cleanly after a requested shutdown: uvicorn raises the signal again when it has finished."""
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
 
 
 def _unread(transport: asyncio.Transport) -> int:
-    """Return how many bytes of its answers the other side has yet to take, where more are there than the system holds.
+    """Return the bytes of responses that the client has not received, or 0 if all are in the buffers of the system.
 
-    What the system holds is megabytes and counts: by the transport alone a slow reader seems to take nothing for long.
-    0 where the system does not tell, as any but Linux.
+    The buffers of the system count, because they hold megabytes: by the transport's buffer alone, a slow client would
+    seem to read nothing for a long time. Always 0 on systems other than Linux.
     """
     waiting = transport.get_write_buffer_size()
     if sys.platform != "linux" or not waiting:

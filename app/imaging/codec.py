@@ -94,7 +94,7 @@ def encode(picture: Picture, output: Output) -> tuple[bytes, str]:
     name = output.format
     reason = why_unsupported(picture, name)
     if reason:
-        raise InvalidField(f"format={name} is not possible here: {reason}.", field="format", value=name)
+        raise InvalidField(f"`format={name}` is not possible here: {reason}.", field="format", value=name)
     entry = FORMATS[name]
     metadata, _ = _select_metadata(picture, output)
     samples = picture.pixels

@@ -150,13 +150,13 @@ def choose_format(picture: Picture, wanted: str, accept: str | None) -> str:
         if wanted not in FORMATS:
             choices = ("auto", *FORMATS)
             raise InvalidField(
-                f"format is one of {', '.join(choices)}, not {wanted[:40]!r}.{nearest(wanted[:40], choices)}",
+                f"`format` must be one of {', '.join(choices)}, not {wanted[:40]!r}.{nearest(wanted[:40], choices)}",
                 field="format",
                 value=wanted[:40],
             )
         reason = why_unsupported(picture, wanted)
         if reason:
-            raise InvalidField(f"format={wanted} is not possible here: {reason}.", field="format", value=wanted)
+            raise InvalidField(f"`format={wanted}` is not possible here: {reason}.", field="format", value=wanted)
         return wanted
     input_format = _input_format(picture)
     ranges = [(one.name, one.weight) for one in parse_accept(accept) if not is_json(one.name)]
@@ -174,7 +174,7 @@ def choose_format(picture: Picture, wanted: str, accept: str | None) -> str:
             entry.content_type for entry in FORMATS.values() if not why_unsupported(picture, entry.name)
         )
         raise NotAcceptable(
-            f"No format in Accept can store this picture; possible here: {possible}.", value=(accept or "")[:200]
+            f"No format in `Accept` can store this picture; possible here: {possible}.", value=(accept or "")[:200]
         )
     return ranked[0][-1]
 

@@ -105,7 +105,11 @@ class JobFiles:
 
 def storage_full(limit: int | None = None) -> StorageFull:
     """Return the error for a full disk, or for reaching the `limit` in bytes."""
-    return StorageFull("No disk space is left for the pictures and results of jobs.", limit=limit, retry_after=600)
+    return StorageFull(
+        "No disk space is left for the pictures and results of jobs. Delete old results, or try again later.",
+        limit=limit,
+        retry_after=600,
+    )
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row of the connection. Times are seconds since 1970.
+    """A row of the job table. Times are seconds since 1970.
 
     `place` is the position in the queue, from 1, or None if the job is not queued. `done` of `steps` steps are
     finished. `result` describes the result's file, `problem` says why there is none. `digest` identifies the request,

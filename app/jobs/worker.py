@@ -163,7 +163,7 @@ class Worker:
             self.store.expire,
             held_leases,
             interrupted=self._describe_error(JobInterrupted(text)),
-            late=self._describe_error(DeadlineExceeded("The job did not start within the time set by Cancel-After.")),
+            late=self._describe_error(DeadlineExceeded("The job did not start within the time set by `Cancel-After`.")),
         )
         for job_id in changed:
             self._notify(job_id)

@@ -1,1 +1,1 @@
-"""What keeps one client, or all of them together, from taking more than there is."""
+"""Limits on requests: admission by deadline, concurrency, memory, rate and body size."""

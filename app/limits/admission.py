@@ -1,9 +1,9 @@
-"""Admission control: a request that would miss its deadline is refused at once, with the time at which it would fit.
+"""Admission control: a request that would miss its deadline is rejected immediately, with a time to try again.
 
-Work is counted in seconds of the device, estimated from requests of the same kind and size, and by client, as the
-scheduler shares the device between clients: the backlog of a client with many requests refuses only its own. A refused
-request gets a reservation for the time that `Retry-After` says, or the next to arrive would take its place:
-reservations count as requests for those that come later, as long as the device has enough to do.
+Work is measured in device seconds, estimated from earlier requests of the same kind and size. It is counted per client,
+because the scheduler shares the device between clients: the backlog of one client causes only its own requests to be
+rejected. A rejected request gets a reservation for the time in `Retry-After`, so that later requests do not take its
+place: reservations count as requests for all that arrive later, as long as the device has enough work.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from app.engine.protocol import BACKGROUND, RequestContext
 from app.errors import Overloaded
 
 MAX_SHARE = 0.7
-"""Share of a request's time that the work ahead of it may take: the rest is for clients who come later."""
+"""Share of a request's allowed time that the work ahead of it may take. The rest is for clients that arrive later."""
 RESERVATION_SHARE = 0.95
 """The same for a request with a reservation."""
 RESERVATION_FREE_SHARE = MAX_SHARE / 2
-"""Up to this share of a request's time, work ahead of it admits it without regard to reservations."""
+"""A request is admitted regardless of reservations if the work ahead takes at most this share of its allowed time."""
 RESERVATION_GRACE = 0.5
-"""A reservation holds for half as long again as it was made for."""
+"""A reservation stays valid after its time for this share of the wait."""
 RESERVATION_EARLY_S = 0.5
-"""A request that comes so much too early still has its reservation."""
+"""A request may arrive so many seconds before the time of its reservation."""
 MAX_RESERVATIONS = 1000
 LONG_S = 30.0
-"""Seconds of the device from which on a request is due as late as its deadline allows; shorter ones are due sooner."""
+"""Requests of at least so many device seconds are due as late as their deadline allows; shorter ones are due sooner."""
 REFUSED_S = 10.0
-"""For so long after a refusal a client counts as one that wants more than its share."""
+"""Seconds after a rejection for which a client counts as using its whole share."""
 PACE_S = 10.0
-"""Time constant of the average of how fast work is done."""
+"""Time constant, in seconds, of the moving average of the pace."""
 LOADED_S = 1.0
-"""Seconds of work from which on that average is measured."""
+"""The pace is measured only while more device seconds than this are pending."""
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingWork:
-    """An admitted request, or a reservation for one (`due`, gone at `until`), on the admission's clock."""
+    """An admitted request, or a reservation for the time `due` that expires at `until`, on the clock of Admission."""
 
     client: str
     weight: float
@@ -54,13 +54,13 @@ class _PendingWork:
 
     @property
     def remaining(self) -> float:
-        """Seconds of the device that it still needs; one that takes longer than estimated needs a little more."""
+        """Device seconds that it still needs: at least a tenth of the estimate, even after more than estimated."""
         used = self.context.usage.device_seconds if self.context else 0.0
         return max(self.seconds - used, self.seconds / 10)
 
 
 class Admission:
-    """Admits requests that can meet their deadline on `devices()` devices; `latency` estimates what they take."""
+    """Admits requests that can meet their deadline on `devices()` devices; `latency` estimates their device seconds."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Admission:
         self._requests: dict[int, _PendingWork] = {}
         self._jobs: dict[int, RequestContext] = {}
         self._reservations: list[_PendingWork] = []
-        self._refused: dict[str, tuple[float, float]] = {}  # (weight, until) of clients that were refused lately
+        self._refused: dict[str, tuple[float, float]] = {}  # (weight, until) of recently rejected clients
         self._finished_seconds = 0.0
         self._observed_seconds = 0.0
         self._observed_at = clock()
@@ -84,19 +84,19 @@ class Admission:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the device that the admitted requests still need."""
+        """Device seconds that the admitted requests still need."""
         return sum(work.remaining for work in self._requests.values())
 
     @contextmanager
     def enter(self, kind: str, pixels: int, context: RequestContext, fingerprint: Hashable = None) -> Iterator[float]:
-        """Count a request of a kind inside the block, and learn from what it took. Yields the time when it is due.
+        """Count a request inside the block, and record its device seconds. Yields the time when it is due.
 
-        That is sooner the less it needs and the less time its client gives it, so that a thumbnail does not wait for
-        the large picture of the same client (deadlines in proportion to the work bound the largest stretch: Bender,
-        Chakrabarti & Muthukrishnan, 1998), and early enough that it can be done by its deadline.
+        Requests that need less time are due sooner, so that a thumbnail does not wait for a large picture of the same
+        client (due times in proportion to the work bound the maximum stretch: Bender, Chakrabarti & Muthukrishnan,
+        1998). A request is due early enough to finish before its deadline.
 
-        By `fingerprint` a request of the same client is recognized when it is sent again. Raises Overloaded where it
-        would miss its deadline; a job and a probe are always admitted.
+        `fingerprint` identifies a request of the same client that is sent again. Raises Overloaded if the request would
+        miss its deadline; jobs and probes are always admitted.
         """
         size = _round_size(pixels)
         seconds = self._latency.seconds(kind, "request", size)
@@ -121,7 +121,7 @@ class Admission:
             self._observe()
 
     def _admit(self, work: _PendingWork, deadline: float) -> None:
-        """Raise Overloaded, and make a reservation, where `work` would miss its deadline."""
+        """Raise Overloaded and make a reservation if `work` would miss its deadline."""
         now = self._observe()
         allowed = deadline - now
         self._reservations = [one for one in self._reservations if one.until > now]
@@ -146,7 +146,7 @@ class Admission:
         raise Overloaded(f"The request would miss its deadline. Try again in {wait:g} seconds.", retry_after=wait)
 
     def _take_reservation(self, work: _PendingWork) -> _PendingWork | None:
-        """Return the reservation that was made for this request, which is used up with it."""
+        """Remove and return the reservation for this request, or return None."""
         key = work.client, work.fingerprint
         own = next((one for one in self._reservations if (one.client, one.fingerprint) == key), None)
         if own:
@@ -154,10 +154,10 @@ class Admission:
         return own
 
     def _seconds_ahead(self, work: _PendingWork, reservations: list[_PendingWork]) -> float:
-        """Return the seconds of the device until this client has had as much as it is behind, and `work` is next.
+        """Return the device seconds that are used before `work` finishes, without its own.
 
-        By start-time fair queueing others get, in that time, what they wait for, or their share where that is less.
-        A client that was refused lately is about to wait for its whole share.
+        With start-time fair queueing, each other client gets the work that it waits for in this time, but at most its
+        share. A recently rejected client counts as using its whole share.
         """
         pending = (*self._requests.values(), *reservations)
         waiting: defaultdict[str, float] = defaultdict(float)
@@ -174,10 +174,9 @@ class Admission:
         return own + others + (rounds * BACKGROUND if self._jobs else 0.0)
 
     def _observe(self) -> float:
-        """Update the pace, the seconds of the devices that are done in a second under load; return the time.
+        """Update the pace, the device seconds that are completed per second under load, and return the time.
 
-        Where there are fewer requests than devices, each keeps one busy: it may send one tile after the other. What
-        these do tells what all would do.
+        With fewer requests than devices, only some devices are busy, and the pace of all is extrapolated from them.
         """
         now = self._clock()
         contexts = [*self._jobs.values(), *(work.context for work in self._requests.values() if work.context)]
@@ -196,5 +195,5 @@ class Admission:
 
 
 def _round_size(pixels: int) -> int:
-    """Return a size near `pixels`, of few: a power of the root of two."""
+    """Return `pixels` rounded to a power of the square root of two, so that there are few different sizes."""
     return round(2 ** (round(2 * math.log2(max(1, pixels))) / 2))

@@ -1,4 +1,4 @@
-"""The body of a request: its size and the time in which it has to arrive."""
+"""Reads the request body, with limits on its size and on the time that it takes to arrive."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from starlette.types import Receive
 from app.errors import RequestTimeout, UploadTooLarge
 
 MIN_BYTES_PER_S = 16 * 1024
-"""Each so many bytes add a second to the time in which a body must be transferred."""
+"""A body may take one second more for each so many bytes."""
 
 
 async def read_body(
     receive: Receive, headers: Headers, *, max_bytes: int, timeout_s: float
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it comes.
+    """Yield the chunks of the body.
 
-    Raises UploadTooLarge as soon as it is announced or seen to exceed `max_bytes`; RequestTimeout when it needs more
-    than `timeout_s` seconds and one more for each 16 KiB; ClientDisconnect.
+    Raises UploadTooLarge if `Content-Length` or the body exceeds `max_bytes`; RequestTimeout if it takes more than
+    `timeout_s` seconds, plus one second for each 16 KiB; ClientDisconnect.
     """
     limit = f"{max_bytes / 2**20:g} MiB"
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > max_bytes:
         raise UploadTooLarge(
-            f"The upload of {int(announced[:20])} bytes is larger than {limit}.", value=announced[:20], limit=max_bytes
+            f"The upload of {int(announced[:20])} bytes exceeds the limit of {limit}.",
+            value=announced[:20],
+            limit=max_bytes,
         )
     started = time.monotonic()
     seen = 0
@@ -40,13 +42,13 @@ async def read_body(
                 message = await receive()
         except TimeoutError:
             raise RequestTimeout(
-                f"Only {seen} bytes of the body came within {time.monotonic() - started:.0f} seconds.", value=seen
+                f"Received only {seen} bytes of the body in {time.monotonic() - started:.0f} seconds.", value=seen
             ) from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk = message.get("body", b"")
         seen += len(chunk)
         if seen > max_bytes:
-            raise UploadTooLarge(f"The upload is larger than {limit}.", limit=max_bytes)
+            raise UploadTooLarge(f"The upload exceeds the limit of {limit}.", limit=max_bytes)
         yield chunk
         more = message.get("more_body", False)

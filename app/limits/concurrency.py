@@ -1,4 +1,4 @@
-"""How many requests with a picture may be in the service at once, of one client and of all together."""
+"""Limits the number of concurrent picture requests, in total and per client."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from app.errors import Overloaded
 
 CLIENT_SHARE = 3
-"""A client may have so many times as many requests here as there is room left for: three quarters of all, alone."""
+"""A client may have up to so many requests for each free place: a single client gets three quarters of the limit."""
 
 
 class ConcurrencyLimit:
-    """Counts requests from their first byte to the last of their answer, `limit` of all clients together.
+    """Counts requests from the first byte received to the last byte sent; at most `limit` for all clients together.
 
-    `retry_after` gives the seconds after which a refused client should come again.
+    `retry_after` returns the seconds after which a rejected client should try again.
     """
 
     def __init__(self, limit: int, retry_after: Callable[[], float]) -> None:
@@ -24,12 +24,12 @@ class ConcurrencyLimit:
 
     @property
     def count(self) -> int:
-        """Requests that are counted now."""
+        """Number of requests in progress."""
         return self._counts.total()
 
     def acquire(self, client: str) -> Callable[[], None]:
-        """Count a request of `client`; return the function that ends this. Raises Overloaded where there is no room."""
-        # Dynamic thresholds (Choudhury & Hahne, 1998): however many one client sends, there is room for others.
+        """Count a request of `client`; return a function that ends it. Raises Overloaded if the limit is reached."""
+        # Dynamic thresholds (Choudhury & Hahne, 1998): one client can never use all places.
         if self._counts[client] >= CLIENT_SHARE * (self._limit - self.count):
             text = f"Too many concurrent requests (limit {self._limit}, lower per client)."
             raise Overloaded(text, limit=self._limit, retry_after=self._retry_after())

@@ -1,4 +1,4 @@
-"""Memory for decoded pictures, in megapixels: who has room, and who is next."""
+"""Limits the memory for decoded pictures, in megapixels."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class _Waiter:
 
 
 class PixelBudget:
-    """Pictures held decoded at once, in megapixels. One over the whole budget goes alone.
+    """A limit on decoded pictures in memory, in megapixels. A picture above the whole budget is processed alone.
 
-    Of the clients that wait, the one that holds the fewest pictures goes next, of equal ones the one that came first,
-    so that a client with many requests waits behind its own.
+    The next request is that of the waiting client with the fewest pictures in memory, and the earliest among equals, so
+    that a client with many requests does not delay others.
     """
 
     def __init__(self, megapixels: float, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,12 +49,12 @@ class PixelBudget:
         return self._clock() - self._waiters[0].since if self._waiters else 0.0
 
     def seconds_ahead(self) -> float:
-        """Return about how long it takes until those who wait now have had their turn."""
+        """Return about how many seconds it takes until all requests that wait now have started."""
         return max(1.0, self._pace * len(self._waiters))
 
     @asynccontextmanager
     async def hold(self, megapixels: float, client: str = "anonymous") -> AsyncIterator[None]:
-        """Wait for room for `megapixels` and keep it inside the block."""
+        """Wait until `megapixels` fit into the budget, and hold them inside the block."""
         wanted = min(megapixels, self._whole)
         await self._acquire(client, wanted)
         try:
@@ -80,7 +80,7 @@ class PixelBudget:
 
     def _release(self, client: str, megapixels: float) -> None:
         now = self._clock()
-        if self._waiters:  # the rate at which a full service finishes requests
+        if self._waiters:  # seconds per request while the budget is used up
             self._pace = 0.9 * self._pace + 0.1 * (now - self._released)
         self._released = now
         self._give_back(client, megapixels)
@@ -97,7 +97,7 @@ class PixelBudget:
 
     def _admit(self) -> None:
         while True:
-            # One that is cancelled is about to be taken off by its own task.
+            # A cancelled waiter is removed by its own task.
             there = (waiter for waiter in self._waiters if not waiter.turn.cancelled())
             first = min(there, key=lambda waiter: self._holds[waiter.client], default=None)
             if first is None or not self._fits(first.megapixels):

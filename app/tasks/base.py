@@ -1,4 +1,4 @@
-"""What a task is: its options, what it does to a picture, and what the service has to know to offer it."""
+"""`Task`: the options of a task, the function that runs it, and what the service needs to offer it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Sizes = Mapping[str, int]
 
 
 class TaskOptions(BaseModel):
-    """The options of a task: the fields of its form, of a job and of its function in Python alike.
+    """The options of a task, for its form, its jobs and its function.
 
-    Values are checked here and nowhere else: a value out of range is a pydantic ValidationError.
+    Values are validated only here: a value out of range is a pydantic ValidationError.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -29,42 +29,43 @@ class TaskOptions(BaseModel):
     model: str = Field(
         "",
         max_length=140,
-        description="Model by `name`, or `name@version`, as `GET /models` lists them. Empty: the task's default.",
+        description="Model to use, as `name` or `name@version`; `GET /models` lists them. Empty: the default model of "
+        "the task.",
         examples=[""],
     )
 
     @property
     def model_name(self) -> str | None:
-        """The model that was named, None for the task's default."""
+        """The name of the model, or None for the default of the task."""
         return self.model.strip() or None
 
     @property
     def needs_model(self) -> bool:
-        """Whether the answer comes from a model."""
+        """Whether a model must be found for these options."""
         return True
 
     @property
     def uses_device(self) -> bool:
-        """Whether the answer may come from a model, even one that the options do not name."""
+        """Whether a model may run, even if the options do not name one."""
         return True
 
     @property
     def scale_factor(self) -> int:
-        """How many times wider and higher the result is."""
+        """Width and height of the result divided by those of the picture."""
         return 1
 
     @property
     def returns_table(self) -> bool:
-        """Whether the answer is a table in JSON instead of a picture."""
+        """Whether the result is a table in JSON instead of a picture."""
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What a task returns. `model` is a manifest's id, empty where no model was used; `decisions` is what was decided
-    for the client, as `X-Applied` lists it; `seconds` is the time by stage.
+    """The result of a task. `model` is the id of its manifest, or empty if no model was used; `decisions` are settings
+    that the task chose, as in `X-Applied`; `seconds` is the duration of each stage.
 
-    Where there is a `table`, it is the answer, as JSON, and `picture` is what it describes.
+    If there is a `table` (as JSON types), it is the response, and `picture` is the picture that it describes.
     """
 
     picture: Picture
@@ -82,15 +83,15 @@ def _check_nothing(options: Any, sizes: Sizes, engine: Engine) -> None:
 class Task(Generic[O]):
     """One task and its endpoint `POST /{name}`.
 
-    * `run(picture, options, engine, context, **pictures)` does it. Further pictures are keyword arguments, named as the
-      fields that they come in, only those that came.
-    * `pictures` are the optional file fields beside `image`, with their descriptions.
-    * `check` raises what is wrong with the options, the sizes of the pictures and the models there are, as far as that
-      is known before a picture is decoded.
-    * `outline` returns a picture of the kind that the answer will be (its size aside), so that an output format that
-      cannot hold it is refused before the work.
-    * `probe` returns the options and further pictures with which the readiness probe runs a model on a picture.
-    * `problems` are the slugs of problems that only this endpoint answers, beside those of all.
+    * `run(picture, options, engine, context, **pictures)` runs the task. `pictures` has the other pictures that were
+      sent, by form field.
+    * `pictures` are the optional file fields besides `image`, with their descriptions.
+    * `check` raises errors in the options, the picture sizes and the choice of the model that can be found before a
+      picture is decoded.
+    * `outline` returns a picture with the channels, depth and alpha of the result, of any size, so that an output
+      format that cannot store the result is rejected before the task runs.
+    * `probe` returns the options and other pictures with which the readiness probe runs a model on a picture.
+    * `problems` are the slugs of problems of this endpoint, in addition to those of all picture endpoints.
     """
 
     name: str

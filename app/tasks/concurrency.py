@@ -1,4 +1,4 @@
-"""Await many parts of one request, few at a time, so that none fills the queue or the memory."""
+"""Awaits the parts of one request, a few at a time, so that no request fills the queue or the memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 IN_FLIGHT = 4
-"""Parts of one request that are under way at once."""
+"""How many parts of one request are in progress at a time."""
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -34,7 +34,7 @@ async def ordered_gather(
 ) -> None:
     """Await `work` for every part as `bounded_gather` does, then `keep` for each, one at a time in the parts' order.
 
-    Where parts overlap, the later one has the last word, whichever the device was done with first.
+    If parts overlap, the later part overwrites the earlier one, whichever finished first on the device.
     """
     turn = asyncio.Event()
     turn.set()

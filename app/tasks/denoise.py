@@ -1,4 +1,4 @@
-"""Remove noise, grain and JPEG artefacts from a photograph."""
+"""Remove noise, grain and JPEG artifacts from a photo."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _ESTIMATE_TILES = 8
 class DenoiseOptions(TaskOptions):
     strength: Literal["auto"] | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
         "auto",
-        description="How strong the noise is: `auto` estimates it from the picture; a number is the noise level as a "
-        "fraction of 75/255. `X-Applied` says what was used.",
+        description="Noise level: `auto` estimates it from the picture; a number from 0 to 1 sets it, where 1 is a "
+        "standard deviation of 75/255. `X-Applied` has the level that was used.",
         examples=["auto"],
     )
     preserve: float = Field(
@@ -32,15 +32,15 @@ class DenoiseOptions(TaskOptions):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="How much of the original to blend back in, which keeps grain: 0 none, 1 all.",
+        description="Share of the original picture to blend into the result, to keep some grain: 0 none, 1 all.",
         examples=[0.0],
     )
 
 
 async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, context: RequestContext) -> TaskResult:
-    """Return the picture without its noise: same size, channels, depth and alpha.
+    """Return the picture without noise: same size, channels, depth and alpha.
 
-    Raises InvalidField, UnknownModel, ModelUnavailable, WrongSize (a model of fixed size) and what the engine raises.
+    Raises InvalidField, UnknownModel, ModelUnavailable, WrongSize (a model of fixed size) and errors of the engine.
     """
     watch = Stopwatch(context)
     manifest = find_model(options, engine)
@@ -57,7 +57,7 @@ async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, con
     share = np.float32(options.preserve)
 
     def blend(window: NDArray[np.float32], result: NDArray[np.float32]) -> NDArray[np.float32]:
-        # Clipped first, so that the blend is of two pictures and not of what the network overshoots.
+        # Clipped first: the network may return values outside [0, 1].
         return np.clip(result, 0, 1) * (1 - share) + window * share
 
     finish = blend if options.preserve else None
@@ -67,14 +67,14 @@ async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, con
 
 
 def find_model(options: DenoiseOptions, engine: Engine) -> Manifest:
-    """Return the model. Raises InvalidField for a strength that it does not take, UnknownModel, ModelUnavailable."""
+    """Return the model. Raises InvalidField if it does not support the strength, UnknownModel, ModelUnavailable."""
     manifest = engine.find("denoise", options.model_name)
     takes_level = "level" in require_signature(manifest, "denoise").inputs
     if options.strength != "auto" and not takes_level:
-        text = f"The model {manifest.id} has no strength: leave the field out, or set it to auto."
+        text = f"The model {manifest.id} has no strength setting. Remove `strength`, or set it to auto."
         raise InvalidField(text, field="strength", value=options.strength)
     if options.strength == "auto" and takes_level and "estimate" not in manifest.signatures:
-        text = f"The model {manifest.id} cannot estimate the noise: give strength a number from 0 to 1."
+        text = f"The model {manifest.id} cannot estimate the noise. Set `strength` to a number from 0 to 1."
         raise InvalidField(text, field="strength", value="auto")
     return manifest
 
@@ -82,9 +82,9 @@ def find_model(options: DenoiseOptions, engine: Engine) -> Manifest:
 async def _estimate_level(
     picture: Picture, plan: Plan, manifest: Manifest, engine: Engine, context: RequestContext
 ) -> float:
-    """Return the noise level of the picture: the median of what the model estimates in tiles spread over it.
+    """Return the noise level of the picture: the median of the model's estimates for tiles spread over it.
 
-    The median, because texture makes single tiles look noisier than they are and clipped sky makes them look clean.
+    Estimates for single tiles may be wrong: too high for texture, too low for clipped sky.
     """
     outputs = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_ESTIMATE_TILES)
     levels = np.array([float(output["level"].mean()) for output in outputs])
@@ -105,7 +105,9 @@ def _probe(manifest: Manifest, picture: Picture) -> tuple[DenoiseOptions, dict[s
 
 TASK = Task(
     name="denoise",
-    summary="Remove noise, grain and JPEG artefacts from a photograph",
+    summary="Remove noise from a picture",
+    description="Denoises a photo or scan: removes sensor noise, film grain and JPEG artifacts. Useful for photos "
+    "taken in low light and for old photos.",
     options=DenoiseOptions,
     run=denoise,
     check=_check,

@@ -1,4 +1,4 @@
-"""A picture as a whole through a model: reduced, in one ticket."""
+"""Runs a model on a whole picture, scaled down, in one inference request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.tasks.tiling import require_signature
 from models.manifest import Manifest
 
 MIN_SIDE, MAX_SIDE = 64, 2048
-"""Sides of a reduced picture: shorter ones are enlarged, longer ones squeezed, whatever its proportion."""
+"""Limits for the sides of a reduced picture, in pixels; the aspect ratio changes if a side is outside of them."""
 
 
 def reduce_picture(pixels: NDArray[Any], side: int, multiple: int) -> Floats:
@@ -29,7 +29,7 @@ def reduce_picture(pixels: NDArray[Any], side: int, multiple: int) -> Floats:
     tall, wide = (
         max(MIN_SIDE, min(MAX_SIDE, round(length * factor / multiple) * multiple)) for length in (height, width)
     )
-    # OpenCV's area averaging works on whole sides only where both shrink; enlarging, it would repeat pixels.
+    # INTER_AREA averages only if both sides shrink; otherwise it would repeat pixels.
     how = cv2.INTER_AREA if tall <= height and wide <= width else cv2.INTER_LINEAR
     resized = np.atleast_3d(cv2.resize(pixels, (wide, tall), interpolation=how)).astype(np.float32)
     resized /= np.float32(np.iinfo(pixels.dtype).max)
@@ -45,9 +45,9 @@ async def infer(
     *,
     pixels: int | None = None,
 ) -> Arrays:
-    """Return what the model answers, by name. `pixels` is what the ticket weighs, by default its largest input.
+    """Return the outputs of the model by name. `pixels` is the cost of the request, by default its largest input.
 
-    Raises ModelUnavailable for a signature that is not there or values that are no numbers, and what the engine raises.
+    Raises ModelUnavailable if the signature is missing or outputs are NaN or infinite, and errors of the engine.
     """
     require_signature(manifest, signature)
     own = max(array.shape[1] * array.shape[2] if array.ndim == 4 else 1 for array in inputs.values())
@@ -58,8 +58,10 @@ async def infer(
 
 
 def manifest_default(manifest: Manifest, key: str) -> float:
-    """Return a number of the manifest's defaults that a task cannot do without. Raises ModelUnavailable."""
+    """Return a required number in the defaults of the manifest. Raises ModelUnavailable if it is missing."""
     value = manifest.defaults.get(key)
     if isinstance(value, str | bool) or value is None:
-        raise ModelUnavailable(f"The manifest of {manifest.id} lacks {key}.", field="model", value=manifest.id)
+        raise ModelUnavailable(
+            f"The manifest of the model {manifest.id} has no default {key!r}.", field="model", value=manifest.id
+        )
     return value

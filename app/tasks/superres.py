@@ -1,4 +1,4 @@
-"""Enlarge a picture two, three or four times."""
+"""Enlarge (upscale) a picture two, three or four times."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _STRIP = 256  # rows
 
 
 def _number(value: object) -> object:
-    """Return a form's text as the number it is: a choice among numbers does not convert by itself."""
+    """Convert the text of a form to int, which pydantic does not do for a Literal of numbers."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value) else value
 
 
 class SuperresOptions(TaskOptions):
     scale: Annotated[Literal[2, 3, 4], BeforeValidator(_number)] = Field(
-        2, description="How many times wider and higher the result is.", examples=[2]
+        2, description="Scale factor: how many times wider and higher the result is.", examples=[2]
     )
 
     @property
@@ -39,8 +39,8 @@ class SuperresOptions(TaskOptions):
 async def superres(picture: Picture, options: SuperresOptions, engine: Engine, context: RequestContext) -> TaskResult:
     """Return the picture enlarged: width × scale and height × scale, same channels and depth.
 
-    Alpha is enlarged bicubically. Raises InvalidField for a scale that the model has not, UnknownModel,
-    ModelUnavailable, WrongSize and what the engine raises.
+    Alpha is enlarged bicubically. Raises InvalidField if the model does not support the scale,
+    UnknownModel, ModelUnavailable, WrongSize and errors of the engine.
     """
     watch = Stopwatch(context)
     manifest, signature = find_model(options, engine)
@@ -64,20 +64,20 @@ def find_model(options: SuperresOptions, engine: Engine) -> tuple[Manifest, str]
 
 
 def _signature(manifest: Manifest, scale: int) -> str:
-    """Return the name of the signature with this scale. Raises InvalidField that names the scales there are."""
+    """Return the name of the signature with this scale. Raises InvalidField, which lists the scales of the model."""
     scales = {signature.scale: name for name, signature in manifest.signatures.items()}
     if scale not in scales:
-        there = ", ".join(str(one) for one in sorted(scales))
-        text = f"The model {manifest.id} has no scale {scale}. Scales: {there}."
+        supported = ", ".join(str(one) for one in sorted(scales))
+        text = f"The model {manifest.id} does not support `scale` {scale}. Scales: {supported}."
         raise InvalidField(text, field="scale", value=scale, limit=sorted(scales))
     return scales[scale]
 
 
 def _reach(picture: Picture, manifest: Manifest) -> int:
-    """Return how far from a visible pixel a color can still be seen, in pixels."""
+    """Return how far, in pixels, a hidden pixel may be from a visible one and still affect the result."""
     if manifest.geometry.kind != "tiled":
         return max(picture.height, picture.width)
-    return manifest.geometry.halo + 4  # enlarging alpha makes two more pixels a little visible
+    return manifest.geometry.halo + 4  # bicubic enlargement of alpha makes two more pixels slightly visible
 
 
 def _enlarge(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
@@ -87,10 +87,10 @@ def _enlarge(alpha: NDArray[Any], scale: int) -> NDArray[Any]:
 
 
 def _fill_hidden_colors(pixels: NDArray[Any], alpha: NDArray[Any], reach: int) -> NDArray[Any]:
-    """Return `pixels` where each fully transparent one has the color of the nearest that is not, up to `reach` away.
+    """Return `pixels` with each fully transparent one set to the color of the nearest other, up to `reach` pixels away.
 
-    What lies under alpha 0 is anything, often black, and a network would draw it into the visible edge. Done in
-    strips: the distances of a whole large picture would take more memory than the picture.
+    Colors under alpha 0 are arbitrary, often black, and a network would mix them into the visible edge. Works in
+    strips, because the distances for a whole large picture would take more memory than the picture.
     """
     hidden = alpha == 0
     if not hidden.any():
@@ -103,7 +103,7 @@ def _fill_hidden_colors(pixels: NDArray[Any], alpha: NDArray[Any], reach: int) -
         around = hidden[begin:end]
         if around.all() or not hidden[top:bottom].any():
             continue
-        # Labels number the visible pixels; a hidden one has the label of the nearest of them, which is at the edge.
+        # Each visible pixel has a label; a hidden pixel has the label of the nearest visible one, which is at an edge.
         distance, labels = cv2.distanceTransformWithLabels(
             around.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
         )
@@ -127,7 +127,8 @@ def _probe(manifest: Manifest, picture: Picture) -> tuple[SuperresOptions, dict[
 
 TASK = Task(
     name="superres",
-    summary="Make a picture 2, 3 or 4 times as wide and high",
+    summary="Enlarge a picture",
+    description="Upscales a picture to 2, 3 or 4 times its width and height (super-resolution).",
     options=SuperresOptions,
     run=superres,
     check=_check,

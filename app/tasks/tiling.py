@@ -1,7 +1,7 @@
-"""Plan, cut, run, blend: how a picture of any size goes through a model of one size.
+"""Runs a model on a picture of any size: plans tiles, cuts them, runs them, and joins the results.
 
-Tiles are cut when their turn comes, and few of one picture are in flight, so that memory does not grow with the
-picture and no request fills the queue. Cutting and blending run on threads.
+Each tile is cut just before it runs, and only a few tiles of a picture are in progress at a time, so memory does not
+grow with the picture and no request fills the queue. Cutting and joining run on threads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32
 
 
 class Stopwatch:
-    """Splits what a task took into `model`, the device's time for this client, and `queue`, all the rest."""
+    """Splits the duration of a task into `model`, the time on the device, and `queue`, the rest."""
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
@@ -33,13 +33,13 @@ class Stopwatch:
         self._spent = context.usage.device_seconds
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds since the start."""
+        """Return the seconds since the start, by stage."""
         model = self._context.usage.device_seconds - self._spent
         return {"queue": max(0.0, time.perf_counter() - self._begin - model), "model": model}
 
 
 def require_signature(manifest: Manifest, name: str) -> Signature:
-    """Return a signature that the task cannot do without. Raises ModelUnavailable."""
+    """Return a signature. Raises ModelUnavailable if the model does not have it."""
     if name not in manifest.signatures:
         raise ModelUnavailable(f"The model {manifest.id} has no signature {name!r}.", field="model", value=manifest.id)
     return manifest.signatures[name]
@@ -48,12 +48,13 @@ def require_signature(manifest: Manifest, name: str) -> Signature:
 async def plan_for(picture: Picture, manifest: Manifest, signature: str) -> Plan:
     """Return the tiles of `picture` for a model.
 
-    Raises WrongSize where its geometry or its channels do not fit,
-    ModelUnavailable where its geometry is none that a task can use."""
+    Raises WrongSize if the model does not support the size or channels of the picture, ModelUnavailable if its
+    geometry is not supported here.
+    """
     expected = require_signature(manifest, signature)
     geometry = manifest.geometry
-    if geometry.kind == "canonical":  # the whole picture reduced and enlarged again is no restoration
-        text = f"The model {manifest.id} works on reduced pictures, which this task cannot use."
+    if geometry.kind == "canonical":  # a picture that was scaled down and up again is not restored
+        text = f"The model {manifest.id} only processes scaled-down pictures, which this task does not support."
         raise ModelUnavailable(text, field="model", value=manifest.id)
     check_size(picture, manifest, expected.inputs["image"].shape[-1])
     tiled = geometry.kind == "tiled"
@@ -82,13 +83,12 @@ async def run_tiled(
     output: str = "image",
     dtype: DTypeLike | None = None,
 ) -> NDArray[Any]:
-    """Return what `signature` makes of the picture: (height × scale, width × scale, channels), the picture's dtype.
+    """Run `signature` on each tile and return the joined `output`: (height × scale, width × scale, channels).
 
-    Another `output` than `image` has its own channels, and [0, 1] becomes the whole range of `dtype`.
-    Each tile is a step of the client's progress.
-    `constants` are inputs beside `image`, the same for every tile. `finish(window, result)` may change the result
-    of a tile, [1, h, w, channels] in the picture's own channels, before it is rounded. Raises what the engine
-    raises; the first error ends the rest.
+    The dtype is that of the picture, or `dtype`, whose full range stands for [0, 1]. An `output` other than `image` has
+    its own number of channels. `constants` are inputs besides `image`, the same for all tiles. `finish(window, result)`
+    may change the result of a tile, [1, h, w, channels], before it is rounded. Each tile counts as a step of progress.
+    Raises errors of the engine; the first error cancels the other tiles.
     """
     described = require_signature(manifest, signature).outputs[output]
     channels = picture.channels if output == "image" else described.shape[-1]
@@ -126,8 +126,8 @@ async def sample(
 ) -> list[Arrays]:
     """Return the outputs of `signature` for at most `tiles` tiles, spread evenly over the plan.
 
-    What lies outside the picture is left out of a tile that is larger than `tile_step` without it: a signature that
-    looks at a tile as a whole would take reflections for something that the picture shows.
+    A tile is cropped to the picture, but not below `tile_step`: a signature that describes a tile as a whole would
+    otherwise count the reflected border as content.
     """
     geometry = manifest.geometry
     places = np.linspace(0, len(plan.tiles) - 1, min(tiles, len(plan.tiles))).round().astype(int)
@@ -142,7 +142,7 @@ async def sample(
 
 
 def _inside(window: Box, plan: Plan, geometry: Geometry) -> Box:
-    """Return the part of `window` that the picture fills, in whole multiples, and at least one `tile_step` a side."""
+    """Return `window` cropped to the picture, with sides that are multiples of `multiple` and at least `tile_step`."""
     multiple, least = geometry.multiple, geometry.tile_step
     tall = (min(window.bottom, plan.height) - window.top) // multiple * multiple
     wide = (min(window.right, plan.width) - window.left) // multiple * multiple
@@ -164,15 +164,15 @@ async def _run(
 
 
 def check_size(picture: Picture, manifest: Manifest, channels: int) -> None:
-    """Raise WrongSize unless the model takes the picture's size and channels (grey goes to any)."""
+    """Raise WrongSize unless the model supports the size and channels of the picture (gray fits any model)."""
     size = (picture.height, picture.width)
     fits = channels == picture.channels or picture.channels == 1
     if fits and _takes(manifest.geometry, size):
         return
-    needs = f"{_sizes(manifest.geometry)}{' in grey' if channels == 1 else ''}"
-    got = f"{picture.width}×{picture.height} pixels in {'grey' if picture.channels == 1 else 'color'}"
+    supported = f"{'grayscale ' if channels == 1 else ''}pictures {_sizes(manifest.geometry)}"
+    got = f"{picture.width}×{picture.height} pixels in {'grayscale' if picture.channels == 1 else 'color'}"
     raise WrongSize(
-        f"The model {manifest.id} takes pictures of {needs}; this one is {got}.",
+        f"The model {manifest.id} accepts {supported}; this one is {got}.",
         field="image",
         value=f"{picture.width}×{picture.height}",
     )
@@ -189,8 +189,9 @@ def _takes(geometry: Geometry, size: tuple[int, int]) -> bool:
 
 def _sizes(geometry: Geometry) -> str:
     if geometry.kind == "fixed":
-        return " or ".join(f"{width}×{height}" for height, width in geometry.valid_sizes) + " pixels"
+        return f"of {' or '.join(f'{width}×{height}' for height, width in geometry.valid_sizes)} pixels"
     rule = geometry.size_rule
     if geometry.kind == "whole" and rule:
-        return f"sides that leave {rule.remainder} when divided by {rule.modulus}"
-    return "any size"
+        offset = f" plus {rule.remainder}" if rule.remainder else ""
+        return f"whose sides are a multiple of {rule.modulus}{offset} pixels"
+    return "of any size"

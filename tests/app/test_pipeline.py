@@ -58,7 +58,7 @@ def test_result_too_large_is_refused_before_any_work() -> None:
     with pytest.raises(ResultTooLarge) as caught:
         enlarged(engine, 399)
     assert (caught.value.limit, caught.value.value) == (399, 400)
-    assert "100 pixels and 2² times as many would be 400" in caught.value.detail
+    assert "100 pixels enlarged 2 times in width and height would be 400 pixels" in caught.value.detail
     assert engine.requests == []
 
 

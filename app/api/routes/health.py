@@ -1,4 +1,4 @@
-"""`GET /livez`, `/readyz` and `/metrics`."""
+"""Health checks and metrics: `GET /livez`, `/readyz` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def router(readiness: ReadinessProbe, shutdown: Shutdown, metrics: Metrics) -> A
 
     @routes.get(
         "/livez",
-        summary="Check that the process answers",
+        summary="Check that the process responds",
         response_model=schemas.Liveness,
-        responses=openapi.answers({"description": "It does."}, ("internal-error",)),
+        responses=openapi.answers({"description": "The process responds."}, ("internal-error",)),
     )
     async def livez() -> JSONResponse:
         return JSONResponse({"status": "alive"}, headers=_UNCACHED)
 
     @routes.get(
         "/readyz",
-        summary="Check that every task's default model works",
-        description="Ready when each task's default model is loaded and a small picture has just gone through it. A "
-        "result holds for a few seconds.",
+        summary="Check that the service can process pictures",
+        description="Runs a small test picture through the default model of each task. The result is cached for a few "
+        "seconds.",
         response_model=schemas.Readiness,
         responses=openapi.answers(
-            {"description": "Every task is ready."},
+            {"description": "All tasks are ready."},
             ("internal-error",),
-            {503: {"description": "Some task is not, or the service stops.", "model": schemas.Readiness}},
+            {503: {"description": "A task is not ready, or the service is shutting down.", "model": schemas.Readiness}},
         ),
     )
     async def readyz() -> JSONResponse:
@@ -52,7 +52,7 @@ def router(readiness: ReadinessProbe, shutdown: Shutdown, metrics: Metrics) -> A
     @routes.get(
         "/metrics",
         name="metrics",
-        summary="Show metrics in Prometheus' text format",
+        summary="Get metrics in the Prometheus text format",
         response_class=Response,
         responses=openapi.answers(
             {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},

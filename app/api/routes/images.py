@@ -1,4 +1,4 @@
-"""`POST /denoise` and the other picture endpoints: one for each task."""
+"""The picture endpoints: `POST /denoise` and one for each other task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.tasks.base import Task
 
 
 def router(tasks: Sequence[Task[Any]], handler: ImageHandler) -> APIRouter:
-    """Return an endpoint for each of `tasks`, answered by `handler`."""
+    """Return an endpoint for each of `tasks`, served by `handler`."""
     routes = APIRouter(tags=["pictures"])
     for task in tasks:
         routes.add_api_route(

@@ -1,6 +1,6 @@
-"""`GET /jobs`, a job, its events and its result; `DELETE` ends it."""
+"""The job endpoints: list, status, events, result, and `DELETE` to cancel or delete a job."""
 
-# Without postponed annotations: FastAPI could not resolve those that name what `router` defines.
+# No postponed annotations: FastAPI could not resolve names that are defined inside `router`.
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from app.api import openapi, schemas
 from app.api.jobs import MAX_LISTED, UNCACHED, JobService
 from app.jobs.job import Job
 
-Id = Annotated[str, Path(description="The job's id.", examples=["0f8fad5bd9cb469fa16570867728950e"])]
+Id = Annotated[str, Path(description="Id of the job.", examples=["0f8fad5bd9cb469fa16570867728950e"])]
 PROBLEMS = (*openapi.PAGE_PROBLEMS, "not-found", "job-expired", "overloaded")
 
 
@@ -29,8 +29,8 @@ def router(jobs: JobService) -> APIRouter:
 
     @routes.get(
         "/jobs",
-        summary="List the client's jobs, newest first",
-        description=f"Only where API keys are set, and at most {MAX_LISTED}.",
+        summary="List your jobs, newest first",
+        description=f"Returns at most {MAX_LISTED} jobs of the API key. Not available if the service has no API keys.",
         response_model=schemas.JobList,
         responses=openapi.answers({"description": "The jobs."}, (*openapi.PAGE_PROBLEMS, "not-found", "overloaded")),
     )
@@ -39,7 +39,7 @@ def router(jobs: JobService) -> APIRouter:
 
     @routes.get(
         "/jobs/{id}",
-        summary="Show a job and its progress",
+        summary="Get the state and progress of a job",
         response_model=schemas.Job,
         responses=openapi.answers({"description": "The job."}, PROBLEMS),
     )
@@ -48,9 +48,9 @@ def router(jobs: JobService) -> APIRouter:
 
     @routes.get(
         "/jobs/{id}/events",
-        summary="Follow a job by server-sent events",
-        description="Server-sent events: `progress` with the job whenever something has changed, and `done` with the "
-        "job at the end, after which the stream ends. A line of comment every fifteen seconds keeps proxies content.",
+        summary="Follow the progress of a job",
+        description="A stream of server-sent events: `progress` with the job when it changes, and `done` with the job "
+        "when it is finished, which ends the stream. A comment every 15 seconds keeps the connection open.",
         response_class=EventSourceResponse,
         responses=openapi.answers({"description": "The events."}, (*PROBLEMS, "shutting-down")),
     )
@@ -64,8 +64,8 @@ def router(jobs: JobService) -> APIRouter:
     @routes.get(
         "/jobs/{id}/result",
         summary="Download a job's result",
-        description="The answer that a direct request would have got, with its headers; the problem of a job that "
-        "failed, with its status.",
+        description="Returns the same response and headers as a direct request. If the job failed, returns its problem "
+        "with the status of the problem.",
         response_class=Response,
         responses=openapi.job_answers((*PROBLEMS, "job-conflict")),
         openapi_extra={"parameters": [openapi.IF_NONE_MATCH]},
@@ -75,14 +75,14 @@ def router(jobs: JobService) -> APIRouter:
 
     @routes.delete(
         "/jobs/{id}",
-        summary="Cancel a job, or erase a finished one",
-        description="One that waits or runs is cancelled, its work is taken off the queue, and it is kept as "
-        "`cancelled`. One that is over is erased with its result.",
+        summary="Cancel a job, or delete a finished job",
+        description="A queued or running job is cancelled and stays listed as `cancelled`. A finished job is deleted "
+        "together with its result.",
         response_model=schemas.Job,
         responses=openapi.answers(
-            {"description": "The job, cancelled."},
+            {"description": "The cancelled job."},
             (*openapi.PAGE_PROBLEMS, "not-found", "overloaded", "storage-full"),
-            {204: {"description": "It is erased."}},
+            {204: {"description": "The job was deleted."}},
         ),
     )
     async def delete_job(request: Request, id: Id) -> Response:

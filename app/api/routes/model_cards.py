@@ -1,16 +1,19 @@
-"""`GET /models` and the card of each model."""
+"""The model endpoints: `GET /models` and the card of each model."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.api import openapi, responses, schemas
 from app.api.problems import NotFound
 from app.engine.protocol import ModelServer, ModelStatus
 from models.manifest import Manifest
+
+TaskName = Annotated[str, Path(description="Task of the model.", examples=["denoise"])]
+ModelName = Annotated[str, Path(description="`name` or `name@version` of the model.", examples=["photo"])]
 
 
 def router(engine: ModelServer) -> APIRouter:
@@ -22,9 +25,9 @@ def router(engine: ModelServer) -> APIRouter:
 
     @routes.get(
         "/models",
-        summary="List the models",
+        summary="List all models",
         response_model=schemas.ModelList,
-        responses=openapi.answers({"description": "Every version of every model."}, openapi.PAGE_PROBLEMS),
+        responses=openapi.answers({"description": "All versions of all models."}, openapi.PAGE_PROBLEMS),
     )
     async def list_models(request: Request) -> Response:
         defaults = {manifest.id for manifest in engine.defaults()}
@@ -33,20 +36,20 @@ def router(engine: ModelServer) -> APIRouter:
 
     @routes.get(
         "/models/{task}/{name}",
-        summary="Show the card of a model: data, metrics, licence",
-        description="`name` is a model's name, for the version that it means now, or `name@version`.",
+        summary="Get a model card: training data, quality, license",
+        description="`name` is the name of a model, for its current version, or `name@version`.",
         response_model=schemas.ModelCard,
         responses=openapi.answers(
-            {"description": "The model's manifest and its state."}, (*openapi.PAGE_PROBLEMS, "not-found")
+            {"description": "The model card, with the manifest of the model."}, (*openapi.PAGE_PROBLEMS, "not-found")
         ),
     )
-    async def get_model_card(request: Request, task: str, name: str) -> Response:
+    async def get_model_card(request: Request, task: TaskName, name: ModelName) -> Response:
         asked = f"{task}/{name}"
         chosen = next(
             (one for one in engine.statuses() if asked == one.id or (one.latest and asked == _name(one))), None
         )
         if chosen is None:
-            raise NotFound("There is no such model. GET /models lists what there is.")
+            raise NotFound(f"There is no model {asked[:120]!r}. `GET /models` lists all models.")
         versions = [_version(status) for status in engine.statuses() if _name(status) == _name(chosen)]
         defaults = {manifest.id for manifest in engine.defaults()}
         content = summarize(chosen, chosen.id in defaults)
@@ -58,7 +61,7 @@ def router(engine: ModelServer) -> APIRouter:
 
 
 def _summarize(status: ModelStatus, default: bool, device: str, manifest: Manifest | None) -> dict[str, Any]:
-    """Return a model as `GET /models` lists it; `manifest` is as the model is run here."""
+    """Return a model as `GET /models` lists it; `manifest` has the precisions that are used on this machine."""
     summary: dict[str, Any] = {
         "id": status.id,
         "task": status.id.partition("/")[0],

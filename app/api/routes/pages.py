@@ -1,4 +1,4 @@
-"""What a person reads: Swagger UI from our own assets, the OpenAPI document, and what each problem means."""
+"""Pages for people: Swagger UI from local assets, the OpenAPI document, and explanations of problems."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import importlib.util
 import mimetypes
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi import Path as Param
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from app.api import openapi, problems
+from app import media_types
+from app.api import openapi, problem_pages, problems, schemas
 from app.api.problems import NotFound
 
 ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "favicon-16x16.png")
 
-# Nothing from elsewhere; Swagger UI styles its elements in place and shows pictures from blobs.
+# No external resources. Swagger UI uses inline styles and shows pictures from blobs.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -49,8 +52,11 @@ SwaggerUIBundle({
 """
 
 
+Slug = Annotated[str, Param(description="Slug of the problem.", examples=["unknown-field"])]
+
+
 def router(document: Callable[[], bytes]) -> APIRouter:
-    """Return the endpoints. `document` gives the OpenAPI document as JSON; it takes a while the first time."""
+    """Return the endpoints. `document` returns the OpenAPI document as JSON; the first call is slow."""
     routes = APIRouter(tags=["service"])
     dist = _assets()
 
@@ -65,36 +71,59 @@ def router(document: Callable[[], bytes]) -> APIRouter:
     @routes.get("/docs/{name}", include_in_schema=False)
     def asset(name: str) -> Response:
         if name not in ASSETS:
-            raise NotFound("There is no such page.")
+            raise NotFound("There is no such page. Open `/docs`.")
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         headers = {**_SAFE, "Cache-Control": "public, max-age=3600"}
         return Response((dist / name).read_bytes(), headers=headers, media_type=kind)
 
     @routes.get(
         "/openapi.json",
-        summary="Show this document",
+        summary="Download the OpenAPI document",
         response_class=JSONResponse,
-        responses=openapi.answers({"description": "OpenAPI 3.1."}, ("internal-error",)),
+        responses=openapi.answers({"description": "The document, OpenAPI 3.1."}, ("internal-error",)),
     )
     def get_openapi_document() -> Response:
         return Response(document(), media_type="application/json")
 
     @routes.get(
-        "/problems/{slug}",
-        summary="Explain a problem and what to do",
+        "/problems",
+        summary="List all problems",
+        description="The errors that this API returns. A page for browsers, or JSON if `Accept` prefers it.",
         response_class=HTMLResponse,
-        responses=openapi.answers({"description": "The explanation."}, ("not-found", "internal-error")),
+        responses=openapi.answers(
+            {
+                "description": "All problems, ordered by HTTP status.",
+                "content": {"application/json": {"schema": openapi.reference(schemas.ProblemTypeList)}},
+            },
+            ("internal-error",),
+        ),
     )
-    async def get_problem(slug: str) -> Response:
+    async def list_problems(request: Request) -> Response:
+        headers = {**_SAFE, "Vary": "Accept"}
+        if media_types.prefers_json(request.headers.get("accept"), alternative="text/html"):
+            rows = sorted(problems.TABLE, key=lambda row: row.status)
+            listed = [{name: getattr(row, name) for name in schemas.ProblemType.model_fields} for row in rows]
+            return JSONResponse({"problems": listed}, headers=headers)
+        return HTMLResponse(problem_pages.render_list(), headers=headers)
+
+    @routes.get(
+        "/problems/{slug}",
+        summary="Explain a problem",
+        description="A page with what the problem means, what to do, and an example. `type` of a problem document "
+        "is its path.",
+        response_class=HTMLResponse,
+        responses=openapi.answers({"description": "The page."}, ("not-found", "internal-error")),
+    )
+    async def get_problem(slug: Slug) -> Response:
         if slug not in problems.BY_SLUG:
-            raise NotFound(f"There is no problem of that name. There are {', '.join(problems.BY_SLUG)}.")
-        return HTMLResponse(problems.page(problems.BY_SLUG[slug]), headers=_SAFE)
+            raise NotFound(f"There is no problem {slug[:60]!r}. `GET /problems` lists all problems.")
+        return HTMLResponse(problem_pages.render_page(problems.BY_SLUG[slug]), headers=_SAFE)
 
     return routes
 
 
 def _assets() -> Path:
-    """Return the folder of Swagger UI's files. The package itself, which needs Flask, is not imported."""
+    """Return the folder of Swagger UI's files. The package is not imported, because that needs Flask."""
     found = importlib.util.find_spec("flask_swagger_ui")
     if found is None or not found.submodule_search_locations:
         raise RuntimeError("the package flask-swagger-ui is not installed")

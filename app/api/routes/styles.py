@@ -1,16 +1,18 @@
-"""`GET /styles` and a small painting in each."""
+"""The style endpoints: `GET /styles` and a sample picture of each style."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.api import openapi, responses, schemas
 from app.api.problems import NotFound
 from app.engine.protocol import ModelServer, ModelStatus
+
+StyleName = Annotated[str, Path(description="Name of the style preset.", examples=["starry-night"])]
 
 
 def router(engine: ModelServer) -> APIRouter:
@@ -18,16 +20,16 @@ def router(engine: ModelServer) -> APIRouter:
     routes = APIRouter(tags=["models"])
 
     def default() -> ModelStatus | None:
-        """Return the model whose presets are listed, None where there is none."""
+        """Return the model whose presets are listed, or None."""
         chosen = [manifest.id for manifest in engine.defaults() if manifest.task == "stylize"]
         return next((entry for entry in engine.statuses() if entry.id in chosen), None)
 
     @routes.get(
         "/styles",
-        summary="List the presets of /stylize",
-        description="Those of the default model. `painting` is a photograph painted in the style.",
+        summary="List the style presets",
+        description="The presets of the default model of `/stylize`, each with a sample photo in that style.",
         response_model=schemas.StyleList,
-        responses=openapi.answers({"description": "Every preset."}, openapi.PAGE_PROBLEMS),
+        responses=openapi.answers({"description": "All presets."}, openapi.PAGE_PROBLEMS),
     )
     async def list_styles(request: Request) -> Response:
         entry = default()
@@ -41,24 +43,24 @@ def router(engine: ModelServer) -> APIRouter:
 
     @routes.get(
         "/styles/{name}.webp",
-        summary="Show a photograph painted in a preset",
+        summary="Download a sample photo in a style",
         response_class=Response,
         responses=openapi.answers(
             {
-                "description": "The painting.",
+                "description": "The sample photo.",
                 "content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}},
             },
             (*openapi.PAGE_PROBLEMS, "not-found"),
         ),
     )
-    async def get_style_painting(request: Request, name: str) -> Response:
+    async def get_style_painting(request: Request, name: StyleName) -> Response:
         entry = default()
-        missing = NotFound("There is no such painting. GET /styles lists what there is.")
+        missing = NotFound(f"There is no style {name[:60]!r}. `GET /styles` lists all styles.")
         if entry is None or entry.manifest is None or _painting(name) not in entry.manifest.files:
             raise missing
-        try:  # The manifest's list is what may be read: no name leads anywhere else.
+        try:  # Only files in the manifest's list are read, so no name can lead outside the folder.
             data = await asyncio.to_thread((entry.folder / _painting(name)).read_bytes)
-        except FileNotFoundError:  # the model is in memory and was removed from disk
+        except FileNotFoundError:  # the model was removed from disk after it was loaded
             raise missing from None
         return responses.revalidate(request.headers, Response(data, media_type="image/webp"))
 

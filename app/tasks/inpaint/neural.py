@@ -1,6 +1,6 @@
-"""Holes of any size through a network of few sizes: each hole in a window of its own, large ones coarse to fine.
+"""Fills holes of any size with a model of few input sizes: one window per hole, large holes from coarse to fine.
 
-And holes that a model searches for, call by call.
+Also fills holes with a model that searches for the result in several calls (`search`).
 """
 
 from __future__ import annotations
@@ -21,26 +21,25 @@ from app.tasks.tiling import require_signature
 from models.manifest import Manifest
 
 CONTEXT = 48
-"""Pixels around a hole that the network sees at least, where the picture has them."""
+"""Pixels around a hole that the network sees at least, unless the picture ends before."""
 RIM = holes.THIN // 2
-"""How far into a large hole its details are made up at full size; deeper in there is nothing to tell them by."""
+"""Pixels from the edge of a large hole that are filled at full size; the inside is filled at a smaller size only."""
 
 
 async def fill(
     image: Floats, missing: Mask, manifest: Manifest, engine: Engine, context: RequestContext, wanted: Box | None = None
 ) -> Floats:
-    """Return `image` (height, width, 1 or 3), float32 in [0, 1], with what is `missing` (height, width) made up.
+    """Return `image` (height, width, 1 or 3), float32 in [0, 1], with the pixels `missing` (height, width) filled.
 
-    A hole that is thick, or that no canonical size of the model takes with its surroundings, is filled at half the size
-    first, as often as it must be; then its rim anew at full size. A model without canonical sizes takes the picture
-    as it is. Where only what is missing in a box is `wanted`, holes that do not reach into it stay. Raises
-    ModelUnavailable and what the engine raises.
+    A hole that is thick, or too large for all canonical sizes of the model, is first filled at half the size
+    (repeatedly, if necessary), and then its border at full size. A model without canonical sizes gets the picture as it
+    is. Holes that do not overlap `wanted` are not filled. Raises ModelUnavailable and errors of the engine.
     """
     if manifest.geometry.kind in ("whole", "fixed"):
         return (await _infer(image, missing, manifest, engine, context))[0]
     largest = max((min(size) for size in manifest.geometry.canonical_sizes), default=0) - 2 * CONTEXT
     if largest <= holes.THIN:
-        text = f"The model {manifest.id} has no canonical size that this task can use."
+        text = f"All canonical sizes of the model {manifest.id} are too small for this task."
         raise ModelUnavailable(text, field="model", value=manifest.id)
     regions = await asyncio.to_thread(holes.find_regions, missing, CONTEXT, largest)
     regions = [region for region in regions if wanted is None or region.core.overlaps(wanted)]
@@ -63,18 +62,19 @@ async def fill(
 
 
 def reach(core: Box) -> int:
-    """Return how many pixels around a hole its filling may depend on."""
+    """Return the number of pixels around a hole that the result may depend on."""
     side = max(core.height, core.width)
-    # Twice its side, so that a window still shows as much where a hole is reduced; of large holes less, to save memory.
+    # Twice its side, so that a window shows enough of the surroundings at half the size; less for large holes, to
+    # save memory.
     return max(CONTEXT, min(2 * side, max(8 * CONTEXT, side // 2)))
 
 
 async def search(image: Floats, missing: Mask, manifest: Manifest, engine: Engine, context: RequestContext) -> Floats:
-    """Return `image` with all that is missing made up, by a model that comes nearer with each call.
+    """Return `image` with all missing pixels filled by a model that improves its result with each call.
 
-    What its signature takes beside picture and mask is its state: zeros at first, then what the call before gave under
-    the same name. `calls` of the manifest's defaults says how many are enough. Each call is a ticket: others go in
-    between. Raises ModelUnavailable and what the engine raises.
+    The inputs of its signature other than picture and mask are its state: zeros in the first call, later the outputs of
+    the same names from the call before. `calls` in the manifest's defaults is the number of calls. Each call is a
+    separate inference request, so other requests can run in between. Raises ModelUnavailable and errors of the engine.
     """
     inputs = require_signature(manifest, "search").inputs
     state = {name: np.zeros([max(1, size) for size in tensor.shape], np.float32) for name, tensor in inputs.items()}
@@ -106,7 +106,7 @@ async def _coarse_to_fine(
 async def _window(
     image: Floats, missing: Mask, core: Box, manifest: Manifest, engine: Engine, context: RequestContext
 ) -> Floats:
-    """Return what the model makes of `core`, seen in the smallest window that shows enough around it."""
+    """Return the result of the model for `core`, from the smallest window with enough surroundings."""
     wanted = max(core.height, core.width) + 2 * CONTEXT
     sizes = sorted(manifest.geometry.canonical_sizes)
     tall, wide = next((size for size in sizes if min(size) >= wanted), sizes[-1])
@@ -116,7 +116,7 @@ async def _window(
 
     def cut() -> tuple[Floats, Mask]:
         seen, hole = image[top : top + tall, left : left + wide], missing[top : top + tall, left : left + wide]
-        # What lies outside the picture is missing, too.
+        # Pixels outside the picture count as missing.
         outside = [(0, tall - seen.shape[0]), (0, wide - seen.shape[1])]
         return np.pad(seen, [*outside, (0, 0)]), np.pad(hole, outside, constant_values=True)
 
@@ -134,7 +134,7 @@ async def _infer(
     signature: str = "inpaint",
     state: Arrays | None = None,
 ) -> tuple[Floats, Arrays]:
-    """Return what the model makes of `image` (height, width, 1 or 3), [0, 1], its channels, and its whole answer."""
+    """Return the filled `image` (height, width, 1 or 3), float32 in [0, 1], and all outputs of the model."""
     inputs = require_signature(manifest, signature).inputs
     own, channels = image.shape[-1], inputs["image"].shape[-1]
     mask = missing[None, ..., None].astype(np.float32)
@@ -155,7 +155,7 @@ def _keep(target: Floats, filled: Floats, hole: Mask) -> None:
 
 
 def _begin(low: int, high: int, size: int, limit: int) -> int:
-    """Return where a window of `size` begins that has `low` to `high` in its middle and lies within 0 to `limit`."""
+    """Return the start of a window of `size` that is centered on `low` to `high` and lies within 0 to `limit`."""
     return max(0, min((low + high - size) // 2, limit - size))
 
 

@@ -1,4 +1,4 @@
-"""Fill what a mask marks as missing from its surroundings."""
+"""Inpainting: fill the area under a mask from its surroundings, with a model or a classical method."""
 
 from __future__ import annotations
 
@@ -27,46 +27,51 @@ from app.tasks.tiling import Stopwatch, check_size
 from models.manifest import Manifest
 
 MAX_WORK = 250_000_000
-"""Missing pixels × radius² that Telea and Navier-Stokes may be asked for: half a minute of a core."""
+"""Limit of missing pixels × radius² for Telea and Navier-Stokes: about half a minute on one core."""
 MIN_RADIUS = 7
-"""Below this radius a pixel costs as much as with it."""
+"""The cost per pixel does not decrease below this radius."""
 MAX_BIHARMONIC = 160_000
-"""Missing pixels that the biharmonic method solves for at once: eight seconds and most of a gigabyte."""
+"""Limit of missing pixels in one hole for the biharmonic method: about eight seconds and a gigabyte."""
 MAX_BIHARMONIC_TOTAL = 2_000_000
+"""Limit of missing pixels in all holes for the biharmonic method."""
 SCRATCH = 8
-"""Up to so many pixels across, `auto` takes the biharmonic method without a model: `python -m benchmarks.inpaint`."""
+"""Without a model, `auto` uses the biharmonic method for holes up to so many pixels wide (`benchmarks.inpaint`)."""
 MARGIN = 2 * holes.THIN
-"""Pixels around a hole that its filling may depend on, beside the radius."""
+"""Pixels around a hole, in addition to the radius, that the result may depend on."""
 LOSSY_BLACK = 31
-"""What a lossy mask may have, of 255, where its author meant black."""
+"""Largest value, of 255, that counts as black in a mask in a lossy format."""
 
 
 class InpaintOptions(TaskOptions):
     mask_from: Literal["file", "alpha"] = Field(
         "file",
-        description="Where the mask is: `file`, the field `mask`; `alpha`, the picture's own transparency: whatever is "
-        "not opaque is missing, and the result is opaque.",
+        description="Source of the mask: `file` is the field `mask`; `alpha` is the transparency of the picture: all "
+        "pixels that are not opaque are filled, and the result is opaque.",
         examples=["file"],
     )
     method: Literal["auto", "neural", "dcgan", "telea", "ns", "biharmonic"] = Field(
         "auto",
-        description="`neural`: the model; `dcgan`: what a generator makes that agrees with the rest, searched for by a "
-        "model that does (by default `digits`); `telea`: fast marching; `ns`: Navier-Stokes; `biharmonic`: the "
-        "smoothest surface, best for small holes; `auto`: what measured best, which is the model where there is one. "
-        "`X-Applied` says what was used.",
+        description="`auto`: the model if there is one, else the best classical method for each hole; `neural`: the "
+        "model; `dcgan`: search for the output of a generator (by default the model `digits`) that matches the "
+        "surroundings; `telea`: fast marching; `ns`: Navier-Stokes; `biharmonic`: the smoothest surface, best for "
+        "small holes such as scratches. `X-Applied` has the methods that were used.",
         examples=["auto"],
     )
     radius: int = Field(
-        3, ge=1, le=64, description="How far `telea` and `ns` look for what is known, in pixels.", examples=[3]
+        3, ge=1, le=64, description="Radius of the surroundings that `telea` and `ns` use, in pixels.", examples=[3]
     )
     dilate: int = Field(
-        0, ge=0, le=64, description="By how many pixels to widen the mask: edges of stamps are blurred.", examples=[0]
+        0,
+        ge=0,
+        le=64,
+        description="Pixels by which to enlarge the mask, to cover the blurred edges of an object.",
+        examples=[0],
     )
     feather: int = Field(
         0,
         ge=0,
         le=64,
-        description="Over how many pixels around the widened mask the filling fades into the picture.",
+        description="Width in pixels of the transition from the filled area to the picture, outside the enlarged mask.",
         examples=[0],
     )
 
@@ -85,7 +90,7 @@ class InpaintOptions(TaskOptions):
 
 Method = Literal["neural", "dcgan"] | classical_inpaint.Method
 SIGNATURES: dict[str, str] = {"auto": "inpaint", "neural": "inpaint", "dcgan": "search"}
-"""What a method asks of its model."""
+"""The signature of the model that each method uses."""
 
 
 async def inpaint(
@@ -96,11 +101,11 @@ async def inpaint(
     *,
     mask: Picture | None = None,
 ) -> TaskResult:
-    """Return the picture with its holes filled; every pixel that is not in or near a hole as it was.
+    """Return the picture with its holes filled. Pixels outside the enlarged mask are unchanged.
 
-    `mask` is white where the picture is missing; None: where the picture is not opaque. Lengths are in pixels.
-    Raises MaskSize, MaskEmpty, MaskFull, ConflictingFields, WorkTooLarge, UnknownModel, WrongSize,
-    ModelUnavailable and what the engine raises.
+    `mask` is white where the picture is missing; without one, the pixels that are not opaque are missing. Raises
+    MaskSize, MaskEmpty, MaskFull, ConflictingFields, WorkTooLarge, UnknownModel, WrongSize, ModelUnavailable and errors
+    of the engine.
     """
     watch = Stopwatch(context)
     manifest = _find_model(options, engine)
@@ -132,9 +137,9 @@ async def inpaint(
 
 
 def _find_model(options: InpaintOptions, engine: Engine) -> Manifest | None:
-    """Return the model for what asks for one, or may take one where there is one.
+    """Return the model for the method, or None if the method needs none or `auto` finds none.
 
-    Raises UnknownModel, and ConflictingFields for a model that is for another method.
+    Raises UnknownModel, and ConflictingFields if the model does not support the method.
     """
     if options.method not in SIGNATURES:
         return None
@@ -145,9 +150,9 @@ def _find_model(options: InpaintOptions, engine: Engine) -> Manifest | None:
             raise
         return None
     if options.method == "auto" and options.model_name is None and manifest.geometry.kind != "canonical":
-        return None  # it may not take this picture, and nobody asked for it
+        return None  # it may not support this picture size, and the client did not ask for it
     if SIGNATURES[options.method] not in manifest.signatures:
-        text = f"The model {manifest.id} is not for method={options.method}."
+        text = f"The model {manifest.id} does not support `method={options.method}`."
         raise ConflictingFields(text, field="model", value=manifest.id)
     return manifest
 
@@ -155,15 +160,17 @@ def _find_model(options: InpaintOptions, engine: Engine) -> Manifest | None:
 def _plan(
     picture: Picture, mask: Picture | None, options: InpaintOptions, manifest: Manifest | None
 ) -> tuple[_PartialResult, list[tuple[Region, Method]]]:
-    """Return what is to be done, region by region. Raises what `inpaint` raises of the mask, the work and the size."""
+    """Return the picture to write to, and its regions with the method for each. Raises as `inpaint` does."""
     hole = _find_hole(picture, mask)
     if mask is None:
-        picture = picture.with_pixels(picture.pixels, None)  # whatever was seen through is filled
+        picture = picture.with_pixels(picture.pixels, None)  # transparent pixels are filled
     inside = holes.dilate(hole, options.dilate)
     missing = holes.dilate(inside, options.feather)
     if missing.all():
         field = "feather" if options.feather else "dilate"
-        raise MaskFull("Widened, the mask marks the whole picture: there is nothing to fill from.", field=field)
+        raise MaskFull(
+            f"Enlarged by `{field}`, the mask covers the whole picture: nothing is left to fill from.", field=field
+        )
     if manifest is not None and manifest.geometry.kind in ("whole", "fixed"):
         whole = Box(0, 0, picture.height, picture.width)
         regions = [Region(whole, whole)]
@@ -179,30 +186,32 @@ def _plan(
 
 
 def _find_hole(picture: Picture, mask: Picture | None) -> Mask:
-    """Return where the picture is missing. Raises MaskSize, MaskEmpty, MaskFull, ConflictingFields."""
+    """Return the missing pixels. Raises MaskSize, MaskEmpty, MaskFull, ConflictingFields."""
     field = "mask_from" if mask is None else "mask"
     if mask is None:
         if picture.alpha is None:
-            raise ConflictingFields("mask_from=alpha needs a picture with transparency; this has none.", field=field)
+            raise ConflictingFields(
+                "`mask_from=alpha` needs a picture with transparency; this one has none.", field=field
+            )
         hole = picture.alpha < picture.maximum
     else:
         if (mask.height, mask.width) != (picture.height, picture.width):
             raise MaskSize(
-                f"The mask has {mask.width}×{mask.height} pixels, the picture {picture.width}×{picture.height} "
-                "(upright). They must be the same.",
+                f"The mask is {mask.width}×{mask.height} pixels, the picture {picture.width}×{picture.height} "
+                "(upright). Both must have the same size.",
                 field=field,
                 value=f"{mask.width}×{mask.height}",
                 limit=f"{picture.width}×{picture.height}",
             )
-        # In a lossy file black is seldom exactly 0.
+        # In lossy formats, black is rarely exactly 0.
         least = LOSSY_BLACK * mask.maximum // 255 if mask.format in ("jpeg", "webp", "avif") else 0
         hole = np.asarray((mask.pixels > least).any(axis=-1))
         if mask.alpha is not None:
             hole &= mask.alpha > least
     if not hole.any():
-        raise MaskEmpty("The mask marks nothing: no pixel of it is white.", field=field)
+        raise MaskEmpty("The mask is empty: it has no white pixels.", field=field)
     if hole.all():
-        raise MaskFull("The mask marks the whole picture: there is nothing to fill from.", field=field)
+        raise MaskFull("The mask covers the whole picture: nothing is left to fill from.", field=field)
     return hole
 
 
@@ -220,13 +229,13 @@ def _count_missing(region: Region, missing: Mask) -> int:
 
 
 def _check_work(regions: list[Region], methods: list[Method], missing: Mask, radius: int) -> None:
-    """Raise WorkTooLarge for what would take longer than anybody should hold a core."""
+    """Raise WorkTooLarge if a classical method would use a core for too long."""
     counts = [_count_missing(region, missing) for region in regions]
     smooth = [count for count, method in zip(counts, methods, strict=True) if method == "biharmonic"]
     if smooth and (max(smooth) > MAX_BIHARMONIC or sum(smooth) > MAX_BIHARMONIC_TOTAL):
         raise WorkTooLarge(
-            f"The biharmonic method would solve for {max(smooth)} pixels in one hole and {sum(smooth)} in all; the "
-            f"limits are {MAX_BIHARMONIC} and {MAX_BIHARMONIC_TOTAL}. Take telea or ns, or a smaller mask.",
+            f"`method=biharmonic` would fill {max(smooth)} pixels in one hole and {sum(smooth)} in total; the limits "
+            f"are {MAX_BIHARMONIC} and {MAX_BIHARMONIC_TOTAL}. Use telea or ns, or a smaller mask.",
             field="method",
             value=max(smooth),
             limit=MAX_BIHARMONIC,
@@ -235,8 +244,8 @@ def _check_work(regions: list[Region], methods: list[Method], missing: Mask, rad
     work = marched * max(radius, MIN_RADIUS) ** 2
     if work > MAX_WORK:
         raise WorkTooLarge(
-            f"{marched} missing pixels × radius² ({radius}, at least {MIN_RADIUS}) are {work}; the limit is "
-            f"{MAX_WORK}. Take a smaller radius or mask.",
+            f"{marched} pixels to fill × radius² (with a radius of {max(radius, MIN_RADIUS)}) is {work}; the limit is "
+            f"{MAX_WORK}. Use a smaller `radius` or mask.",
             field="radius",
             value=work,
             limit=MAX_WORK,
@@ -245,15 +254,16 @@ def _check_work(regions: list[Region], methods: list[Method], missing: Mask, rad
 
 @functools.cache
 def _pool(method: classical_inpaint.Method) -> ThreadPoolExecutor:
-    """Return the one thread of a method: it holds up no other, nor what decodes, encodes or feeds the device."""
+    """Return an executor with one thread for a method, so that it never blocks decoding, encoding or the device."""
     return ThreadPoolExecutor(1, thread_name_prefix=method)
 
 
 @dataclass(frozen=True, slots=True)
 class _PartialResult:
-    """A picture with holes, and what becomes of it: `result` and `alpha` are written region by region.
+    """A picture that is being filled: `result` and `alpha` are written region by region.
 
-    `missing` is made up; of that, all is seen `inside`, and the rest fades.
+    All pixels of `missing` are computed. Those `inside` the enlarged mask replace the picture; the others are blended
+    with it.
     """
 
     picture: Picture
@@ -264,14 +274,17 @@ class _PartialResult:
     alpha: NDArray[Any] | None
 
     def planes(self, box: Box) -> tuple[NDArray[Any], Mask]:
-        """Return what is to be filled in `box`, (height, width, planes), and where; with opacity, premultiplied."""
+        """Return the planes of `box`, (height, width, planes), and its missing pixels.
+
+        The planes are the channels, or, for a picture with alpha, the premultiplied channels and alpha.
+        """
         pixels, hole = self.picture.pixels[box.slices], np.ascontiguousarray(self.missing[box.slices])
         if self.picture.alpha is None:
             return np.ascontiguousarray(pixels), hole
         return _premultiply(pixels, self.picture.alpha[box.slices]), hole
 
     def keep(self, filled: NDArray[Any], box: Box, core: Box) -> None:
-        """Write what is missing in `core`, which lies in `box`; `filled` are the planes of `box`."""
+        """Write the missing pixels of `core`, which lies in `box`; `filled` are the filled planes of `box`."""
         part, within = core.slices, core.relative_to(box).slices
         shown = holes.feather(np.ascontiguousarray(self.inside[box.slices]), self.options.feather)[within][..., None]
         hole, colors = self.missing[part], filled[within]
@@ -282,7 +295,7 @@ class _PartialResult:
 
 
 _FilledBox = tuple[NDArray[Any], Box]
-"""The planes of a box after what is missing in it was filled, and the box."""
+"""The filled planes of a box, and the box."""
 
 
 def _fill_classically(work: _PartialResult, region: Region, method: classical_inpaint.Method) -> _FilledBox:
@@ -320,16 +333,16 @@ async def _fill_by_model(
 def _blend(
     target: NDArray[Any], picture: NDArray[Any], filled: NDArray[Any], shown: NDArray[np.float32], hole: Mask
 ) -> None:
-    """Write to `target` a mixture of `picture` and `filled`, all (height, width, channels), where there is a hole.
+    """Write a mixture of `picture` and `filled` to the pixels `hole` of `target`, all (height, width, channels).
 
-    Boxes of two holes may overlap: what is written last is seen, and mixed as if it were written once.
+    The mixture does not depend on `target`, so where boxes of two holes overlap, the last one written counts.
     """
     mixture = np.rint(picture * (1 - shown) + filled * shown).astype(target.dtype)
     target[hole] = np.where(shown >= 1, filled, mixture)[hole]
 
 
 def _premultiply(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.uint16]:
-    """Return color times opacity, and opacity, as 16 bit: what is seen through has no color to spread."""
+    """Return premultiplied colors and alpha as uint16, so that colors of transparent pixels do not spread."""
     white = np.float32(np.iinfo(pixels.dtype).max)
     opacity = alpha[..., None].astype(np.float32) / white
     planes = np.concatenate([pixels / white * opacity, opacity], axis=-1)
@@ -337,7 +350,7 @@ def _premultiply(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.uint16
 
 
 def _unpremultiply(planes: NDArray[Any], white: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return color and opacity again, on the scale of `white`."""
+    """Return colors and alpha with values from 0 to `white`."""
     opacity = planes[..., -1:].astype(np.float32)
     color = planes[..., :-1] / np.maximum(opacity, 1)
     kind = np.uint8 if white == 255 else np.uint16
@@ -348,24 +361,24 @@ def _unpremultiply(planes: NDArray[Any], white: int) -> tuple[NDArray[Any], NDAr
 
 
 def _check(options: InpaintOptions, sizes: Sizes, engine: Engine) -> None:  # noqa: ARG001
-    """Raise MissingField or ConflictingFields for fields that do not go together."""
+    """Raise MissingField or ConflictingFields for options that cannot be combined."""
     if options.mask_from == "file" and "mask" not in sizes:
-        text = "The file field mask is missing: white is what to fill. Or set mask_from=alpha."
+        text = "The file field `mask` is missing. Send a mask that is white where to fill, or set `mask_from=alpha`."
         raise MissingField(text, field="mask")
     if options.mask_from == "alpha" and "mask" in sizes:
-        raise ConflictingFields("mask and mask_from=alpha exclude each other: send one of them.", field="mask_from")
-    # A field with its default value is no choice: Swagger UI and many a page send every field.
+        raise ConflictingFields("Send either `mask` or `mask_from=alpha`, not both.", field="mask_from")
+    # A default value does not count as set: Swagger UI and many web forms send every field.
     has_radius = options.method in ("auto", "telea", "ns")
     if not has_radius and options.radius != InpaintOptions.model_fields["radius"].default:
-        text = f"method={options.method} has no radius."
+        text = f"`method={options.method}` has no radius. Remove `radius`."
         raise ConflictingFields(text, field="radius", value=options.radius)
     if options.model.strip() and not options.uses_device:
-        text = f"method={options.method} works without a model: leave the field out."
+        text = f"`method={options.method}` uses no model. Remove `model`."
         raise ConflictingFields(text, field="model", value=options.model)
 
 
 def _outline(options: InpaintOptions, pictures: Mapping[str, Picture]) -> Picture:
-    """Return a picture of the kind that is answered: transparent parts that are filled become opaque."""
+    """Return a picture with the channels and alpha of the result: filled transparent areas become opaque."""
     picture = pictures["image"]
     return picture.with_pixels(picture.pixels, None) if options.mask_from == "alpha" else picture
 
@@ -379,15 +392,17 @@ def _probe(manifest: Manifest, picture: Picture) -> tuple[InpaintOptions, dict[s
 
 TASK = Task(
     name="inpaint",
-    summary="Fill what a mask marks as missing: scratches, stamps, objects",
+    summary="Erase objects or repair scratches",
+    description="Inpainting: fills the area under a mask from its surroundings. Use it to erase objects, text or "
+    "stamps from a picture, and to repair scratches and tears in old photos.",
     options=InpaintOptions,
     run=inpaint,
     check=_check,
     outline=_outline,
     probe=_probe,
     pictures={
-        "mask": "What to fill: white (any value but zero; in lossy files, more than an eighth) is missing. As large as "
-        "the picture, upright; it is never resized."
+        "mask": "The area to fill, as a picture: white (any value above 0; in lossy formats, above 31 of 255) is "
+        "filled. Its size must be that of the upright picture."
     },
     problems=("conflicting-fields", "mask-size", "mask-empty", "mask-full", "work-too-large"),
 )

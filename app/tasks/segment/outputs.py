@@ -1,4 +1,4 @@
-"""What a segmentation becomes: a mask, an overlay, a cut-out or a table, a strip of rows at a time."""
+"""Turns a segmentation into a mask, an overlay, a cutout or a table, in strips of rows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from models.manifest import Class
 
 Color = tuple[int, int, int]
 Rows = Callable[[slice], Floats]
-"""The probabilities of some rows of the picture, (rows, width, classes); of the foreground alone for a binary model."""
+"""Returns the probabilities for rows of the picture, (rows, width, classes); one channel for a binary model."""
 UNNAMED = 255
-"""The id, in a mask, of what belongs to none of the chosen classes, where the model has no class for the rest."""
+"""The id, in a mask, of pixels of no selected class, if the model has no background class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """What was found in a picture: everything that an output needs, row by row."""
+    """The classes found in a picture, by row, with the options that all outputs need."""
 
     picture: Picture
     rows: Rows
@@ -35,16 +35,16 @@ class Segmentation:
 
     @property
     def rest(self) -> int:
-        """The id of what was not asked for: the model's own background where it has one."""
+        """The id of pixels of no selected class: 0 if the model has a background class, else UNNAMED."""
         return 0 if self.binary or self.classes[0].name == "background" else UNNAMED
 
     @property
     def subjects(self) -> list[Class]:
-        """The chosen classes without a background, unless that was all that was asked for."""
+        """The selected classes without the background, unless only the background was selected."""
         return [one for one in self.chosen if one.name != "background"] or list(self.chosen)
 
     def strips(self, least: int = 16) -> Iterator[slice]:
-        """Yield the picture's rows, a strip of at least `least` at a time."""
+        """Yield the rows of the picture as strips of at least `least` rows."""
         return guided_filter.split_rows(self.picture.height, self.picture.width, least)
 
     def ids(self, rows: slice) -> NDArray[np.uint8]:
@@ -109,9 +109,9 @@ def cut_out(found: Segmentation, backdrop: Color | Picture | None) -> Picture:
     for rows in found.strips():
         alpha[rows] = np.rint(found.alpha(rows) * white)
     alpha = matting.harden_alpha(alpha, radius)
-    own = alpha.copy()  # what is written to one strip is around the next
+    own = alpha.copy()  # the surroundings of a strip must not be changed by the strip before
     for rows in found.strips(least=radius):
-        # With surroundings, so that the colors of an edge do not know where strips end.
+        # With surroundings, so that colors at an edge do not depend on where strips end.
         around = slice(max(0, rows.start - radius), min(picture.height, rows.stop + radius))
         inner = slice(rows.start - around.start, rows.stop - around.start)
         opaque = own[around].astype(np.float32) / white
@@ -133,10 +133,10 @@ def cut_out(found: Segmentation, backdrop: Color | Picture | None) -> Picture:
 
 
 def _backdrop(background: Color | Picture, picture: Picture) -> Callable[[slice], Floats]:
-    """Return what gives rows of the background, float32 (rows, width, channels + 1) on the picture's scale: colors,
-    premultiplied, and opacity.
+    """Return a function that returns rows of the background: float32 (rows, width, channels + 1) with premultiplied
+    colors and opacity, from 0 to the picture's maximum.
 
-    A picture is enlarged or reduced to cover, its middle shown.
+    A background picture is scaled to cover the whole picture and cropped around its center.
     """
     if not isinstance(background, Picture):
         color = np.array([*background, 255], np.float32) * (picture.maximum / 255)
@@ -160,7 +160,7 @@ def _backdrop(background: Color | Picture, picture: Picture) -> Callable[[slice]
 
 
 def _to_rgb(picture: Picture) -> Picture:
-    """Return a grey picture as RGB, without its profile, which is for grey; any other as it is."""
+    """Return a gray picture as RGB without its gray profile; others unchanged."""
     if picture.channels == 3:
         return picture
     colored = picture.with_pixels(np.repeat(picture.pixels, 3, axis=-1), picture.alpha)

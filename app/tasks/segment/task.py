@@ -1,4 +1,4 @@
-"""Segment a picture: a mask, a cut-out, an overlay or a table of its classes."""
+"""Segment a picture: return a mask, a cutout, an overlay or a table of its classes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ COLOR = "^#[0-9a-fA-F]{6}$"
 class SegmentOptions(TaskOptions):
     output: Literal["mask", "cutout", "overlay", "json"] = Field(
         "mask",
-        description="`mask`: a PNG of class ids with names and colors in its palette, 0 and 255 where the model knows "
-        "one class only; `cutout`: the picture, transparent where none of the classes is; `overlay`: the classes' "
-        "colors over the picture; `json`: pixels, fraction and bounding box (left, top, right, bottom) of each class.",
+        description="`mask`: a PNG of class ids with names and colors in its palette, or of 0 and 255 for a binary "
+        "model; `cutout`: the picture with everything but the classes transparent; `overlay`: the picture with the "
+        "classes in color; `json`: pixels, fraction and bounding box of each class.",
         examples=["mask"],
     )
     threshold: float = Field(
@@ -37,22 +37,22 @@ class SegmentOptions(TaskOptions):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="How probable the foreground must be. Only for models of one class.",
+        description="Minimum probability of the foreground. For binary models only.",
         examples=[""],
     )
     classes: str = Field(
         "",
         max_length=1000,
-        description="Names or ids, separated by commas, of the only classes that count. Empty: all.",
+        description="Classes to select, as names or ids separated by commas. Empty: all.",
         examples=[""],
     )
     background: Literal["transparent"] | Annotated[str, Field(pattern=COLOR, description="a color as #rrggbb")] = Field(
         "transparent",
-        description="What is behind a cut-out: `transparent`, or a color as `#rrggbb`.",
+        description="Background of a cutout: `transparent`, or a color as `#rrggbb`.",
         examples=["transparent"],
     )
     opacity: float = Field(
-        0.5, ge=0, le=1, allow_inf_nan=False, description="How much of the overlay's colors is seen.", examples=[0.5]
+        0.5, ge=0, le=1, allow_inf_nan=False, description="Opacity of the colors of an overlay.", examples=[0.5]
     )
 
     @property
@@ -61,12 +61,12 @@ class SegmentOptions(TaskOptions):
 
     @property
     def class_names(self) -> list[str]:
-        """The names or ids of the classes that count, none for all."""
+        """The names or ids of the selected classes; empty for all."""
         return [name.strip() for name in self.classes.split(",") if name.strip()]
 
     @property
     def background_color(self) -> Color | None:
-        """The background as (red, green, blue), None where it is transparent."""
+        """The background as (red, green, blue), or None if it is transparent."""
         text = self.background
         return None if text == "transparent" else (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
 
@@ -79,10 +79,10 @@ async def segment(
     *,
     background_image: Picture | None = None,
 ) -> TaskResult:
-    """Return the picture's mask, cut-out, overlay or table, at its own size.
+    """Return a mask, cutout, overlay or table of the picture, at its own size.
 
-    `background_image` goes behind a cut-out instead of `options.background`. Raises UnknownModel, UnknownClass,
-    InvalidField, ConflictingFields, ModelUnavailable and what the engine raises.
+    `background_image` is the background of a cutout instead of `options.background`. Raises UnknownModel, UnknownClass,
+    InvalidField, ConflictingFields, ModelUnavailable and errors of the engine.
     """
     watch = Stopwatch(context)
     manifest, chosen = find_model(options, engine, has_background_image=background_image is not None)
@@ -108,21 +108,21 @@ async def segment(
 
 
 def find_model(options: SegmentOptions, engine: Engine, *, has_background_image: bool) -> tuple[Manifest, list[Class]]:
-    """Return the model and the classes that were named.
+    """Return the model and the selected classes.
 
     Raises UnknownModel, UnknownClass, InvalidField, ConflictingFields, ModelUnavailable.
     """
     has_color = options.background != "transparent"
     if has_color and has_background_image:
-        text = "background and background_image exclude each other: send one of them."
+        text = "Send either `background` or `background_image`, not both."
         raise ConflictingFields(text, field="background", value=options.background)
     if (has_color or has_background_image) and options.output != "cutout":
-        text = f"A background goes behind a cut-out; output={options.output} has none."
+        text = f"A background needs `output=cutout`; `output={options.output}` has none."
         raise ConflictingFields(text, field="background", value=options.output)
     manifest = engine.find("segment", options.model_name)
     if "threshold" in options.model_fields_set and not _is_binary(manifest):
         text = (
-            f"The model {manifest.id} is multi-class ({len(manifest.classes)} classes); threshold applies to binary "
+            f"The model {manifest.id} is multi-class ({len(manifest.classes)} classes); `threshold` applies to binary "
             "models only."
         )
         raise InvalidField(text, field="threshold", value=options.threshold)
@@ -134,7 +134,7 @@ def _is_binary(manifest: Manifest) -> bool:
 
 
 def _choose_classes(manifest: Manifest, wanted: Sequence[str]) -> list[Class]:
-    """Return the classes asked for, all of them for none. Raises UnknownClass."""
+    """Return the classes in `wanted`, or all if it is empty. Raises UnknownClass."""
     known = {one.name: one for one in manifest.classes} | {str(one.id): one for one in manifest.classes}
     for name in wanted:
         if name not in known:
@@ -152,7 +152,7 @@ def _choose_classes(manifest: Manifest, wanted: Sequence[str]) -> list[Class]:
 async def _probabilities(
     picture: Picture, manifest: Manifest, engine: Engine, context: RequestContext
 ) -> tuple[Rows, dict[str, str]]:
-    """Return where probabilities come from, and what was decided. The manifest says which way."""
+    """Return a function that returns probabilities by row, and the decisions for `X-Applied`."""
     if manifest.geometry.kind == "tiled":
         plan = await plan_for(picture, manifest, "segment")
         whole = await run_tiled(
@@ -160,7 +160,7 @@ async def _probabilities(
         )
         return lambda rows: whole[rows].astype(np.float32) / np.float32(65535), {"tiles": str(len(plan.tiles))}
     if manifest.geometry.kind != "canonical":
-        text = f"The model {manifest.id} takes pictures in a way that this task cannot use."
+        text = f"The model {manifest.id} has a geometry that this task does not support: {manifest.geometry.kind}."
         raise ModelUnavailable(text, field="model", value=manifest.id)
     size = manifest.geometry.nearest_size(picture.height, picture.width)
     small = await asyncio.to_thread(_resize, picture.pixels, size)
@@ -178,7 +178,7 @@ async def _probabilities(
 def _resize(pixels: NDArray[Any], size: tuple[int, int]) -> Floats:
     """Return `pixels` as float32 (*size, 3) in [0, 1]."""
     smaller = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
-    # OpenCV's area averaging works on whole sides only where both shrink; enlarging, it would repeat pixels.
+    # INTER_AREA averages only if both sides shrink; otherwise it would repeat pixels.
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     white = np.float32(np.iinfo(pixels.dtype).max)
     resized = np.atleast_3d(cv2.resize(pixels, size[::-1], interpolation=how)).astype(np.float32) / white
@@ -190,7 +190,7 @@ def _check(options: SegmentOptions, sizes: Sizes, engine: Engine) -> None:
 
 
 def _outline(options: SegmentOptions, pictures: Mapping[str, Picture]) -> Picture:
-    """Return a picture of the kind that is answered: with alpha only where a cut-out is transparent."""
+    """Return a picture with the channels and alpha of the result: only a transparent cutout has alpha."""
     picture = pictures["image"]
     if options.output == "overlay":
         return picture
@@ -205,14 +205,17 @@ def _probe(manifest: Manifest, picture: Picture) -> tuple[SegmentOptions, dict[s
 
 TASK = Task(
     name="segment",
-    summary="Find what a photograph shows: a mask, a cut-out, an overlay or a table",
+    summary="Segment a picture or remove its background",
+    description="Finds the objects in a photo and returns a mask, a cutout with a transparent or new background, an "
+    "overlay, or a table of the classes. To remove the background, use `output=cutout`.",
     options=SegmentOptions,
     run=segment,
     check=_check,
     outline=_outline,
     probe=_probe,
     pictures={
-        "background_image": "What to put behind a cut-out instead of `background`. Its middle covers; its alpha stays."
+        "background_image": "Picture for the background of a cutout, instead of `background`. It is scaled to cover "
+        "the whole picture, cropped around its center, and keeps its transparency."
     },
     problems=("unknown-class", "conflicting-fields"),
 )

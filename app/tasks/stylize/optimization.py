@@ -1,7 +1,7 @@
-"""Style by optimization (Gatys et al. 2016, arXiv 1508.06576): a model that changes the picture a few steps a call.
+"""Style transfer by optimization (Gatys et al. 2016, arXiv 1508.06576): each call of the model makes a few steps.
 
-Coarse to fine, each size from what the one before reached. What becomes of the reduced picture is carried to the whole
-one as a difference, so that this keeps its own details.
+Works on a scaled-down picture from coarse to fine, each size starting from the result of the one before. The change is
+then enlarged and added to the full picture, which keeps its details.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from app.tasks.inference import infer, manifest_default, reduce_picture
 from models.manifest import Manifest
 
 COARSEST = 96
-"""Sizes are halved down to this side, in pixels."""
+"""Smallest side of the coarse sizes, in pixels."""
 MAX_DIRECT_WORK = 6_000_000
-"""Pixels × steps that a direct answer may take, about half a minute of two cores; more is a job's."""
+"""Limit of pixels × steps for a direct response, about half a minute on two cores; jobs have no limit."""
 
 
 async def optimize_style(
@@ -36,21 +36,22 @@ async def optimize_style(
     engine: Engine,
     context: RequestContext,
 ) -> Floats:
-    """Return how `steps` of optimization towards `style` change the reduced picture, float32 (h, w, 3).
+    """Return the change of the scaled-down picture after `steps` of optimization, float32 (h, w, 3).
 
-    Each call of the model does few steps, so that other requests run in between and a cancelled one ends soon. Raises
-    WorkTooLarge where a client waits for the answer, ModelUnavailable and what the engine raises.
+    Each call of the model makes a few steps, so that other requests can run in between and a cancelled one ends soon.
+    Raises WorkTooLarge for a direct request with too many steps, ModelUnavailable and errors of the engine.
     """
     sizes = _sizes(picture, int(manifest_default(manifest, "side_on_gpu" if engine.accelerated else "side")))
     shares = [steps * (place + 1) // len(sizes) - steps * place // len(sizes) for place in range(len(sizes))]
     work = sum(side**2 * share for side, share in zip(sizes, shares, strict=True))
     if not context.background and work > MAX_DIRECT_WORK:
+        limit = max(1, steps * MAX_DIRECT_WORK // work)
         raise WorkTooLarge(
-            f"{steps} steps at up to {sizes[-1]}×{sizes[-1]} pixels are too much for a direct answer. Send the header "
-            "Prefer: respond-async to have them done as a job, or ask for fewer steps.",
+            f"{steps} steps at {sizes[-1]}×{sizes[-1]} pixels are too much for a direct response. Use at most {limit} "
+            "steps, or send `Prefer: respond-async` to run the request as a job.",
             field="steps",
             value=steps,
-            limit=max(1, steps * MAX_DIRECT_WORK // work),
+            limit=limit,
         )
     context.progress.expect(steps)
     multiple = manifest.geometry.multiple
@@ -63,7 +64,7 @@ async def optimize_style(
 
 
 def _sizes(picture: Picture, most: int) -> list[int]:
-    """Return the sides of the squares that have as many pixels as what is worked on, coarse to fine."""
+    """Return the sizes to work on, from coarse to fine, as sides of squares with as many pixels."""
     sides = [min(most, round(math.sqrt(picture.height * picture.width)))]
     while sides[0] // 2 >= COARSEST:
         sides.insert(0, sides[0] // 2)
@@ -79,7 +80,7 @@ async def _run_steps(
     engine: Engine,
     context: RequestContext,
 ) -> Floats:
-    """Return what becomes of `content` [1,h,w,3] in `steps` that go on from `start`, which may be smaller."""
+    """Return `content` [1,h,w,3] after `steps` that start from the picture `start`, which may be smaller."""
     pixels = content.shape[1] * content.shape[2]
     features = await infer(manifest, "content", {"image": content}, engine, context)
     grams = await infer(manifest, "look", {"style": style}, engine, context)

@@ -1,4 +1,4 @@
-"""Paint a picture in the style of another: in one pass of a network, or step by step by optimization."""
+"""Style transfer: render a picture in the style of another, in one pass of a network or by optimization."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class StylizeOptions(TaskOptions):
     style: str = Field(
         "",
         max_length=64,
-        description="The name of a preset, as `GET /styles` lists them. It or `style_image` is required.",
+        description="Name of a style preset; `GET /styles` lists them. Either `style` or `style_image` is required.",
         examples=["starry-night"],
     )
     method: Literal["fast", "optimize"] = Field(
         "fast",
-        description="`fast`: one pass of the model. `optimize`: the picture itself is changed, step by step, until "
-        "VGG19 sees in it the style of `style_image`: minutes, as a job. It works on a reduced picture, and carries to "
-        "the whole one what changed.",
+        description="`fast`: one pass of the model, in seconds. `optimize`: changes the picture step by step until its "
+        "features in VGG19 match the style of `style_image`, which takes minutes; run it as a job. It computes the "
+        "change on a scaled-down picture and applies it to the full one.",
         examples=["fast"],
     )
     strength: float = Field(
@@ -45,13 +45,15 @@ class StylizeOptions(TaskOptions):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="How much of the style: 0 is nearly the picture's own, 1 all of it.",
+        description="Strength of the style: 0 is close to the original picture, 1 is the full style.",
         examples=[1.0],
     )
     preserve_color: bool = Field(
-        False, description="Keep the picture's colors and take only luminance from the painting.", examples=[False]
+        False, description="Keep the colors of the picture and change only its luminance.", examples=[False]
     )
-    steps: int = Field(300, ge=10, le=2000, description="Steps of `optimize`.", examples=[300])
+    steps: int = Field(
+        300, ge=10, le=2000, description="Number of optimization steps for `method=optimize`.", examples=[300]
+    )
 
     @property
     def needs_model(self) -> bool:
@@ -59,7 +61,7 @@ class StylizeOptions(TaskOptions):
 
     @property
     def preset(self) -> str | None:
-        """The preset that was named, None where there is none."""
+        """The name of the preset, or None."""
         return self.style.strip() or None
 
 
@@ -74,7 +76,7 @@ async def stylize(
     """Return the picture in the style of a preset or of `style_image`: same size, channels, depth and alpha.
 
     Raises MissingField, ConflictingFields, UnknownStyle, UnknownModel, WeightsMissing, WorkTooLarge, ModelUnavailable
-    and what the engine raises.
+    and errors of the engine.
     """
     manifest = find_model(options, engine, has_style_image=style_image is not None)
     if options.method == "optimize":
@@ -88,11 +90,13 @@ def find_model(options: StylizeOptions, engine: Engine, *, has_style_image: bool
     WeightsMissing, ModelUnavailable."""
     preset = options.preset
     if preset is None and not has_style_image:
-        raise MissingField("Name a style (GET /styles lists them), or send a style_image.", field="style")
+        raise MissingField(
+            "The style is missing. Send `style` (`GET /styles` lists the presets) or `style_image`.", field="style"
+        )
     if preset is not None and has_style_image:
-        raise ConflictingFields("style and style_image exclude each other: send one of them.", field="style")
+        raise ConflictingFields("Send either `style` or `style_image`, not both.", field="style")
     if preset is not None and options.method == "optimize":
-        text = "method=optimize needs a picture: send a style_image instead of a preset."
+        text = "`method=optimize` needs a `style_image` instead of a preset in `style`."
         raise ConflictingFields(text, field="method", value=options.method)
     manifest = _find(options, engine)
     if preset is not None:
@@ -110,21 +114,21 @@ def _find(options: StylizeOptions, engine: Engine) -> Manifest:
         if options.method != "optimize" or options.model_name is not None:
             raise
         text = (
-            "method=optimize needs VGG19, which is not installed here. Whoever runs the service installs it with "
+            "`method=optimize` needs VGG19, which is not installed. The operator of the service can install it with "
             "`python -m training publish vgg19`."
         )
         raise WeightsMissing(text, field="method", value=options.method) from None
     if needed not in manifest.signatures:
-        text = f"The model {manifest.id} is not for method={options.method}."
+        text = f"The model {manifest.id} does not support `method={options.method}`."
         raise ConflictingFields(text, field="model", value=manifest.id)
     return manifest
 
 
 def _preset_index(wanted: str, manifest: Manifest) -> int:
-    """Return the number of a preset. Raises UnknownStyle, which names the nearest and all."""
+    """Return the index of a preset. Raises UnknownStyle, which lists all presets."""
     names = [style.name for style in manifest.styles]
     if wanted not in names:
-        known = f" Styles: {', '.join(names)}." if names else " This model knows none: send a style_image."
+        known = f" Styles: {', '.join(names)}." if names else " This model has no presets. Send a `style_image`."
         text = f"There is no style {wanted[:60]!r}.{nearest(wanted, names)}{known}"
         raise UnknownStyle(text, field="style", value=wanted)
     return names.index(wanted)
@@ -138,7 +142,7 @@ async def _stylize_in_one_pass(
     engine: Engine,
     context: RequestContext,
 ) -> TaskResult:
-    """In one pass: what instance normalisation needs of the whole picture is measured once, on a reduced one."""
+    """Run the network once per tile. Statistics for its instance normalization come from the scaled-down picture."""
     watch = Stopwatch(context)
     plan = await plan_for(picture, manifest, "paint")
     vector = await _style_vector(style_image, options, manifest, engine, context)
@@ -206,7 +210,7 @@ async def _stylize_by_optimization(
 
 def _check(options: StylizeOptions, sizes: Sizes, engine: Engine) -> None:
     if options.method == "fast" and options.steps != StylizeOptions.model_fields["steps"].default:
-        raise ConflictingFields("method=fast has no steps.", field="steps", value=options.steps)
+        raise ConflictingFields("`method=fast` has no steps. Remove `steps`.", field="steps", value=options.steps)
     find_model(options, engine, has_style_image="style_image" in sizes)
 
 
@@ -216,11 +220,12 @@ def _probe(manifest: Manifest, picture: Picture) -> tuple[StylizeOptions, dict[s
 
 TASK = Task(
     name="stylize",
-    summary="Paint a picture in the style of another",
+    summary="Apply the style of a painting",
+    description="Style transfer: renders a photo in the style of a preset or of another picture.",
     options=StylizeOptions,
     run=stylize,
     check=_check,
     probe=_probe,
-    pictures={"style_image": "The picture whose style to paint in, instead of `style`."},
+    pictures={"style_image": "Picture with the style to apply, instead of a preset in `style`."},
     problems=("conflicting-fields", "unknown-style", "work-too-large", "weights-missing"),
 )

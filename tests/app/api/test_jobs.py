@@ -305,7 +305,7 @@ def test_a_repeat_of_what_is_under_way() -> None:
 def test_a_direct_request_with_a_key_waits_as_long_as_any_and_its_job_goes_on() -> None:
     with occupied(request_timeout_s=1.0) as (service, slow, _):
         key = {"Idempotency-Key": "k"}
-        assert "goes on" in refused(service.denoise(headers=key), "deadline-exceeded")["detail"]
+        assert "Its job continues" in refused(service.denoise(headers=key), "deadline-exceeded")["detail"]
         slow.gate.set()
         limit = time.monotonic() + 20
         while (answer := service.denoise(headers=key)).status_code != 200:

@@ -56,7 +56,7 @@ def test_its_endpoint_takes_a_picture_and_checks_its_options(inverting: Service)
     np.testing.assert_array_equal(opened(answer.content), 255 - gradient())
     refused = inverting.send("/invert", png(), amount=2)
     assert refused.status_code == 422
-    assert refused.json()["detail"] == "amount must be a number from 0 to 1, not '2'."
+    assert refused.json()["detail"] == "`amount` must be a number from 0 to 1, not '2'."
 
 
 def test_it_runs_as_a_job(inverting: Service) -> None:

@@ -50,6 +50,7 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
         "/readyz",
         "/metrics",
         "/openapi.json",
+        "/problems",
         "/problems/{slug}",
     }
 

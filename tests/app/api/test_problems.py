@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app import errors
 from app.api import problems
+from app.api.schemas import ProblemTypeList
 from tests.app.api.service import Service
 
 ROOT = Path(__file__).parents[3]
@@ -51,4 +55,53 @@ def test_each_problem_has_a_page(service: Service, slug: str) -> None:
     answer = service.client.get(f"/problems/{slug}")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
-    assert problems.BY_SLUG[slug].title in answer.text
+    row = problems.BY_SLUG[slug]
+    shown = text_of(answer.text)
+    for text in (row.title, row.meaning, row.remedy, f"HTTP status {row.status}", row.example.detail):
+        assert text.replace("`", "") in shown.replace("`", ""), text
+    assert '<meta name="viewport"' in answer.text
+    assert links(service, answer) >= {"/problems", "/docs"}
+
+
+def test_the_list_links_to_each_problem(service: Service) -> None:
+    answer = service.client.get("/problems")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert links(service, answer) >= {f"/problems/{slug}" for slug in problems.BY_SLUG}
+    for row in problems.TABLE:
+        assert row.title in text_of(answer.text)
+
+
+def test_the_list_is_json_if_accept_prefers_it(service: Service) -> None:
+    answer = service.client.get("/problems", headers={"Accept": "application/json"})
+    listed = ProblemTypeList.model_validate_json(answer.content).problems
+    assert {row.slug: (row.status, row.title, row.meaning, row.remedy) for row in listed} == {
+        row.slug: (row.status, row.title, row.meaning, row.remedy) for row in problems.TABLE
+    }
+    assert [row.status for row in listed] == sorted(row.status for row in problems.TABLE)
+    browser = service.client.get("/problems", headers={"Accept": "text/html,application/json;q=0.9,*/*;q=0.8"})
+    assert browser.headers["content-type"].startswith("text/html")
+
+
+def test_the_pages_load_nothing_from_elsewhere(service: Service) -> None:
+    for path in ("/problems", "/problems/unknown-field"):
+        answer = service.client.get(path)
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert not re.search(r"(src|href)=\"(https?:)?//|url\(|@import", answer.text)
+
+
+def test_an_unknown_problem_points_to_the_list(service: Service) -> None:
+    answer = service.client.get("/problems/no-such")
+    assert answer.status_code == 404
+    assert "GET /problems" in answer.json()["detail"]
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub("<[^>]+>", "", page))
+
+
+def links(service: Service, answer: httpx.Response) -> set[str]:
+    """Return the paths that a page links to; each must exist."""
+    paths = {answer.url.join(target).path for target in re.findall(r'href="([^"]+)"', answer.text)}
+    for path in paths & {"/problems", "/docs"}:
+        assert service.client.get(path).status_code == 200, path
+    return paths

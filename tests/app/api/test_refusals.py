@@ -74,10 +74,34 @@ def test_missing_picture(service: Service) -> None:
     refused(post(service, multipart(part("image", b""))), "missing-field", field="image")
 
 
-@pytest.mark.parametrize(("given", "meant"), [("strenght", "strength"), ("Quality", "quality"), ("xyz", "")])
-def test_unknown_field_names_the_nearest(service: Service, given: str, meant: str) -> None:
-    body = refused(service.denoise(**{given: "1"}), "unknown-field", field=given)
-    assert (f"Did you mean '{meant}'?" if meant else "The fields are image, model") in body["detail"]
+@pytest.mark.parametrize(
+    ("path", "sent", "meant"),
+    [
+        ("/denoise", "strenght", "strength"),
+        ("/denoise", "Quality", "quality"),
+        ("/denoise", "noise_level", "strength"),
+        ("/denoise", "xyz", ""),
+        ("/denoise", "factor", ""),  # a name for `scale`, which this endpoint does not have
+        ("/superres", "upscale", "scale"),
+        ("/superres", "outscale", "scale"),
+        ("/segment", "bg-color", "background"),
+        ("/inpaint", "mask_image", "mask"),
+        ("/stylize", "iterations", "steps"),
+    ],
+)
+def test_unknown_field_names_the_nearest(service: Service, path: str, sent: str, meant: str) -> None:
+    body = refused(service.send(path, **{sent: "1"}), "unknown-field", field=sent)
+    assert body["detail"].startswith(f"Unknown field `{sent}`.")
+    assert (f"Did you mean `{meant}`?" if meant else "The fields are image, model") in body["detail"]
+
+
+@pytest.mark.parametrize(
+    "sent", ["file", "img", "Photo", "picture", "upload", "input", "image_file", "images[]", "imgae"]
+)
+def test_a_picture_in_a_field_of_another_name(service: Service, sent: str) -> None:
+    answer = service.client.post("/denoise", files={sent: ("a.png", png())})
+    body = refused(answer, "unknown-field", field=sent)
+    assert body["detail"] == f"Unknown field `{sent}`. Did you mean `image`?"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +174,7 @@ def test_mask_of_classes_in_a_format_that_changes_ids(service: Service) -> None:
 
 def test_unknown_class_names_the_nearest(service: Service) -> None:
     body = refused(service.send("/segment", classes="lihgt"), "unknown-class", field="classes")
-    assert "Did you mean 'light'?" in body["detail"]
+    assert "Did you mean `light`?" in body["detail"]
 
 
 def test_fields_that_exclude_each_other(service: Service) -> None:
@@ -202,7 +226,7 @@ def test_styles_that_cannot_be(service: Service) -> None:
     refused(service.send("/stylize", style="starry-night", steps=20), "conflicting-fields", field="steps")
     refused(service.send("/stylize", style="starry-night", method="optimize"), "conflicting-fields", field="method")
     body = refused(service.send("/stylize", style="stary-night"), "unknown-style", field="style")
-    assert "Did you mean 'starry-night'? Styles: starry-night, green-field." in body["detail"]
+    assert "Did you mean `starry-night`? Styles: starry-night, green-field." in body["detail"]
     body = refused(service.send("/stylize", style_image=png(), method="optimize"), "weights-missing", field="method")
     assert "`python -m training publish vgg19`" in body["detail"]
 
@@ -304,7 +328,7 @@ def test_result_too_large(service: Service) -> None:
 
 
 def test_unknown_model_names_the_nearest(service: Service) -> None:
-    assert "'photo'" in refused(service.denoise(model="photos"), "unknown-model", field="model")["detail"]
+    assert "Did you mean `photo`?" in refused(service.denoise(model="photos"), "unknown-model", field="model")["detail"]
     refused(service.denoise(model="photo@7"), "unknown-model", field="model")
     refused(service.denoise(model="../../etc/passwd"), "unknown-model", field="model")
     refused(service.denoise(model="nearest"), "unknown-model", field="model")

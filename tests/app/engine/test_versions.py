@@ -56,7 +56,7 @@ def test_find_by_name_version_and_default(put: Put, root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("foto", "There is no model 'foto' for denoise. Did you mean 'photo'? Models: digits, photo."),
+        ("foto", "There is no model 'foto' for denoise. Did you mean `photo`? Models: digits, photo."),
         ("zebra", "There is no model 'zebra' for denoise. Models: digits, photo."),
         ("", "There is no model '' for denoise."),
         ("photo@3", "There is no version '3' of denoise/photo. Versions: 1, 2."),

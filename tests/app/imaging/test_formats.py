@@ -85,7 +85,7 @@ def test_the_field_wins_over_accept() -> None:
 
 
 def test_an_impossible_field() -> None:
-    with pytest.raises(InvalidField, match="Did you mean 'jpeg'") as caught:
+    with pytest.raises(InvalidField, match="Did you mean `jpeg`") as caught:
         choose_format(picture(), "jpg", None)
     assert caught.value.field == "format"
     with pytest.raises(InvalidField, match="transparency"):

@@ -15,7 +15,7 @@ import pytest
 from app.engine.protocol import Progress
 from app.errors import BrokenImage, ServiceError
 from app.jobs import worker as module
-from app.jobs.files import JobFiles
+from app.jobs.files import JobFiles, storage_full
 from app.jobs.job import Job, NewJob
 from app.jobs.store import LEASE_S, JobStore
 from app.jobs.worker import JobResult, Worker
@@ -290,7 +290,7 @@ def test_a_result_that_exceeds_the_disk_limit_fails_the_job(tmp_path: Path) -> N
             work.gate.set()
             assert (await wait_for_state(worker, job, "failed")).problem == {
                 "type": "StorageFull",
-                "detail": "No disk space is left for the pictures and results of jobs.",
+                "detail": storage_full().detail,
             }
 
     scenario(run)

@@ -151,7 +151,7 @@ def test_digits_take_digits_only() -> None:
     answer, _ = run(image, DenoiseOptions(model="digits"), identity)
     np.testing.assert_array_equal(answer.picture.pixels, image.pixels)
     for wrong in (picture(28, 27, 1), picture(28, 28, 3)):
-        with pytest.raises(WrongSize, match="28×28 pixels in grey"):
+        with pytest.raises(WrongSize, match="grayscale pictures of 28×28 pixels"):
             run(wrong, DenoiseOptions(model="digits"), identity)
 
 

@@ -52,6 +52,6 @@ def test_answers_that_are_no_numbers_are_refused() -> None:
 
 
 def test_a_manifest_that_lacks_a_number_says_which() -> None:
-    with pytest.raises(ModelUnavailable, match="lacks style_side"):
+    with pytest.raises(ModelUnavailable, match="no default 'style_side'"):
         manifest_default(MODEL, "style_side")
     assert manifest_default(MODEL.model_copy(update={"defaults": {"style_side": 32}}), "style_side") == 32

@@ -56,7 +56,7 @@ def test_every_depth_and_channel_count(scale: int, channels: int, dtype: Any) ->
 def test_scale_that_is_not_there_names_those_that_are() -> None:
     with pytest.raises(InvalidField) as caught:
         run(picture(), 4)
-    assert caught.value.detail == "The model superres/nearest@1 has no scale 4. Scales: 2, 3."
+    assert caught.value.detail == "The model superres/nearest@1 does not support `scale` 4. Scales: 2, 3."
     assert (caught.value.field, caught.value.value) == ("scale", 4)
 
 

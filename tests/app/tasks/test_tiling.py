@@ -220,20 +220,20 @@ def test_sizes_that_fit_go_whole(model: Manifest, size: tuple[int, int]) -> None
         (
             FIXED,
             picture(80, 100, 1),
-            "The model denoise/digits@1 takes pictures of 28×28 or 20×14 pixels in grey; "
-            "this one is 100×80 pixels in grey.",
+            "The model denoise/digits@1 accepts grayscale pictures of 28×28 or 20×14 pixels; "
+            "this one is 100×80 pixels in grayscale.",
         ),
         (
             FIXED,
             picture(28, 28, 3),
-            "The model denoise/digits@1 takes pictures of 28×28 or 20×14 pixels in grey; "
+            "The model denoise/digits@1 accepts grayscale pictures of 28×28 or 20×14 pixels; "
             "this one is 28×28 pixels in color.",
         ),
         (
             RULE,
             picture(28, 29, 1),
-            "The model denoise/valid@1 takes pictures of sides that leave 4 when divided by 8 in grey; "
-            "this one is 29×28 pixels in grey.",
+            "The model denoise/valid@1 accepts grayscale pictures whose sides are a multiple of 8 plus 4 pixels; "
+            "this one is 29×28 pixels in grayscale.",
         ),
     ],
 )
@@ -246,7 +246,7 @@ def test_sizes_that_do_not_fit_are_named(model: Manifest, image: Picture, said: 
 
 def test_a_model_of_reduced_pictures_is_refused_rather_than_run_whole() -> None:
     model = manifest(geometry=Geometry(kind="canonical", canonical_sizes=[(512, 512)]))
-    with pytest.raises(ModelUnavailable, match="reduced pictures"):
+    with pytest.raises(ModelUnavailable, match="scaled-down pictures"):
         run(picture(40, 50), identity, model)
 
 

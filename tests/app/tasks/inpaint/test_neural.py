@@ -111,5 +111,5 @@ def test_a_model_that_gives_no_numbers_or_has_no_size() -> None:
     with pytest.raises(ModelUnavailable, match="NaN or infinity"):
         filled(plane(100, 100), missing, lambda request: {"image": request.inputs["image"] + np.nan})
     small = MODEL.model_copy(update={"geometry": CANONICAL})
-    with pytest.raises(ModelUnavailable, match="no canonical size"):
+    with pytest.raises(ModelUnavailable, match="canonical sizes of the model"):
         asyncio.run(fill(plane(100, 100), missing, small, FunctionEngine(Planes(), small), RequestContext("test")))

@@ -213,8 +213,8 @@ def test_canonical_size_is_the_one_of_the_nearest_shape(size: tuple[int, int], c
         ({"threshold": 1.5, "model": "light"}, ValidationError, "threshold"),
         ({"opacity": -0.1}, ValidationError, "opacity"),
         ({"threshold": 0.5}, InvalidField, "binary models only"),
-        ({"classes": "gren"}, UnknownClass, "Did you mean 'green'"),
-        ({"background": "#000000"}, ConflictingFields, "output=mask has none"),
+        ({"classes": "gren"}, UnknownClass, "Did you mean `green`"),
+        ({"background": "#000000"}, ConflictingFields, "needs `output=cutout`"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], error: type[Exception], said: str) -> None:
