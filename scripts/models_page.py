@@ -1,4 +1,4 @@
-"""Generates docs/models.md and the README's tables from the published manifests.
+"""Generates docs/models.md and the README's table of default models from the published manifests.
 
 `python -m scripts.models_page` writes them; `--check` only checks that they are up to date (exit code 1 if not).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from models import manifest as contract
@@ -18,6 +19,25 @@ REPOSITORY = ROOT / "models/published"
 PAGE = ROOT / "docs/models.md"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- models: made by `make docs` -->", "<!-- end of models -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The figure that the README shows for a task: a column of the first quality table of its default model."""
+
+    column: str
+    label: str
+    lower_is_better: bool = False
+
+
+HEADLINES = {
+    "denoise": Headline("CBSD68 σ 25", "PSNR (dB), CBSD68 with noise of σ 25"),
+    "inpaint": Headline("10-20 %", "PSNR (dB) in holes of 10–20 %, Kodak24"),
+    "segment": Headline("mean IoU", "mean IoU (%), CamVid"),
+    "stylize": Headline("style", "distance to the style, 0 is best", lower_is_better=True),
+    "superres": Headline("Set5 ×4", "PSNR (dB), Set5 ×4"),
+}
+"""By task. The best other row of the same table is shown beside the figure."""
 
 
 def newest(root: Path) -> list[Manifest]:
@@ -48,28 +68,32 @@ def scales(manifest: Manifest) -> str:
 
 
 def short_table(manifests: list[Manifest]) -> str:
-    """Return the README's table."""
-    lines = ["| model | what it is | parameters |", "|---|---|---|"]
-    for manifest in manifests:
-        default = f" (default of `/{manifest.task}`)" if repository.is_default(manifest) else ""
+    """Return the README's table: the default model of each task, one figure, and the best other row of its table."""
+    lines = ["| default model | figure | ours | best other |", "|---|---|---|---|"]
+    for manifest in filter(repository.is_default, manifests):
         name = f"[`{manifest.task}/{manifest.name}`](docs/models.md#{anchor(manifest)})"
-        lines.append(f"| {name}{default} | {manifest.title} | {count(manifest.parameters)} |")
+        lines.append(f"| {name} | {' | '.join(headline(manifest))} |")
     return "\n".join(lines)
 
 
-def default_tables(manifests: list[Manifest]) -> list[str]:
-    """Return the README's quality tables: all of each task's default model, and the first of each segmentation model.
+def headline(manifest: Manifest) -> tuple[str, str, str]:
+    """Return what is measured, the model's figure, and the best other one; dashes if nothing is measured.
 
-    Segmentation models are not alternatives to each other: each knows other classes.
+    Raises ValueError if the first quality table lacks the column of `HEADLINES` or the model's own row.
     """
-    parts = []
-    for manifest in manifests:
-        shown = (
-            manifest.quality if repository.is_default(manifest) else manifest.quality[:1] if manifest.classes else []
-        )
-        if shown:
-            parts += [f"### {manifest.task}/{manifest.name}", *(table(entry) for entry in shown)]
-    return parts
+    if not manifest.quality:
+        return "–", "–", "–"
+    chosen, entry = HEADLINES[manifest.task], manifest.quality[0]
+    column = entry.columns.index(chosen.column)
+    figures = {str(row[0]): value for row in entry.rows if isinstance(value := row[column], int | float)}
+    own = f"{manifest.task}/{manifest.name}"
+    if own not in figures:
+        raise ValueError(f"{own}: the table {entry.title!r} has no row of the model")
+    value = figures.pop(own)
+    if not figures:
+        return chosen.label, f"{value:.2f}", "–"
+    best = min(figures, key=figures.__getitem__) if chosen.lower_is_better else max(figures, key=figures.__getitem__)
+    return chosen.label, f"{value:.2f}", f"{figures[best]:.2f}, {best}"
 
 
 def anchor(manifest: Manifest) -> str:
@@ -95,22 +119,24 @@ def section(manifest: Manifest) -> str:
     provenance = manifest.provenance
     geometry = manifest.geometry
     takes = {
-        "tiled": f"any size, in tiles of up to {geometry.tile_size} px with {geometry.halo} px around",
-        "canonical": "any size, reduced to " + ", ".join(f"{h}×{w}" for h, w in geometry.canonical_sizes),
+        "tiled": f"any size, computed in tiles of up to {geometry.tile_size} px with a halo of {geometry.halo} px",
+        "canonical": "any size, resized to one of " + ", ".join(f"{h}×{w}" for h, w in geometry.canonical_sizes),
         "fixed": "exactly " + ", ".join(f"{h}×{w}" for h, w in geometry.valid_sizes),
-        "whole": "any size, never cut",
+        "whole": "any size, computed without tiles",
     }[geometry.kind]
     facts = [
-        f"* version {manifest.version} of {manifest.created}, {manifest.architecture}, "
-        f"{count(manifest.parameters)} parameters, {count(manifest.flops_per_pixel)} floating point operations a pixel",
-        f"* takes {takes}" + (f"; enlarges {scales(manifest)}" if scales(manifest) else ""),
-        f"* trained {provenance.hours:g} h on {provenance.device}, {provenance.steps} steps, seed {provenance.seed}"
-        + (f", started from {provenance.started_from}" if provenance.started_from else "")
-        + f": `{provenance.command}`",
-        f"* data: {', '.join(sorted(provenance.data)) or 'none'}",
-        f"* licence: {manifest.licence}",
+        f"* Version: {manifest.version}, {manifest.created}",
+        f"* Architecture: {manifest.architecture}",
+        f"* Size: {count(manifest.parameters)} parameters, "
+        f"{count(manifest.flops_per_pixel)} floating point operations per pixel",
+        f"* Input: {takes}" + (f"; enlarges {scales(manifest)}" if scales(manifest) else ""),
+        f"* Training: {provenance.hours:g} h on {provenance.device}, {provenance.steps} steps, seed {provenance.seed}",
+        f"* Command: `{provenance.command}`",
+        *([f"* Started from: {provenance.started_from}"] if provenance.started_from else []),
+        f"* Data: {', '.join(sorted(provenance.data)) or 'none'}",
+        f"* License: {manifest.licence}",
     ]
-    default = f" — the default of `/{manifest.task}`" if repository.is_default(manifest) else ""
+    default = f", the default of `/{manifest.task}`" if repository.is_default(manifest) else ""
     parts = [
         f"## {manifest.task}/{manifest.name}",
         f"*{manifest.title}*{default}",
@@ -125,16 +151,29 @@ def page(manifests: list[Manifest]) -> str:
     """Return docs/models.md."""
     head = (
         "# Models\n\n"
-        "Generated from the manifests in `models/published` by `make docs`: what a figure means and how it is measured "
-        "is in the [README](../README.md#how-it-is-measured). `GET /models/{task}/{name}` says the same of a running "
-        "service, for every version it holds. The folders there are in TensorFlow Serving's layout.\n"
+        "Every published model: what it is for, how it was trained, and its figures beside those of other methods.\n"
+        "[Evaluation](evaluation.md) explains the figures and how they are measured;\n"
+        "[training results](training/results.md) has the targets and the next steps.\n\n"
+        "This page is generated from the manifests in `models/published` by `make docs`. A running service returns\n"
+        "the same for every version that it holds: `GET /models` and `GET /models/{task}/{name}`. The folders have\n"
+        "TensorFlow Serving's layout, `<task>/<name>/<version>/`.\n"
     )
-    return "\n\n".join([head.rstrip(), *(section(manifest) for manifest in manifests)]) + "\n"
+    return "\n\n".join([head.rstrip(), index(manifests), *(section(manifest) for manifest in manifests)]) + "\n"
+
+
+def index(manifests: list[Manifest]) -> str:
+    """Return the table of all models at the head of docs/models.md."""
+    lines = ["| model | title | parameters |", "|---|---|---|"]
+    for manifest in manifests:
+        default = f" (default of `/{manifest.task}`)" if repository.is_default(manifest) else ""
+        name = f"[`{manifest.task}/{manifest.name}`](#{anchor(manifest)})"
+        lines.append(f"| {name}{default} | {manifest.title} | {count(manifest.parameters)} |")
+    return "\n".join(lines)
 
 
 def readme(text: str, manifests: list[Manifest]) -> str:
-    """Return the README's `text` with its tables of models replaced."""
-    block = "\n\n".join([f"{BEGIN}\n{short_table(manifests)}", *default_tables(manifests)]) + f"\n{END}"
+    """Return the README's `text` with its table of default models replaced."""
+    block = f"{BEGIN}\n{short_table(manifests)}\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
 
 

@@ -1,8 +1,9 @@
 """Makes the README's pictures.
 
-`python -m scripts.readme_pictures inputs` writes the inputs of the README's curl commands and the clean originals;
+`python -m scripts.readme_pictures inputs` writes the inputs of the examples in README and docs, and clean originals;
 `python -m scripts.readme_pictures results http://127.0.0.1:8000` sends the inputs to a running service and writes the
-before-and-after pictures, the cutout, and the README's table of them with figures. Needs scikit-image (`make setup`).
+before-and-after pictures, the cutout and the styles, and the README's section with captions and figures. Needs
+scikit-image (`make setup`).
 
 Astronaut and rocket: NASA, public domain. Coffee: Rachel Michetti, CC0. Chelsea the cat: Stéfan van der Walt, CC0. All
 as scikit-image carries them.
@@ -34,24 +35,26 @@ BEGIN, END = "<!-- pictures: made by scripts/readme_pictures.py -->", "<!-- end 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A request of the README: path, form fields, and how the README describes it."""
+    """A request whose result the README shows: path, form fields, and how the README describes it."""
 
     path: str
     fields: dict[str, str]
-    subject: str
+    purpose: str
     caption: str
+    description: str
+    """What the picture shows, for readers who do not see it."""
     mask: bool = False
     """Whether a mask is sent with the picture."""
 
 
 EXAMPLES = {
-    "astronaut": Example("/denoise", {}, "Astronaut, noisy and denoised", "`/denoise`, noise of σ = 35"),
-    "chelsea": Example("/denoise", {}, "Cat, noisy and denoised", "`/denoise`, noise of σ = 20"),
-    "coffee": Example("/superres", {"scale": "4"}, "Coffee, enlarged", "`/superres` ×4, beside bicubic enlargement"),
+    "astronaut": Example("/denoise", {}, "Remove noise", "`/denoise`", "Portrait, noisy and denoised"),
+    "coffee": Example("/superres", {"scale": "4"}, "Upscale ×4", "bicubic and `/superres`", "Cup of coffee, upscaled"),
     "scratched": Example(
-        "/inpaint", {}, "Rocket, scratched and repaired", "`/inpaint`, scratches and a word", mask=True
+        "/inpaint", {}, "Erase scratches and text", "`/inpaint`", "Rocket, scratched and repaired", mask=True
     ),
 }
+"""By the name of the input in `make_pictures`, in the README's order."""
 
 
 def add_noise(clean: Pixels, sigma: float, seed: int) -> Pixels:
@@ -98,8 +101,13 @@ def draw_digit() -> tuple[Pixels, NDArray[np.bool_]]:
     return np.asarray(cv2.resize(large, (28, 28), interpolation=cv2.INTER_AREA)), hole
 
 
+def describe(purpose: str, caption: str, description: str, file: str) -> str:
+    """Return the README's paragraph and picture, as Markdown."""
+    return f"**{purpose}**: {caption}\n\n![{description}](docs/images/{file})\n"
+
+
 def draw_cutout(url: str) -> str:
-    """Save the astronaut, cut out on another background, at its own size and enlarged; return the README's table row.
+    """Save the astronaut, cut out on another background, at its own size and enlarged; return the README's lines.
 
     The enlarged one is made from the cutout: `/superres` enlarges colors and transparency alike.
     """
@@ -120,8 +128,8 @@ def draw_cutout(url: str) -> str:
     Image.fromarray(np.concatenate([row[0], gap, row[1], gap, row[2]], axis=1)).save(
         FOLDER / "cutout.jpg", quality=88, optimize=True
     )
-    caption = "`/segment`, cut out; on another background; a part of it after `/superres` ×3"
-    return f"| ![Astronaut, cut out and set before a rocket](docs/images/cutout.jpg) | {caption} |"
+    caption = "`/segment` with a new background; right: detail after `/superres` ×3"
+    return describe("Remove the background", caption, "Portrait, cut out and placed in front of a rocket", "cutout.jpg")
 
 
 def draw_inpainting_methods(url: str) -> None:
@@ -150,7 +158,7 @@ def draw_inpainting_methods(url: str) -> None:
 
 
 def draw_styles(url: str) -> str:
-    """Save photographs in some styles, and all styles for docs/comparison.md; return the README's table row."""
+    """Save photographs in some styles, and all styles for docs/comparison.md; return the README's lines."""
     photographs = [
         skimage.data.coffee()[:400, 100:500],
         skimage.data.chelsea()[:, 90:390],
@@ -164,8 +172,8 @@ def draw_styles(url: str) -> str:
     _save_grid([list(row) for row in zip(*shown, strict=True)], "styles.jpg")
     cats = [painted[name][1] for name in names]
     _save_grid([cats[begin : begin + 8] for begin in range(0, len(cats), 8)], "presets.jpg", side=160)
-    styles = ", ".join(f"`{name}`" for name in SHOWN_STYLES)
-    return f"| ![Three photographs, painted](docs/images/styles.jpg) | `/stylize`: {styles} |"
+    caption = f"`/stylize` with {', '.join(f'`{name}`' for name in SHOWN_STYLES)}"
+    return describe("Apply a style", caption, "Three photographs in four styles", "styles.jpg")
 
 
 def _stylize(url: str, photograph: Pixels, fields: dict[str, str]) -> Pixels:
@@ -231,9 +239,10 @@ def write_inputs() -> None:
 
 
 def write_results(url: str) -> None:
-    lines = ["| before, after | |", "|---|---|"]
-    for name, (_, clean) in make_pictures().items():
-        example = EXAMPLES[name]
+    lines = []
+    pictures = make_pictures()
+    for name, example in EXAMPLES.items():
+        clean = pictures[name][1]
         sent = (FOLDER / f"{name}-before.png").read_bytes()
         mask = (FOLDER / f"{name}-mask.png").read_bytes() if example.mask else None
         after = np.asarray(Image.open(io.BytesIO(_post(url + example.path, sent, example.fields, mask))).convert("RGB"))
@@ -244,16 +253,16 @@ def write_results(url: str) -> None:
         gap = np.full((after.shape[0], 8, 3), 255, np.uint8)
         side_by_side = Image.fromarray(np.concatenate([before, gap, after], axis=1))
         side_by_side.save(FOLDER / f"{name}.jpg", quality=88, optimize=True)
-        gain = f"{psnr(before, clean):.1f} dB before, {psnr(after, clean):.1f} dB after"
+        gain = f"PSNR {psnr(before, clean):.1f} → {psnr(after, clean):.1f} dB"
         print(f"{name}: {gain}")
-        lines.append(f"| ![{example.subject}](docs/images/{name}.jpg) | {example.caption}: {gain} |")
+        lines.append(describe(example.purpose, f"{example.caption}, {gain}", example.description, f"{name}.jpg"))
     draw_digit_row(url)
     lines.append(draw_cutout(url))
     lines.append(draw_styles(url))
     draw_inpainting_methods(url)
     head, _, rest = README.read_text("utf-8").partition(BEGIN)
     _, _, tail = rest.partition(END)
-    README.write_text(head + "\n".join([BEGIN, *lines, END]) + tail, "utf-8")
+    README.write_text(head + "\n".join([BEGIN, "", *lines, END]) + tail, "utf-8")
 
 
 def main() -> None:

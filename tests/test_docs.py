@@ -30,7 +30,12 @@ def test_the_readme_begins_with_its_two_commands_and_a_curl() -> None:
     commands = [shlex.split(line, comments=True) for line in fenced(README)]
     assert commands[:2] == [["make", "serve"], ["make", "test"]]
     assert commands[2][0] == "curl"
-    assert re.match(r"# \w+\n\n```sh\nmake serve", README)
+    # A title, one paragraph on what it is, then the commands.
+    assert re.match(r"# \w+\n\n([^\n`#]+\n)+\n```sh\nmake serve", README)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 1000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -57,8 +62,9 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}, target
 
 
-def test_files_that_the_readme_sends_are_there() -> None:
-    sent = re.findall(r"image=@(\S+)", "\n".join(fenced(README)))
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/examples.md"], ids=lambda page: page.name)
+def test_files_that_the_examples_send_are_there(page: Path) -> None:
+    sent = re.findall(r"(?:image|mask)=@(\S+)", "\n".join(fenced(page.read_text("utf-8"))))
     assert sent
     for name in sent:
         assert (ROOT / name).is_file(), name

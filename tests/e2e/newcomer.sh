@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A newcomer's day: clone, `make serve` with a fresh HOME and a fresh environment, the README's curl lines, better
+# A newcomer's day: clone, `make serve` with a fresh HOME and a fresh environment, the curl lines of README and docs/examples.md, better
 # pictures, Swagger UI, SIGTERM, a second start. Fails at the first thing that is not as the README says.
 #   tests/e2e/newcomer.sh            (PYTHON=… chooses the interpreter, KEEP=1 keeps the clone, PORT=…,
 #                                     VENV=… takes an environment instead of making a fresh one)
@@ -72,12 +72,13 @@ export MAKEFLAGS="" MFLAGS="" MAKELEVEL=""
 
 start 1800
 
-# Every curl line of the README, as it stands there, against our port.
-mapfile -t lines < <(awk '/^```sh/ {inside = 1; next} /^```/ {inside = 0} inside && /^(curl |job=)/' README.md)
-((${#lines[@]} > 0)) || fail "the README has no curl line"
+# Every curl line of the README and of its page of examples, as it stands there, against our port.
+mapfile -t lines < <(awk '/^```sh/ {inside = 1; next} /^```/ {inside = 0} inside && /^(curl |job=)/ && !seen[$0]++' \
+    README.md docs/examples.md)
+((${#lines[@]} > 10)) || fail "README.md and docs/examples.md have hardly a curl line"
 for line in "${lines[@]}"; do
     say "$line"
-    bash -euc "${line//http:\/\/127.0.0.1:8000/$url} -sS" || fail "a line of the README does not work"
+    bash -euc "${line//http:\/\/127.0.0.1:8000/$url} -sS" || fail "this line does not work"
 done
 
 "${VENV:-.venv}/bin/python" - <<'PY' || fail "the pictures did not get better"

@@ -25,7 +25,8 @@ def test_the_newest_version_is_shown_and_its_name_stays_the_default(tmp_path: Pa
     put(tmp_path, 10, default=False)
     (found,) = models_page.newest(tmp_path)
     assert found.version == 10
-    assert "(default of `/denoise`)" in models_page.short_table([found])
+    assert "(default of `/denoise`)" in models_page.index([found])
+    assert "`denoise/blur`" in models_page.short_table([found])
 
 
 def test_an_empty_repository_has_an_empty_table(tmp_path: Path) -> None:
@@ -52,18 +53,36 @@ def test_table_cells_are_escaped() -> None:
     assert "| z | 0.9299 |" in text
 
 
-def test_the_readme_shows_the_figures_of_the_defaults_only() -> None:
-    figures = [QualityTable(title="Noise", command="c", columns=["a"], rows=[[31.5]])]
+def quality(column: str, *rows: tuple[str, float | str]) -> list[QualityTable]:
+    return [QualityTable(title="Noise", command="c", columns=["", column], rows=[list(row) for row in rows])]
+
+
+def test_the_readme_shows_the_default_models_only_with_the_best_other_row() -> None:
+    figures = quality("CBSD68 σ 25", ("A", 30.5), ("B", 32.25), ("C", ""), ("denoise/blur", 31.5))
     text = f"{models_page.BEGIN}{models_page.END}"
-    for default in (True, False):
-        made = models_page.readme(text, [manifest(name="blur", default=default, quality=figures)])
-        assert ("### denoise/blur\n\n**Noise**" in made) is default
+    shown, hidden = (
+        models_page.readme(text, [manifest(name="blur", default=default, quality=figures)]) for default in (True, False)
+    )
+    assert shown.splitlines()[3].endswith("| 31.50 | 32.25, B |")
+    assert "denoise/blur" not in hidden
+
+
+def test_for_a_distance_the_best_other_row_is_the_smallest() -> None:
+    figures = quality("style", ("untouched", 1.0), ("A", 0.2), ("stylize/blur", 0.25))
+    model = manifest(name="blur", default=True, quality=figures).model_copy(update={"task": "stylize"})
+    assert models_page.headline(model)[1:] == ("0.25", "0.20, A")
+
+
+def test_a_quality_table_without_the_row_of_its_model_is_an_error() -> None:
+    model = manifest(name="blur", default=True, quality=quality("CBSD68 σ 25", ("A", 30.5)))
+    with pytest.raises(ValueError, match="'Noise' has no row of the model"):
+        models_page.headline(model)
 
 
 def test_only_the_table_of_the_readme_changes() -> None:
     text = f"before\n{models_page.BEGIN}\nold\n{models_page.END}\nafter\n"
     made = models_page.readme(text, [manifest(name="blur")])
-    assert made.startswith(f"before\n{models_page.BEGIN}\n| model")
+    assert made.startswith(f"before\n{models_page.BEGIN}\n| default model")
     assert made.endswith(f"{models_page.END}\nafter\n")
     assert "old" not in made
     assert models_page.readme(made, [manifest(name="blur")]) == made

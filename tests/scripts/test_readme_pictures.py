@@ -1,4 +1,4 @@
-"""Without a running service, the README's pictures cannot be made, and the error says so."""
+"""The README's pictures: what it says of them, and the error without a running service."""
 
 from __future__ import annotations
 
@@ -15,3 +15,16 @@ def test_without_a_service_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(SystemExit, match=r"http://127\.0\.0\.1:1 does not answer") as ended:
         readme_pictures.main()
     assert "\n" not in str(ended.value)
+
+
+@pytest.mark.parametrize("name", list(readme_pictures.EXAMPLES))
+def test_the_readme_shows_each_example_with_its_caption(name: str) -> None:
+    example = readme_pictures.EXAMPLES[name]
+    head, _, picture = readme_pictures.describe(
+        example.purpose, example.caption, example.description, f"{name}.jpg"
+    ).partition("\n\n")
+    readme = readme_pictures.README.read_text("utf-8")
+    shown = readme[readme.index(readme_pictures.BEGIN) : readme.index(readme_pictures.END)]
+    assert f"\n{head}, PSNR " in shown
+    assert picture in shown
+    assert (readme_pictures.FOLDER / f"{name}.jpg").is_file()

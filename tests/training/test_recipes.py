@@ -113,7 +113,7 @@ def test_its_docstring_names_its_commands(recipe: Recipe) -> None:
 
 
 def test_its_model_has_a_row(recipe: Recipe) -> None:
-    assert f"`{recipe.id}`" in (ROOT / "docs/model-status.md").read_text("utf-8")
+    assert f"`{recipe.id}`" in (ROOT / "docs/training/results.md").read_text("utf-8")
 
 
 def test_a_wrong_name_is_told_the_nearest() -> None:

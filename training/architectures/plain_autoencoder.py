@@ -1,4 +1,4 @@
-"""The founding article's sequential encoder-decoder. It has no skip connections, so what it draws is blurred."""
+"""The encoder-decoder of the article on segmentation. It has no skip connections, so its output is blurred."""
 
 from __future__ import annotations
 

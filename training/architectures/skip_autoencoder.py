@@ -1,7 +1,7 @@
 """A convolutional autoencoder with additive skip connections, for pictures that are enlarged already.
 
-After Mao et al. 2016 (RED-Net, arXiv 1603.09056), as the founding article has it for faces: strided convolutions
-down, nearest up-sampling up.
+After Mao et al. 2016 (RED-Net, arXiv 1603.09056), as the article on U-Net and autoencoders has it for
+faces: strided convolutions down, nearest up-sampling up.
 """
 
 from __future__ import annotations

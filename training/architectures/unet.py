@@ -1,4 +1,4 @@
-"""The U-Net of the founding article, for masks and for pictures.
+"""The U-Net of the article on U-Net and autoencoders, for masks and for pictures.
 
 After Ronneberger et al. 2015 (arXiv 1505.04597): two 3x3 convolutions a level, 2x2 max pooling on the way down,
 transposed convolutions on the way up, and at each level what went down joined to what comes up.

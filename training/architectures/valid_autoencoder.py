@@ -1,4 +1,4 @@
-"""The founding article's autoencoder for inpainting: valid convolutions, skip connections, LeakyReLU of 0.2.
+"""The autoencoder of the article on inpainting: valid convolutions, skip connections, LeakyReLU of 0.2.
 
 Two valid 3x3 convolutions and a halving a level take four pixels and then half of what is left: three levels close at
 sizes that leave 4 when divided by 8, such as the article's 228 and the 100 of the pack. On the way up, transposed

@@ -3,7 +3,7 @@
     python -m training train denoise_photo --hours 1.5      # two cores; 0.2 on an accelerator
     python -m training evaluate denoise_photo
 
-`docs/model-status.md` has the figures it reached and its targets. Half of the batches' Gaussian noise is clipped and
+`docs/training/results.md` has its figures and targets. Half of the batches' Gaussian noise is clipped and
 rounded, half is not: the literature measures one, real files have the other, and a network that saw one kind only
 loses 0.1 to 0.3 dB on the other.
 """

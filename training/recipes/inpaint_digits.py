@@ -4,7 +4,7 @@
     python -m training evaluate inpaint_digits
 
 Semantic inpainting (Yeh et al. 2017, arXiv 1607.07539). Target: 4 dB in the hole over its mean fill, on digits that
-were not trained with; `docs/model-status.md` has the figures it reached.
+were not trained with; `docs/training/results.md` has the figures it reached.
 """
 
 from __future__ import annotations

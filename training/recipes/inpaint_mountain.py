@@ -1,10 +1,10 @@
-"""`inpaint/mountain`: square holes in pictures of mountains, by the founding article's skip-connection network.
+"""`inpaint/mountain`: square holes in pictures of mountains, by the network of the article on inpainting.
 
     python -m training train inpaint_mountain --hours 0.5
     python -m training evaluate inpaint_mountain
 
 Target: 0.7 dB over the best classical method in holes of 22 px at 100 px, which are the article's 50 at 228;
-`docs/model-status.md` has the figures it reached. It is given the mask, and adds to a smooth fill;
+`docs/training/results.md` has the figures it reached. It is given the mask, and adds to a smooth fill;
 `inpaint_mountain_autoencoder` is the article's own network, which has neither.
 """
 

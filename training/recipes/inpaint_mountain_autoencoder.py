@@ -1,4 +1,4 @@
-"""`inpaint/mountain-autoencoder`: the founding article's own network, which does not get the mask; a baseline.
+"""`inpaint/mountain-autoencoder`: the network of the article on inpainting, which does not get the mask.
 
     python -m training train inpaint_mountain_autoencoder --hours 0.3
     python -m training evaluate inpaint_mountain_autoencoder

@@ -3,7 +3,7 @@
     python -m training train inpaint_photo --hours 2        # two cores; 0.4 on an accelerator
     python -m training evaluate inpaint_photo
 
-`docs/model-status.md` has the figures it reached and its targets. Holes are strokes, boxes, the silhouettes of
+`docs/training/results.md` has the figures it reached and its targets. Holes are strokes, boxes, the silhouettes of
 people, and scratches, drawn anew for every sample; only what is missing counts.
 """
 

@@ -3,7 +3,7 @@
     python -m training train segment_person --from WEIGHTS --hours 1    # WEIGHTS: docs/data.md
     python -m training evaluate segment_person
 
-`docs/model-status.md` has the figures it reached and its targets. The pack shows hardly anything but people, so that
+`docs/training/results.md` has its figures and targets. The pack shows hardly anything but people, so that
 a network takes whatever stands out for one; a quarter of the training samples are other photographs, labeled by a
 DeepLabV3.
 """

@@ -3,8 +3,8 @@
     python -m training train segment_road --from WEIGHTS --hours 0.5    # WEIGHTS: docs/data.md
     python -m training evaluate segment_road
 
-`docs/model-status.md` has the figures it reached and its targets; `segment_road_unet` is the founding article's
-network. Aerial pictures have no upper side, so views are rotated, too.
+`docs/training/results.md` has the figures it reached and its targets; `segment_road_unet` is the article's
+U-Net. Aerial pictures have no upper side, so views are rotated, too.
 """
 
 from __future__ import annotations

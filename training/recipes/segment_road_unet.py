@@ -1,4 +1,4 @@
-"""`segment/road-unet`: roads from aerial pictures, by the founding article's U-Net; for comparison, not published.
+"""`segment/road-unet`: roads from aerial pictures, by the U-Net of the article; for comparison, not published.
 
     python -m training train segment_road_unet --hours 0.5
     python -m training evaluate segment_road_unet

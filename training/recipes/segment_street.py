@@ -3,7 +3,7 @@
     python -m training train segment_street --from WEIGHTS --hours 1.5    # WEIGHTS: docs/data.md
     python -m training evaluate segment_street
 
-`docs/model-status.md` has the figures it reached and its targets.
+`docs/training/results.md` has the figures it reached and its targets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`segment/street-autoencoder`: the founding article's plain encoder-decoder on street pictures; a baseline.
+"""`segment/street-autoencoder`: the plain encoder-decoder of the article on segmentation, on street pictures.
 
     python -m training train segment_street_autoencoder --hours 0.25
     python -m training evaluate segment_street_autoencoder

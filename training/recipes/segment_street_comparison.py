@@ -1,4 +1,4 @@
-"""`segment/street-comparison`: the founding article's comparison, four networks from nothing for the same minutes.
+"""`segment/street-comparison`: four networks from random weights for the same minutes, as in the article.
 
     python -m training train segment_street_comparison --hours 0.4
     python -m training evaluate segment_street_comparison

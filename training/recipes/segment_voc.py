@@ -4,8 +4,8 @@
     python -m training evaluate segment_voc
 
 Only 80 pictures have labels. The rest are labelled by a teacher, each when it is first drawn: the DeepLabV3 of WEIGHTS,
-its answers at two sizes averaged, as in Naive-Student (Chen et al. 2020, arXiv 2005.10266). `docs/model-status.md` says
-what it reached and what it should.
+its answers at two sizes averaged, as in Naive-Student (Chen et al. 2020, arXiv 2005.10266). `docs/training/results.md`
+has its figures and targets.
 """
 
 from __future__ import annotations

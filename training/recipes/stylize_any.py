@@ -3,7 +3,7 @@
     python -m training train stylize_any --hours 2          # two cores; 0.2 on an accelerator
     python -m training evaluate stylize_any
 
-`docs/model-status.md` has the figures it reached and its targets. The losses compare VGG19 activations: the
+`docs/training/results.md` has the figures it reached and its targets. The losses compare VGG19 activations: the
 painting's should be the picture's, their means and deviations the style's; a picture in its own style should stay the
 same.
 """

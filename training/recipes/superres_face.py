@@ -3,8 +3,8 @@
     python -m training train superres_face                  # a quarter of an hour on two cores
     python -m training evaluate superres_face
 
-Target: 1.5 dB over bicubic on the pack's test faces at their own size (32 -> 128 pixels); `docs/model-status.md` has
-the figures it reached.
+Target: 1.5 dB over bicubic on the pack's test faces at their own size (32 -> 128 pixels); its
+figures are in `docs/training/results.md`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m training train superres_photo --hours 3       # two cores; 0.4 on an accelerator
     python -m training evaluate superres_photo
 
-`docs/model-status.md` has the figures it reached and its targets. x4 is trained first, x3 and x2 start from its body.
+`docs/training/results.md` has its figures and targets. x4 is trained first, x3 and x2 start from its body.
 The small picture is MATLAB's bicubic reduction rounded to 8 bit, as in the literature; real pictures are not made
 that way, so they gain less.
 """
