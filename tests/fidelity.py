@@ -93,10 +93,10 @@ What the service preserves of a picture: depth, color, transparency, profiles an
 picture and output format. The tables are the results of {requests} requests to the running service with models that
 return their input. `python -m tests.fidelity` writes this page; a test compares it with the service.
 
-`kept` means that all of these are kept: width and height (times the scale), pixels (exactly in PNG and TIFF), bit depth,
-gray or color, transparency, the ICC profile byte for byte, EXIF and XMP. The orientation is applied to the pixels and
-reset to 1 in EXIF and XMP. The pixel dimensions in EXIF are updated, and its thumbnail is removed. `auto` also shows the
-format that it chose. The other words mean:
+`kept` means that all of these are kept: width and height (times the scale), pixels (exactly in PNG and TIFF), bit
+depth, gray or color, transparency, the ICC profile byte for byte, EXIF and XMP. The orientation is applied to the
+pixels and reset to 1 in EXIF and XMP. The pixel dimensions in EXIF are updated, and its thumbnail is removed. `auto`
+also shows the format that it chose. The other words mean:
 
 | word | meaning |
 |---|---|
