@@ -156,9 +156,11 @@ class RunCallback(keras.callbacks.Callback):
     def _restore_good_weights(self) -> None:
         """Restore the last good averages and halve the rate. Raises FloatingPointError where there are none."""
         if not self.good:
-            raise FloatingPointError(f"{self.recipe.id}:{self.part_name}: the loss is not finite from the start")
+            raise FloatingPointError(
+                f"{self.recipe.id}:{self.part_name}: the loss is NaN or infinite from the start; lower --rate"
+            )
         print(
-            "the loss is not finite: training goes on from the last good weights at half the rate",
+            "the loss is NaN or infinite; continuing from the last good weights with half the learning rate",
             file=sys.stderr,
             flush=True,
         )
@@ -257,7 +259,7 @@ def train(
             kept = [saved[f"v{i}"] for i in range(len(saved.files) - 2)]
             if [value.shape for value in kept] != [tuple(variable.shape) for variable in _state(learner)]:
                 raise BadInitialWeights(
-                    f"{state} is of another network than {recipe.id}:{part_name} has now: leave --resume out"
+                    f"{state} does not fit the current network of {recipe.id}:{part_name}; leave out --resume"
                 )
             for variable, value in zip(_state(learner), kept, strict=True):
                 variable.assign(value)
@@ -269,7 +271,7 @@ def train(
     else:
         if resume:
             print(
-                f"{recipe.id}:{part_name}: no {state} to resume from: training starts anew", file=sys.stderr, flush=True
+                f"{recipe.id}:{part_name}: {state} does not exist; starting a new training", file=sys.stderr, flush=True
             )
         source = _initial_weights(weights, recipe, part_name, out)
         if source is not None:
@@ -279,7 +281,7 @@ def train(
             )
             # A part that this one starts from belongs to the same model, which counts its run anyway.
             run.previous_runs = previous_runs(source) if weights is not None else []
-            print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
+            print(f"{recipe.id}:{part_name}: loaded {taken} variables from {source}", file=sys.stderr, flush=True)
         (folder / "log.jsonl").unlink(missing_ok=True)
 
     batches = _Batches(part.batches(packs, seed, batch), run.steps_before)
@@ -315,7 +317,7 @@ def choose_precision(part: Part, packs: Packs, name: str, *, seed: int, batch: i
     measuring. The choice is printed after `name`.
     """
     if not has_fast_bfloat16():
-        print(f"{name}: precision float32 (no accelerator, and no amx_bf16)", file=sys.stderr, flush=True)
+        print(f"{name}: precision float32 (this machine has no GPU and no AMX)", file=sys.stderr, flush=True)
         return "float32"
     inputs = dict(part.batches(packs, seed, batch)(0))
     seconds = {precision: _step_seconds(part, inputs, seed, precision) for precision in PRECISIONS}

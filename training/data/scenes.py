@@ -31,7 +31,7 @@ def scenes(packs: Packs, folder: str, *, labels: str = "labels", keep: slice = s
     """
     files, truths = packs.files(f"{folder}/images")[keep], packs.files(f"{folder}/{labels}")[keep]
     if [file.stem for file in files] != [file.stem for file in truths]:
-        raise WrongPack(f"{folder}: the files of images and {labels} have different names")
+        raise WrongPack(f"{folder}: images and {labels} must have files with the same names")
     found = []
     for picture, truth in zip(packs.pictures(f"{folder}/images", keep), truths, strict=True):
         with Image.open(truth) as image:
@@ -39,7 +39,7 @@ def scenes(packs: Packs, folder: str, *, labels: str = "labels", keep: slice = s
         if labels == "masks":
             ids = (ids > 0).astype(np.uint8)
         if ids.shape != picture.shape[:2]:
-            raise WrongPack(f"{truth} has {ids.shape} pixels, its picture {picture.shape[:2]}")
+            raise WrongPack(f"{truth} has the size {ids.shape}, but its picture has {picture.shape[:2]}")
         found.append(Scene(picture, ids))
     return found
 

@@ -66,7 +66,7 @@ def load_cbsd68(packs: Packs) -> list[np.ndarray]:
     files = packs.files("photos/test/B100")
     chosen = [i for i, file in enumerate(files) if file.name in names or file.stem in names]
     if len(chosen) != 68:
-        raise WrongPack(f"CBSD68 has 68 pictures; {len(chosen)} of them are in photos/test/B100")
+        raise WrongPack(f"photos/test/B100 has {len(chosen)} of the 68 pictures of CBSD68")
     pictures = packs.pictures("photos/test/B100")
     return [pictures[i] for i in chosen]
 
@@ -206,7 +206,7 @@ def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
     done, data = cv2.imencode(".jpg", picture[..., ::-1], settings)
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if done else None
     if decoded is None:
-        raise RuntimeError("OpenCV could not encode a JPEG")
+        raise RuntimeError("OpenCV cannot encode a JPEG")
     return np.ascontiguousarray(decoded[..., ::-1])
 
 

@@ -172,7 +172,10 @@ def _geometry(recipe: Recipe, networks: Mapping[str, keras.Model], packs: Packs)
         fields["halo"] = _halo(recipe, networks, _backgrounds(recipe, packs))
         if fields["tile_size"] <= 2 * fields["halo"]:
             fields["tile_size"] = -(-4 * fields["halo"] // fields["tile_step"]) * fields["tile_step"]
-            print(f"{recipe.id}: a halo of {fields['halo']} px needs tiles of {fields['tile_size']}", file=sys.stderr)
+            print(
+                f"{recipe.id}: tile size raised to {fields['tile_size']} px for a halo of {fields['halo']} px",
+                file=sys.stderr,
+            )
     return Geometry(**fields, tolerance=TOLERANCE)
 
 

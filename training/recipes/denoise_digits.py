@@ -28,7 +28,7 @@ SIGMA = 0.5
 
 class DenoiseDigits(Recipe):
     title = "Digits under noise"
-    description = "Noise out of handwritten digits, 28 by 28 pixels, white on black."
+    description = "Removes noise from handwritten digits of 28×28 pixels, white on black."
     architecture = "Convolutional autoencoder, 32-32-16 down and 16-32-32 up"
     packs = ("digits",)
     geometry = {"kind": "fixed", "valid_sizes": [(28, 28)]}

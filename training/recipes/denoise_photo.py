@@ -40,7 +40,7 @@ class Mix(NamedTuple):
 
 class DenoisePhoto(Recipe):
     title = "Photographs"
-    description = "Noise, grain and JPEG artefacts out of photographs, at any strength; estimates it by itself."
+    description = "Removes noise, grain and JPEG artifacts from photographs. Estimates the strength of the noise."
     architecture = "U-Net of plain residual blocks given the level (after DRUNet and FFDNet), and a level estimator"
     packs = ("photos",)
     geometry = {"kind": "tiled", "multiple": 8, "tile_size": 512, "tile_step": 64, "halo": None}

@@ -74,7 +74,7 @@ UNSURE = 0.5
 
 class SegmentVoc(SegmentationRecipe):
     title = "PASCAL VOC"
-    description = "People, animals, vehicles and furniture: the 21 classes of PASCAL VOC."
+    description = "Segments people, animals, vehicles and furniture: the 21 classes of PASCAL VOC."
     architecture = "DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2"
     packs = ("voc", "person", "photos", "content")
     weights = (TEACHER,)

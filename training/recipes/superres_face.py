@@ -31,11 +31,11 @@ SCALE = 4
 
 class SuperresFace(Recipe):
     title = "Faces"
-    description = "Faces four times as large; at its best on upright portraits of about 32 pixels."
+    description = "Enlarges faces four times; works best on upright portraits of about 32 pixels."
     architecture = "Convolutional autoencoder with additive skip connections on the bicubically enlarged picture"
     packs = ("faces",)
     geometry = {"kind": "tiled", "multiple": 2, "tile_size": 256, "tile_step": 32, "halo": None}
-    card = "It has learned what faces look like and may draw what was not there: not for identifying anybody."
+    card = "It may invent details of a face. Do not use it to identify people."
 
     def build_parts(self) -> dict[str, Part]:
         return {"x4": UpscaleFaces()}

@@ -35,8 +35,8 @@ HELD_OUT_SIZE = 240
 
 class SuperresPhoto(Recipe):
     title = "Photographs"
-    description = "Photographs two, three or four times as large."
-    architecture = "Plain residual blocks at the small picture's resolution (after EDSR), one network a scale"
+    description = "Enlarges photographs two, three or four times."
+    architecture = "Plain residual blocks at the small picture's resolution (after EDSR), one network per scale"
     packs = ("photos",)
     geometry = {"kind": "tiled", "multiple": 1, "tile_size": 256, "tile_step": 32, "halo": None}
 

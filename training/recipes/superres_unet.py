@@ -28,7 +28,7 @@ SCALE = 2
 
 class SuperresUnet(Recipe):
     title = "U-Net"
-    description = "Photographs twice as large, by the U-Net of the founding article; a baseline."
+    description = "Enlarges photographs two times with a small U-Net; a baseline."
     architecture = "U-Net (8 filters, four levels) on the bicubically enlarged picture"
     packs = ("photos",)
     geometry = {"kind": "tiled", "multiple": 8, "tile_size": 256, "tile_step": 32, "halo": None}
