@@ -168,9 +168,9 @@ def test_no_more_than_every_other_picture_is_left_out_and_labelled_ones_never(tm
     size = photographs(tmp_path / "packs/photos/train", 100)
     labelled = photographs(tmp_path / "packs/person/train/images", 100)
     packs = Packs(tmp_path / "packs")
-    with pytest.raises(ArchiveTooLarge, match="the smallest archive of .* raise --most"):
+    with pytest.raises(ArchiveTooLarge, match=r"the smallest archive of .* raise --most"):
         list(write_archive([recipe("photos")], packs, tmp_path / "archive", most=0.3 * size))
-    with pytest.raises(ArchiveTooLarge, match="the smallest archive of .* raise --most"):
+    with pytest.raises(ArchiveTooLarge, match=r"the smallest archive of .* raise --most"):
         list(write_archive([recipe("person")], packs, tmp_path / "archive", most=0.9 * labelled))
     assert not (tmp_path / "archive").exists()
 
