@@ -27,7 +27,6 @@ from tests.docs.blocks import (
     DATA,
     NOT_RUN,
     PAGES,
-    PROGRAMS,
     ROOT,
     Block,
     find_blocks,
@@ -69,7 +68,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that holds links to the files of the repository; what a block writes stays in it."""
-    for name in ("README.md", "docs", "models", "training"):
+    for name in ("README.md", "docs", "models", "training", "monitoring"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / ".curlrc").write_text("fail\nsilent\nshow-error\n")
     (tmp_path / ".venv/bin").mkdir(parents=True)
@@ -113,14 +112,14 @@ def test_blocks_run(page: Path, address: str, folder: Path) -> None:
 @pytest.mark.data
 @pytest.mark.tf
 @pytest.mark.parametrize("page", SLOW_PAGES, ids=lambda page: page.name)
-def test_training_commands_run(page: Path, folder: Path) -> None:
-    packs = os.environ.get("RESTORE_DATA_PACKS")
-    if not packs:
+def test_slow_commands_run(page: Path, address: str, folder: Path) -> None:
+    if not os.environ.get("RESTORE_DATA_PACKS"):
         pytest.skip("set RESTORE_DATA_PACKS to the folder of data packs")
     for block in find_blocks(page):
         for command in block.commands if block.language == "sh" else ():
             if is_slow(command) and not reason_not_run(command):
-                run_shell([re.sub(r"--hours \S+", "--hours 0.005", command)], folder, block, seconds=600)
+                here = re.sub(r"--hours \S+", "--hours 0.005", ADDRESS.sub(address, command))
+                run_shell([here], folder, block, seconds=600)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
@@ -144,7 +143,7 @@ def test_each_block_is_run_or_listed(block: Block) -> None:
         assert block.language in {"python", *DATA}, f"{block.name}: no test knows what to do with {block.language}"
 
 
-@pytest.mark.parametrize("pattern", [*NOT_RUN, *PROGRAMS])
+@pytest.mark.parametrize("pattern", NOT_RUN)
 def test_each_exception_is_needed(pattern: str) -> None:
     assert any(re.search(pattern, command) for command in COMMANDS)
 
