@@ -125,7 +125,7 @@ def blended(image: Any, made: Any, mask: Any) -> Any:
 
 
 def _laplacian(x: Any) -> Any:
-    """Return each pixel's difference to its neighbours above, below, left and right, as far as there are any."""
+    """Return each pixel's difference to its neighbors above, below, left and right, as far as there are any."""
     down, right = x[:, 1:] - x[:, :-1], x[:, :, 1:] - x[:, :, :-1]
     rows = ops.pad(down, [[0, 0], [1, 0], [0, 0], [0, 0]]) - ops.pad(down, [[0, 0], [0, 1], [0, 0], [0, 0]])
     columns = ops.pad(right, [[0, 0], [0, 0], [1, 0], [0, 0]]) - ops.pad(right, [[0, 0], [0, 0], [0, 1], [0, 0]])

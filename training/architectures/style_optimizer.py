@@ -1,4 +1,4 @@
-"""Style transfer by optimisation (Gatys et al. 2016, arXiv 1508.06576): the picture itself is what is learned.
+"""Style transfer by optimization (Gatys et al. 2016, arXiv 1508.06576): the picture itself is what is learned.
 
 Adam changes the picture until VGG19 sees in it the content of one picture and the Gram matrices of another. Two sets of
 features with one Gram matrix are alike by the maximum mean discrepancy under the kernel (x·y)² (Li et al. 2017, arXiv
@@ -20,7 +20,7 @@ REDUCED = 16
 RATE = 0.02
 """Adam's, of a picture in [0, 1]; it falls to a tenth over a search."""
 VARIATION = 2.0
-"""Weight of the mean square difference of neighbours, which keeps single pixels in place."""
+"""Weight of the mean square difference of neighbors, which keeps single pixels in place."""
 
 
 def grams(activations: Any) -> Any:

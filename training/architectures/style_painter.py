@@ -1,6 +1,6 @@
 """A network that paints a picture in the style of another, which it encodes in one pass.
 
-A transformer network (Johnson et al. 2016, arXiv 1603.08155) with adaptive instance normalisation (Huang and Belongie
+A transformer network (Johnson et al. 2016, arXiv 1603.08155) with adaptive instance normalization (Huang and Belongie
 2017, arXiv 1703.06868) at every depth, whose scales and offsets come from a style vector (Ghiasi et al. 2017, arXiv
 1705.06830); its style encoder is small and of its own. It enlarges by copies and convolves: no checkerboards.
 """
@@ -69,7 +69,7 @@ class _Painter:
         return self.layer("vector", layers.Dense, VECTOR, dtype="float32")(x)
 
     def paint(self, image: Any, vector: Any, moments: Any = None) -> tuple[Any, Any]:
-        """Return the painting and the moments [N,2,channels] of all that was normalised: given, or its own."""
+        """Return the painting and the moments [N,2,channels] of all that was normalized: given, or its own."""
         widths = [NEAR, *[WIDTH] * (1 + 2 * BLOCKS), NEAR, FULL]
         # Published weights are stored under the names of layers: this one keeps its first name.
         styles = layers.Reshape((2, sum(widths)))(self.layer("manners", layers.Dense, 2 * sum(widths))(vector))
@@ -114,7 +114,7 @@ def split(network: keras.Model) -> dict[str, keras.Model]:
     """Return what a large picture needs of `network`, as networks that share its layers.
 
     * `paint`: {image [N,H,W,3], vector [N,VECTOR], moments [N,2,channels]} -> image: a tile, in one tone with others;
-    * `statistics`: {image, vector} -> moments of all that is normalised: of the whole picture, reduced;
+    * `statistics`: {image, vector} -> moments of all that is normalized: of the whole picture, reduced;
     * `encode`: style [N,h,w,3] -> vector.
     """
     painter = _Painter({layer.name: layer for layer in network.layers})

@@ -48,7 +48,7 @@ class Views:
     """Random views: `views(index)` -> (pictures uint8 (batch, h, w, 3), labels uint8 (batch, h, w)).
 
     The same for the same index. A scene is drawn, scaled by a random factor within `scales`, cut at random to `size`
-    (grey and VOID where it ends), mirrored half of the time, turned by a multiple of 90 degrees where `turn` says
+    (gray and VOID where it ends), mirrored half of the time, turned by a multiple of 90 degrees where `turn` says
     so, and varied in brightness, contrast and color.
     """
 
@@ -118,6 +118,6 @@ def _jitter_colors(picture: np.ndarray, random: np.random.Generator) -> np.ndarr
     gain = random.uniform(0.75, 1.25) * random.uniform(0.92, 1.08, 3)
     values = (values - 127) * random.uniform(0.75, 1.25) + 127
     values = values * gain.astype(np.float32) + random.uniform(-15, 15)
-    grey = values.mean(axis=-1, keepdims=True)
-    values = grey + (values - grey) * random.uniform(0.6, 1.3)
+    gray = values.mean(axis=-1, keepdims=True)
+    values = gray + (values - gray) * random.uniform(0.6, 1.3)
     return np.clip(values, 0, 255).astype(np.uint8)

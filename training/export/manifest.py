@@ -30,7 +30,7 @@ TOLERANCE = 5e-4
 MEANINGS = {
     "image": "a picture in [0, 1], not clipped where it comes out",
     "probabilities": "how probable each class is; of one class, the foreground",
-    "level": "the root mean square of noise and artefacts, 1 = 75/255 of the range",
+    "level": "the root mean square of noise and artifacts, 1 = 75/255 of the range",
 }
 
 

@@ -1,4 +1,4 @@
-"""`denoise/photo`: noise, grain and JPEG artefacts out of photographs; one network that is given the level.
+"""`denoise/photo`: noise, grain and JPEG artifacts out of photographs; one network that is given the level.
 
     python -m training train denoise_photo --hours 1.5      # two cores; 0.2 on an accelerator
     python -m training evaluate denoise_photo
@@ -31,7 +31,7 @@ HELD_OUT_SIZE = 192
 
 
 class Mix(NamedTuple):
-    """Sixteenths of a batch with JPEG artefacts, with camera noise, and clean; the rest gets white noise."""
+    """Sixteenths of a batch with JPEG artifacts, with camera noise, and clean; the rest gets white noise."""
 
     coded: int
     camera: int
@@ -80,7 +80,7 @@ class PhotoPart(Part):
     def degrade(self, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
         """Return (degraded, clean), float32 in about [0, 1].
 
-        The samples have JPEG artefacts, camera noise, nothing, and Gaussian noise, in this order.
+        The samples have JPEG artifacts, camera noise, nothing, and Gaussian noise, in this order.
         """
         clean = ops.cast(batch["clean"], "float32") / 255.0
         file = ops.cast(batch["file"], "float32") / 255.0

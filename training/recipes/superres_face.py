@@ -58,7 +58,7 @@ class UpscaleFaces(Part):
         """Return image [N,H,W,3] -> image [N,4H,4W,3], not clipped; height and width are even."""
         image = keras.Input((None, None, 3), name="image")
         large = bicubic(image, SCALE)
-        # An enlarged picture is smooth: its 2x2 neighbours as channels lose nothing and cost a quarter.
+        # An enlarged picture is smooth: its 2x2 neighbors as channels lose nothing and cost a quarter.
         features = skip_autoencoder.build(ops.space_to_depth(large, 2))
         start = keras.initializers.VarianceScaling(0.01, "fan_in", "truncated_normal")
         last = layers.Conv2D(12, 3, padding="same", kernel_initializer=start, name="exit", dtype="float32")
