@@ -42,13 +42,15 @@ class Learner(keras.Model):
         self.seed = keras.random.SeedGenerator(seed)
 
     def call(self, batch: Mapping[str, Any]) -> Any:
+        """Return the loss of `batch` as a tensor of shape (1,)."""
         return ops.reshape(self.part.loss(self.network, batch, self.seed), (1,))
 
     def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True) -> Any:
+        """Return the mean of the loss that `call` returned."""
         return ops.mean(y_pred)
 
     def build(self, input_shape: Any) -> None:
-        # The network is built already; the loss adds no weights.
+        """Mark the model as built: the network is built already, and the loss adds no weights."""
         self.built = True
 
 
@@ -99,6 +101,7 @@ class RunCallback(keras.callbacks.Callback):
         return min(1.0, (time.monotonic() - self.started) / self.seconds)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Set the learning rate for this epoch: warm-up, then cosine over the time budget."""
         warm = min(1.0, (epoch + 1) * self.part.steps_per_epoch / WARM_UP_STEPS)
         # The last epoch is the one that ends at the end of the time: cosine to 2 % there.
         rate = self.peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress())))
@@ -106,6 +109,7 @@ class RunCallback(keras.callbacks.Callback):
         self.epoch_started = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Check that loss and weights are finite; log, save and draw when it is time."""
         loss = float((logs or {}).get("loss", math.nan))
         # The last step of an epoch may spoil the weights after a loss that was still finite.
         if not (math.isfinite(loss) and all(map(_finite, self.model.network.variables))):

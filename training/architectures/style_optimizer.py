@@ -37,10 +37,12 @@ class Look(keras.layers.Layer):
         self.vgg = vgg
 
     def call(self, image: Any) -> Any:
+        """Return the Gram matrices of `image` [N,H,W,3] at all layers of STYLE, flattened and concatenated."""
         seen = self.vgg(image)
         return ops.concatenate([ops.reshape(grams(seen[name]), (-1, seen[name].shape[-1] ** 2)) for name in STYLE], -1)
 
     def compute_output_spec(self, image: Any) -> Any:
+        """Return the spec of the concatenated Gram matrices."""
         return keras.KerasTensor((image.shape[0], sum(self.vgg.output[name].shape[-1] ** 2 for name in STYLE)))
 
 
@@ -57,6 +59,7 @@ class Steps(keras.layers.Layer):
         self.vgg = vgg
 
     def call(self, image: Any, mean: Any, square: Any, content: Any, wanted: Any, turn: Any) -> tuple[Any, ...]:
+        """Take the steps of one call; return the picture, the moments of Adam, and the content and style losses."""
         import tensorflow as tf  # which the accelerator's machine has not, and which is not trained there
 
         count, before, all_steps, weight = (turn[:, i] for i in range(4))
@@ -83,6 +86,7 @@ class Steps(keras.layers.Layer):
         return image, mean, square, losses
 
     def compute_output_spec(self, image: Any, *_: Any) -> Any:
+        """Return the specs of the picture, both moments and the two losses."""
         return (*(keras.KerasTensor(image.shape) for _ in range(3)), keras.KerasTensor((image.shape[0], 2)))
 
     def _distances(self, image: Any, content: Any, wanted: Any) -> tuple[Any, Any]:

@@ -26,6 +26,7 @@ class Moments(layers.Layer):
     """Mean of each channel over the picture, and the logarithm of its deviation: [N,H,W,C] -> [N,2,C]."""
 
     def call(self, x: Any) -> Any:
+        """Return mean and logarithm of the deviation of each channel of `x` [N,H,W,C], as [N,2,C] float32."""
         mean, variance = ops.moments(ops.cast(x, "float32"), axes=(1, 2))
         return ops.stack([mean, ops.log(variance + EPSILON) / 2], axis=1)
 
@@ -34,10 +35,12 @@ class Restyle(layers.Layer):
     """Channels with `moments` [N,2,C] become such with deviation 1 + `style`[:, 0] and mean `style`[:, 1]."""
 
     def call(self, x: Any, moments: Any, style: Any) -> Any:
+        """Return `x` [N,H,W,C], normalized with `moments` and scaled and shifted by `style`, both [N,2,C]."""
         moments, style = ops.cast(moments, x.dtype)[:, :, None, None], ops.cast(style, x.dtype)[:, :, None, None]
         return (x - moments[:, 0]) * ops.exp(-moments[:, 1]) * (1 + style[:, 0]) + style[:, 1]
 
     def compute_output_spec(self, x: Any, moments: Any, style: Any) -> Any:
+        """Return the spec of the result: shape and dtype of `x`."""
         return keras.KerasTensor(x.shape, x.dtype)
 
 

@@ -63,6 +63,7 @@ class Autoencoder(DigitsPart):
     hours = 0.4
 
     def network(self) -> keras.Model:
+        """Return a new autoencoder for digits."""
         return digits_autoencoder.build()
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:

@@ -49,9 +49,11 @@ class DenoisePhoto(Recipe):
         return {"denoise": Denoise(), "estimate": Estimate()}
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
+        """Return the tables of denoising, measured on the test photographs."""
         return photos.measure_denoising(networks, packs)
 
     def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
+        """Return the same tables, measured through the service at `url`."""
         return photos.measure_denoising_service(url, packs)
 
 
@@ -112,6 +114,7 @@ class Denoise(PhotoPart):
     hours = 1.5
 
     def network(self) -> keras.Model:
+        """Return a new residual U-Net."""
         return residual_unet.build()
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:

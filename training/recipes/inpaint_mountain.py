@@ -86,6 +86,7 @@ class FillMountains(InpaintPart):
         return make
 
     def load_held_out(self, packs: Packs) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return held-out pictures, each with the mask of its hole."""
         return _pair_with_holes(validation_split(packs.pictures("mountain/train"))[1])
 
 

@@ -38,4 +38,5 @@ class FillWithoutMask(FillMountains):
         return keras.Model({"image": image}, {"image": found}, name="inpaint_mountain_autoencoder")
 
     def inputs(self, image: Any, mask: Any) -> dict[str, Any]:
+        """Return the input of the network: the picture without the mask."""
         return {"image": image}

@@ -133,6 +133,7 @@ class Painter(Part):
         self._metric: PerceptualMetric | None = None
 
     def network(self) -> keras.Model:
+        """Return a new transformer network for styles."""
         return style_painter.build()
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:

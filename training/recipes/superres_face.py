@@ -87,6 +87,7 @@ class UpscaleFaces(Part):
         return ops.mean(ops.abs(network({"image": small})["image"] - large))
 
     def load_held_out(self, packs: Packs) -> list[np.ndarray]:
+        """Return the held-out faces."""
         return validation_split(packs.pictures("faces/train"))[1]
 
     def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
