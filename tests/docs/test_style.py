@@ -58,6 +58,11 @@ def test_the_checks_of_lines_find_what_they_look_for() -> None:
     assert british_words("Grey and `grey`, colours, analysis\n| grey |\n") == ["grey", "colours"]
 
 
+def test_the_readme_is_short() -> None:
+    """Counted as `wc -w` does, with code and tables."""
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= README_WORDS
+
+
 def test_every_fence_is_closed() -> None:
     for page in PAGES:
         find_blocks(page)
