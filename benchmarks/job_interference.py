@@ -53,7 +53,7 @@ def start_job(client: httpx.Client) -> str:
         job = client.get(address).raise_for_status().json()
         if job["state"] not in ("queued", "running"):
             detail = (job["problem"] or {}).get("detail", "no detail")
-            raise SystemExit(f"the job ended during the measurement, {job['state']}: {detail}")
+            raise SystemExit(f"the job ended during the measurement ({job['state']}): {detail}")
         if job["done"] >= 20:
             return str(address)
         time.sleep(0.2)
@@ -61,9 +61,9 @@ def start_job(client: httpx.Client) -> str:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--side", type=int, default=512)
-    arguments.add_argument("--rounds", type=int, default=4)
-    arguments.add_argument("--requests", type=int, default=5, help="per round, without and with the job")
+    arguments.add_argument("--side", type=int, default=512, help="height and width of the pictures (default: 512)")
+    arguments.add_argument("--rounds", type=int, default=4, help="number of rounds (default: 4)")
+    arguments.add_argument("--requests", type=int, default=5, help="requests per round, without and with the job")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     options = arguments.parse_args()
     data = make_png(options.side)

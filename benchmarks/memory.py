@@ -62,10 +62,10 @@ def main() -> None:
     arguments.add_argument(
         "--task", choices=["denoise", "superres", "segment", "inpaint", "stylize"], default="denoise"
     )
-    arguments.add_argument("--model")
-    arguments.add_argument("--megapixels", type=float, default=24.0)
-    arguments.add_argument("--scratches", type=int, default=200, help="for inpaint")
-    arguments.add_argument("--method", default="auto", help="for inpaint")
+    arguments.add_argument("--model", help="name of the model (default: the default model of the task)")
+    arguments.add_argument("--megapixels", type=float, default=24.0, help="size of the picture (default: 24)")
+    arguments.add_argument("--scratches", type=int, default=200, help="for --task inpaint")
+    arguments.add_argument("--method", default="auto", help="for --task inpaint")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     options = arguments.parse_args()
     data = photograph(options.megapixels)

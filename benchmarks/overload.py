@@ -151,10 +151,14 @@ async def measure_overload(options: argparse.Namespace, url: str) -> dict[str, f
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--side", type=int, default=512)
-    arguments.add_argument("--seconds", type=float, default=300.0)
-    arguments.add_argument("--best-seconds", type=float, default=40.0)
-    arguments.add_argument("--patience", type=float, default=20.0)
+    arguments.add_argument("--side", type=int, default=512, help="height and width of the pictures (default: 512)")
+    arguments.add_argument("--seconds", type=float, default=300.0, help="duration of the overload (default: 300)")
+    arguments.add_argument(
+        "--best-seconds", type=float, default=40.0, help="duration of the measurement of the best throughput"
+    )
+    arguments.add_argument(
+        "--patience", type=float, default=20.0, help="deadline of a request in seconds (default: 20)"
+    )
     arguments.add_argument("--times", type=float, default=2.0, help="the load, as a multiple of the best throughput")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     options = arguments.parse_args()

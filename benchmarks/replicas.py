@@ -112,9 +112,11 @@ async def measure(engine: RayEngine, local: LocalEngine, side: int, rounds: int)
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--router", choices=("ours", "serve"), default="ours")
-    arguments.add_argument("--side", type=int, default=512)
-    arguments.add_argument("--rounds", type=int, default=4)
+    arguments.add_argument(
+        "--router", choices=("ours", "serve"), default="ours", help="router: ours, or that of Ray Serve"
+    )
+    arguments.add_argument("--side", type=int, default=512, help="height and width of the pictures (default: 512)")
+    arguments.add_argument("--rounds", type=int, default=4, help="number of rounds (default: 4)")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     options = arguments.parse_args()
     router = RAY_SERVE_ROUTER if options.router == "serve" else cluster.ROUTER

@@ -348,10 +348,10 @@ def report(name: str, soak: Soak, seconds: float) -> dict[str, float | int | str
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--requests", type=int, default=10_000)
-    arguments.add_argument("--callers", type=int, default=8)
+    arguments.add_argument("--requests", type=int, default=10_000, help="number of requests (default: 10000)")
+    arguments.add_argument("--callers", type=int, default=8, help="concurrent clients (default: 8)")
     arguments.add_argument("--repeats", type=int, default=300, help="how many requests are repeated at the end")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     options = arguments.parse_args()
     figures: dict[str, float | int | str] = {"requests": options.requests, "seed": options.seed}

@@ -51,7 +51,7 @@ class _Part(BaseModel):
             return data
         for old, new in cls.renamed.items():
             if old in data and new in data:
-                raise ValueError(f"{old} is the old name of {new}: keep {new} alone")
+                raise ValueError(f"{old} is the old name of {new}; keep only {new}")
         return {cls.renamed.get(key, key): value for key, value in data.items()}
 
 
@@ -71,11 +71,11 @@ class Tensor(_Part):
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         if self.shape[0] != -1:
-            raise ValueError("the first size of a shape is the batch and must be -1")
+            raise ValueError("the first dimension of a shape is the batch size and must be -1")
         if any(size < 1 and size != -1 for size in self.shape):
-            raise ValueError("sizes are positive, or -1 for free")
+            raise ValueError("dimensions must be positive, or -1 for any size")
         if self.range is not None and self.range[0] >= self.range[1]:
-            raise ValueError("a range runs from low to high")
+            raise ValueError("the first value of a range must be less than the second")
         return self
 
 
@@ -97,7 +97,7 @@ class Signature(_Part):
     @model_validator(mode="after")
     def _check_precisions(self) -> Self:
         if self.precision in self.precisions:
-            raise ValueError(f"precisions: {self.precision} is the precision of the signature itself")
+            raise ValueError(f"precisions: {self.precision} is already the precision of the signature")
         return self
 
     def at(self, precision: Precision) -> Self:
@@ -152,17 +152,15 @@ class Geometry(_Part):
         }
         if not needs[self.kind]:
             field = {"tiled": "tile_size", "canonical": "canonical_sizes", "fixed": "valid_sizes"}[self.kind]
-            raise ValueError(f"geometry of kind {self.kind} needs {field}")
+            raise ValueError(f"geometry of kind {self.kind} requires {field}")
         if self.kind == "tiled":
             if self.tile_size % self.tile_step or self.tile_step % self.multiple:
                 raise ValueError(
-                    f"tile_size {self.tile_size} is no multiple of tile_step {self.tile_step}, "
-                    f"or that is none of {self.multiple}"
+                    f"tile_size {self.tile_size} must be a multiple of tile_step {self.tile_step}, "
+                    f"and tile_step a multiple of {self.multiple}"
                 )
             if self.tile_size <= 2 * self.margin:
-                raise ValueError(
-                    f"tile_size {self.tile_size} leaves nothing inside a margin of {self.margin} on both sides"
-                )
+                raise ValueError(f"tile_size {self.tile_size} must be greater than twice the margin of {self.margin}")
         return self
 
 
@@ -197,7 +195,7 @@ class QualityTable(_Part):
     @model_validator(mode="after")
     def _check_rows(self) -> Self:
         if any(len(row) != len(self.columns) for row in self.rows):
-            raise ValueError("each row has one cell a column")
+            raise ValueError("each row must have one cell per column")
         return self
 
 
@@ -237,9 +235,9 @@ def excessive_losses(figures: Mapping[str, tuple[float, float]]) -> list[str]:
     for name, (before, after) in figures.items():
         kind = kind_of(name)
         if kind is None:
-            problems.append(f"there is no bound for what {name} may lose")
+            problems.append(f"there is no limit for the loss of {name}")
         elif not before - after < MAX_LOSS[kind]:
-            problems.append(f"{name} falls from {before:.3f} to {after:.3f}, and may lose less than {MAX_LOSS[kind]}")
+            problems.append(f"{name} falls from {before:.3f} to {after:.3f}; it must lose less than {MAX_LOSS[kind]}")
     return problems
 
 
@@ -323,31 +321,31 @@ class Manifest(_Part):
         for path in self.files:
             parts = path.split("/")
             if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
-                raise ValueError(f"files: {path!r} is not a plain path below the model's folder")
+                raise ValueError(f"files: {path!r} must be a relative path inside the model's folder")
         if MANIFEST_NAME in self.files:
-            raise ValueError(f"files: {MANIFEST_NAME} cannot hold its own digest")
+            raise ValueError(f"files: {MANIFEST_NAME} must not be listed")
         if len({entry.id for entry in self.classes}) != len(self.classes):
-            raise ValueError("classes: each id stands once")
+            raise ValueError("classes: ids must be unique")
         if len({style.name for style in self.styles}) != len(self.styles):
-            raise ValueError("styles: each name stands once")
+            raise ValueError("styles: names must be unique")
         if len(self.functions) != sum(1 + len(signature.precisions) for signature in self.signatures.values()):
-            raise ValueError("signatures: each function is listed once, as a signature or as a precision of one")
+            raise ValueError("signatures: each function may be listed only once, as a signature or as a precision")
         return self
 
     @model_validator(mode="after")
     def _check_quantized(self) -> Self:
         if len({one.signature for one in self.quantized}) != len(self.quantized):
-            raise ValueError("quantized: each signature has at most one entry")
+            raise ValueError("quantized: each signature may have only one entry")
         for one in self.quantized:
             if one.signature not in self.signatures:
                 raise ValueError(f"quantized: there is no signature {one.signature!r}")
             if one.file not in self.files:
-                raise ValueError(f"quantized: {one.file!r} is not among the files")
+                raise ValueError(f"quantized: {one.file!r} is not listed in files")
         return self
 
 
 def parse(text: str | bytes) -> Manifest:
-    """Return the manifest in `text` (JSON). Raises ManifestError that lists every breach at once."""
+    """Return the manifest in `text` (JSON). Raises ManifestError that lists all violations."""
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:

@@ -81,14 +81,14 @@ def open_model(folder: Path) -> Manifest:
     problems = []
     place = "/".join(folder.parts[-3:])
     if place != f"{manifest.task}/{manifest.name}/{manifest.version}":
-        problems.append(f"the folder is {place}, the manifest says {manifest.id}")
+        problems.append(f"the folder is {place}, but the manifest says {manifest.id}")
     present = set(_paths(folder)) - {MANIFEST_NAME}
     problems += [f"{path} is not listed in the manifest" for path in sorted(present - manifest.files.keys())]
     for path, expected in sorted(manifest.files.items()):
         if path not in present:
             problems.append(f"{path} is missing")
         elif (folder / path).is_symlink():
-            problems.append(f"{path} is a link")
+            problems.append(f"{path} is a symbolic link")
         else:
             problems += _difference(folder / path, path, expected)
     if problems:
@@ -112,7 +112,7 @@ def publish(manifest: Manifest, source: Path, root: Path, *, default: bool | Non
     parent = root / manifest.task / manifest.name
     place = parent / str(manifest.version)
     if place.exists():
-        raise RepositoryError([f"{manifest.id} exists already; the next version is {_next(manifest, root)}"])
+        raise RepositoryError([f"{manifest.id} already exists; use version {_next(manifest, root)}"])
     if default is None and any(is_default(contract.read(folder)) for folder in _versions(parent)):
         default = True
     if default is not None:
@@ -128,7 +128,7 @@ def publish(manifest: Manifest, source: Path, root: Path, *, default: bool | Non
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if place.exists():
-            raise RepositoryError([f"{manifest.id} was published by somebody else meanwhile"]) from error
+            raise RepositoryError([f"{manifest.id} was published by another process in the meantime"]) from error
         raise
     if default:
         _unmark_others(manifest, root)

@@ -10,9 +10,9 @@ modules that import each other at module level; imports under `if TYPE_CHECKING`
 
 from __future__ import annotations
 
+import argparse
 import ast
 import statistics
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +150,9 @@ def table(root: Path) -> str:
 
 def main() -> None:
     """Run the command line."""
-    print(table(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tree", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent, help="checkout")
+    print(table(parser.parse_args().tree))
 
 
 if __name__ == "__main__":

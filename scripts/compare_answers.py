@@ -153,7 +153,9 @@ def ask(client: httpx.Client, question: Question) -> Answer:
             response = _job_result(client, response.json()["id"])
         return describe(response)
     except httpx.TransportError as error:
-        raise NoAnswer(f"{client.base_url} does not answer: {error or type(error).__name__}") from None
+        raise NoAnswer(
+            f"cannot connect to {client.base_url}: {error or type(error).__name__}; start the service or check --url"
+        ) from None
 
 
 def _content(name: str) -> bytes:
@@ -166,7 +168,7 @@ def _job_result(client: httpx.Client, id: str) -> httpx.Response:
         if client.get(f"/jobs/{id}").json()["state"] not in ("queued", "running"):
             return client.get(f"/jobs/{id}/result")
         time.sleep(0.2)
-    raise NoAnswer(f"The job {id} did not end within {TIMEOUT_S:g} s.")
+    raise NoAnswer(f"Job {id} did not finish within {TIMEOUT_S:g} s.")
 
 
 def describe(response: httpx.Response) -> Answer:
@@ -262,8 +264,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     asking = commands.add_parser("ask", help="send the requests to a running service")
-    asking.add_argument("file", type=Path)
-    asking.add_argument("--url", default="http://127.0.0.1:8000")
+    asking.add_argument("file", type=Path, help="file to write the answers to")
+    asking.add_argument("--url", default="http://127.0.0.1:8000", help="address of the service (default: %(default)s)")
     comparing = commands.add_parser("compare", help="compare two files of answers")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)

@@ -26,7 +26,7 @@ WIDTH = 384
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--out", type=Path, default=Path("runs"))
+    arguments.add_argument("--out", type=Path, default=Path("runs"), help="folder of training results (default: runs/)")
     options = arguments.parse_args()
     try:
         draw(options.out)

@@ -305,7 +305,7 @@ def serve(stage: Stage, service: dict[str, Any]) -> None:
     say(f"CMD {shlex.join(stage.command)}")
     found = shutil.which(command[0], path=values["PATH"])
     if not found:
-        raise StepError(f"CMD: {command[0]} is not on the image's PATH")
+        raise StepError(f"CMD: {command[0]} is not on the PATH of the image")
     process = subprocess.Popen([found, *command[1:]], cwd=stage.to_host("."), env=values, stdin=subprocess.DEVNULL)
     try:
         test = list(service.get("healthcheck", {}).get("test", []))
@@ -316,7 +316,7 @@ def serve(stage: Stage, service: dict[str, Any]) -> None:
         process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=60)
         if code:
-            raise StepError(f"SIGTERM was answered with exit code {code}")
+            raise StepError(f"after SIGTERM the service ended with exit code {code}, not 0")
         say("SIGTERM: exit code 0")
     finally:
         if process.poll() is None:
@@ -346,8 +346,12 @@ def wait_until_healthy(process: subprocess.Popen[bytes], test: list[str], stage:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--reuse", type=Path, help="virtual environment whose packages are used")
-    arguments.add_argument("--python", type=Path, default=Path(sys.base_prefix) / "bin/python3")
+    arguments.add_argument(
+        "--reuse", type=Path, help="virtual environment whose packages are used instead of installing them"
+    )
+    arguments.add_argument(
+        "--python", type=Path, default=Path(sys.base_prefix) / "bin/python3", help="Python interpreter of the image"
+    )
     options = arguments.parse_args()
     area = Path(tempfile.mkdtemp(prefix="docker-steps-"))
     try:

@@ -8,8 +8,8 @@ real.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ def chart(folder: Path, names: list[str]) -> str:
     """
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     if not lines:
-        raise ValueError(f"{folder / 'log.jsonl'} has no step yet")
+        raise ValueError(f"{folder / 'log.jsonl'} has no steps yet")
     last = lines[-1]["step"]
     curves = []
     for name in names:
@@ -38,13 +38,15 @@ def chart(folder: Path, names: list[str]) -> str:
 
 
 def main() -> None:
-    for folder in map(Path, sys.argv[1:]):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="+", help="OUT/RECIPE/PART of a training run")
+    for folder in parser.parse_args().folder:
         for names in (["loss"], ["real", "made"]):
             try:
                 print(chart(folder, names) + "\n")
             except (OSError, ValueError) as error:
                 raise SystemExit(
-                    f"no curves in {folder}, which must be OUT/RECIPE/PART of a training run: {error}"
+                    f"no log in {folder}, which must be OUT/RECIPE/PART of a training run: {error}"
                 ) from None
 
 

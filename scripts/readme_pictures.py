@@ -267,8 +267,8 @@ def write_results(url: str) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("what", choices=["inputs", "results"])
-    arguments.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
+    arguments.add_argument("what", choices=["inputs", "results"], help="what to write")
+    arguments.add_argument("url", nargs="?", default="http://127.0.0.1:8000", help="address of the service")
     options = arguments.parse_args()
     if options.what == "inputs":
         write_inputs()
@@ -276,9 +276,7 @@ def main() -> None:
     try:
         write_results(options.url)
     except httpx.HTTPError as error:
-        raise SystemExit(
-            f"{options.url} does not answer as the service does, which `make serve` starts: {error}"
-        ) from None
+        raise SystemExit(f"no service at {options.url}: {error}; start it with `make serve`") from None
 
 
 if __name__ == "__main__":

@@ -77,15 +77,44 @@ OPERATIONS = {
 FORMATS = ("auto", "png", "jpeg", "webp", "tiff", "avif")
 LOSSLESS = ("png", "tiff")
 LEGEND = {
-    "8 bit": "16 bit rounded to 8, because the format has no more; `X-Applied` says `depth=8`.",
-    "RGB": "gray stored as three equal channels, because the format (or its library) has no such gray, or because "
+    "8 bit": "16 bits are rounded to 8, because the format has no more; `X-Applied` says `depth=8`.",
+    "RGB": "Gray is stored as three equal channels, because the format or its library has no such gray, or because "
     "colors are drawn over it.",
-    "sRGB": "colors converted to sRGB and the profile dropped, because networks are not trained on them: CMYK, "
+    "sRGB": "Colors are converted to sRGB and the profile is dropped, because networks are not trained on CMYK or "
     "linear light; `X-Applied` says `color=srgb`.",
-    "no profile": "a profile for gray, dropped because the answer is not gray; `X-Applied` says `icc=dropped`.",
-    "alpha": "transparency, which was asked for; here all of it is opaque, and WebP and AVIF do not store that.",
+    "no profile": "A profile for gray is dropped, because the result is not gray; `X-Applied` says `icc=dropped`.",
+    "alpha": "The result has the transparency that was requested. Here all pixels are opaque, and WebP and AVIF do not "
+    "store an opaque alpha channel.",
     "refused": "`invalid-field` (422): the format cannot store transparency, and it is not dropped silently.",
 }
+HEAD = """# Fidelity
+
+What the service preserves of a picture: depth, color, transparency, profiles and metadata, for each operation, kind of
+picture and output format. The tables are the results of {requests} requests to the running service with models that
+return their input. `python -m tests.fidelity` writes this page; a test compares it with the service.
+
+`kept` means that all of these are kept: width and height (times the scale), pixels (exactly in PNG and TIFF), bit
+depth, gray or color, transparency, the ICC profile byte for byte, EXIF and XMP. The orientation is applied to the
+pixels and reset to 1 in EXIF and XMP. The pixel dimensions in EXIF are updated, and its thumbnail is removed. `auto`
+also shows the format that it chose. The other words mean:
+
+| word | meaning |
+|---|---|
+{legend}
+
+The tables are for `metadata=keep`. `color` keeps only the profile, `strip` nothing. Palettes and 1-bit pictures are
+returned as 8-bit gray or RGB(A). Animations and files with several pages are refused.
+
+Never kept:
+
+* the second picture of a JPEG (`X-Applied` says `mpo=first`);
+* extended XMP beyond 64 KiB, IPTC outside XMP, PNG text, `gAMA` and `cICP`;
+* tags of a TIFF other than the descriptive ones;
+* in JPEG: EXIF or XMP larger than a segment of 64 KiB (`exif=dropped`, `xmp=dropped`);
+* EXIF that cannot be parsed (`exif=dropped`), and a profile for another kind of pixels (`icc=dropped`);
+* more than 8 bits of an AVIF (`depth=8`).
+
+Maker notes are kept unchanged."""
 WARNINGS = {"8 bit": "depth=8", "sRGB": "color=srgb", "no profile": "icc=dropped"}
 
 
@@ -417,30 +446,8 @@ def _read_tiff(data: bytes) -> Seen:
 
 def document(found: list[Cell]) -> str:
     """Return `docs/fidelity.md` for these cells."""
-    lines = [
-        "# What survives",
-        "",
-        f"{len(found)} requests: each operation × kind of picture × output format, through the running service over",
-        "models that return their input. `python -m tests.fidelity` writes this page; a test compares it with the",
-        "service.",
-        "",
-        "“kept” means all of: width and height (times the scale), upright pixels (exactly in PNG and TIFF), depth,",
-        "gray or color, transparency, the ICC profile byte for byte, EXIF (orientation reset to 1 once it is applied,",
-        "pixel dimensions those of the answer, thumbnail removed) and XMP (its orientation reset too). `auto` also",
-        "shows the format that it chose. Everything else is one of:",
-        "",
-        "| word | meaning |",
-        "|---|---|",
-        *(f"| {word} | {meaning} |" for word, meaning in LEGEND.items()),
-        "",
-        "All of this is for `metadata=keep`; `color` keeps the profile only, `strip` nothing. Palettes and 1 bit come",
-        "back as 8-bit gray or RGB(A). What is never kept: a JPEG's second picture (`X-Applied` says `mpo=first`),",
-        "extended XMP beyond 64 KiB, IPTC outside XMP, PNG text, `gAMA` and `cICP`, and a TIFF's tags other than the",
-        "descriptive ones. EXIF or XMP larger than a JPEG segment (64 KiB) is dropped from JPEG, EXIF that cannot be",
-        "parsed from every format, and so is a profile for another kind of pixels; `X-Applied` says `exif=dropped`,",
-        "`xmp=dropped`, `icc=dropped`. AVIF of more than 8 bit is read as 8 (`depth=8`). Maker notes are",
-        "unchanged. Animations and files of several pages are refused.",
-    ]
+    legend = "\n".join(f"| {word} | {meaning} |" for word, meaning in LEGEND.items())
+    lines = [HEAD.format(requests=len(found), legend=legend)]
     for name, operation in OPERATIONS.items():
         lines += ["", f"## {operation.title}", "", f"| input | {' | '.join(f'`{form}`' for form in FORMATS)} |"]
         lines.append("|---" * (len(FORMATS) + 1) + "|")

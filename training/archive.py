@@ -51,7 +51,7 @@ def write_archive(
     """
     recipes, most = list(recipes), MAX_MEBIBYTES if most is None else most
     if out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty: an archive needs a folder of its own")
+        raise FileExistsError(f"{out} is not empty; choose an empty folder with --out")
     own = {recipe.id: dict(_read(recipe, packs, start)) for recipe in recipes}
     files: Files = {path: data for files_of_one in own.values() for path, data in files_of_one.items()}
     exact = {name for recipe in recipes if recipe.task in EXACT for name in recipe.packs}
@@ -59,7 +59,7 @@ def write_archive(
     if _mebibytes(packed) > most:
         names = ", ".join(own)
         raise ArchiveTooLarge(
-            f"the archive of {names} has {_mebibytes(packed):.1f} MiB at its smallest; {most:g} are allowed"
+            f"the smallest archive of {names} has {_mebibytes(packed):.1f} MiB, more than {most:g}; raise --most"
         )
     for path, data in packed.items():
         target = out / _name(path, data)

@@ -20,7 +20,7 @@ def load_initial_weights(network: keras.Model, source: Path, part_name: str) -> 
     Raises BadInitialWeights when it does not exist, holds no weights, or none of them fit.
     """
     if not source.exists():
-        raise BadInitialWeights(f"{source} is not there")
+        raise BadInitialWeights(f"{source} does not exist")
     if source.is_dir():
         from training.export.variables import read_variables
 
@@ -29,10 +29,12 @@ def load_initial_weights(network: keras.Model, source: Path, part_name: str) -> 
         try:
             stored = _read_file(source)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise BadInitialWeights(f"{source} is no file of weights: {error}") from None
+            raise BadInitialWeights(f"cannot read weights from {source}: {error}") from None
     taken = take(network, stored)
     if not taken:
-        raise BadInitialWeights(f"{source} has no variable that {network.name} could start from")
+        raise BadInitialWeights(
+            f"{source} has no variable with a name and shape of {network.name}; use weights of the same architecture"
+        )
     return taken
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 def _above_zero(text: str) -> float:
     number = float(text)
     if not (number > 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        raise argparse.ArgumentTypeError(f"must be greater than 0, not {text}")
     return number
 
 
@@ -30,11 +30,11 @@ def _seed(text: str) -> int:
 
 
 RENAMED_OPTIONS = {"train": {"--bfloat16": "--precision bfloat16"}}
-"""Options of version 0.1 by command, and what replaces them, where the usage line does not make it plain."""
+"""Options of version 0.1 by command, and what replaces them, if the usage line does not show it."""
 
 
 class _Renamed(argparse.Action):
-    """An option of RENAMED_OPTIONS: refused with one line that names its replacement."""
+    """An option of RENAMED_OPTIONS: refused with one line that gives its replacement."""
 
     def __init__(self, option_strings: list[str], dest: str, new: str) -> None:
         super().__init__(option_strings, dest, nargs="?", help=argparse.SUPPRESS)
@@ -44,7 +44,7 @@ class _Renamed(argparse.Action):
         parser.exit(2, f"training: {self.option_strings[0]} is now {self.new}\n")
 
 
-# argparse names the type in its error for a value that is no number.
+# argparse shows these names in its error for an invalid number.
 _above_zero.__name__, _at_least_one.__name__, _seed.__name__ = "number", "whole number", "whole number"
 
 
@@ -65,55 +65,76 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(parser=command)
         return command
 
-    add_command("list", "every recipe, its parts and packs", recipes=None)
-    train = add_command("train", "train recipes one after another, each for its share of --hours")
-    train.add_argument("--hours", type=_above_zero, help="for everything named (default: each part's hours)")
-    train.add_argument("--resume", action="store_true", help="resume from the state in --out")
+    add_command("list", "list all recipes with their parts, hours and data packs", recipes=None)
+    train = add_command("train", "train recipes one after another, each with its share of --hours")
+    train.add_argument("--hours", type=_above_zero, help="total for all recipes (default: the hours of each part)")
+    train.add_argument("--resume", action="store_true", help="resume from the training state in --out")
     train.add_argument(
-        "--from", dest="weights", type=Path, help="start from a .weights.h5 or a published model's folder"
+        "--from",
+        dest="weights",
+        type=Path,
+        help="initial weights: a .weights.h5 or .npz file, or the folder of a published model",
     )
     train.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="what to compute in; weights stay float32 (default: auto, which measures where bfloat16 may be faster)",
+        help="precision of the computation; weights stay float32 (default: auto, which uses bfloat16 if it is faster)",
     )
-    train.add_argument("--batch", type=_at_least_one, help="samples a batch (default: what suits two cores)")
     train.add_argument(
-        "--rate", type=_above_zero, help="highest learning rate (default: the part's; less to fine-tune with --from)"
+        "--batch", type=_at_least_one, help="batch size (default: that of the part, chosen for two cores)"
     )
-    train.add_argument("--seed", type=_seed, default=0)
-    evaluate = add_command("evaluate", "print the recipe's tables")
-    evaluate.add_argument("--url", help="measure through a running service instead")
-    evaluate.add_argument("--repository", type=Path, help="measure the newest published model below this folder")
-    export = add_command("export", "write a SavedModel folder from training results")
-    export.add_argument("--to", type=Path, required=True)
-    publish = add_command("publish", "export, evaluate and put in the model repository as the next version")
-    publish.add_argument("--repository", type=Path, help="default: models/published; for vgg19, models/local")
-    publish.add_argument("--default", action="store_true", help="make it the default of its task")
+    train.add_argument(
+        "--rate",
+        type=_above_zero,
+        help="peak learning rate (default: that of the part; use a lower one to fine-tune with --from)",
+    )
+    train.add_argument("--seed", type=_seed, default=0, help="random seed (default: 0)")
+    evaluate = add_command("evaluate", "print the quality tables of a recipe")
+    evaluate.add_argument("--url", help="evaluate through the service at this address")
+    evaluate.add_argument("--repository", type=Path, help="evaluate the newest version in this model repository")
+    export = add_command("export", "write a trained model as a SavedModel folder")
+    export.add_argument("--to", type=Path, required=True, help="folder to write to")
+    publish = add_command(
+        "publish", "export and evaluate a trained model, and add it to the model repository as the next version"
+    )
+    publish.add_argument(
+        "--repository", type=Path, help="model repository (default: models/published; for vgg19, models/local)"
+    )
+    publish.add_argument("--default", action="store_true", help="make it the default model of its task")
     publish.add_argument(
         "--weights",
         type=Path,
-        help="for vgg19: an .npz to use instead of the weights that keras.applications downloads",
+        help="for vgg19: .npz file with the weights (default: download them with keras.applications)",
     )
     quantize = add_command(
-        "quantize", "put the newest published version in another repository, with its 8-bit files where they are faster"
+        "quantize",
+        "quantize the newest published version to 8 bit, and write it to another model repository if that is faster",
     )
-    quantize.add_argument("--repository", type=Path, default=Path("models/published"), help="default: models/published")
-    quantize.add_argument("--to", type=Path, default=Path("models/local"), help="default: models/local")
-    quantize.add_argument("--precision", choices=("int8", "dynamic"), help="try this alone (default: both in turn)")
+    quantize.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("models/published"),
+        help="model repository to read (default: models/published)",
+    )
+    quantize.add_argument(
+        "--to", type=Path, default=Path("models/local"), help="model repository to write (default: models/local)"
+    )
+    quantize.add_argument(
+        "--precision", choices=("int8", "dynamic"), help="kind of quantization (default: try int8, then dynamic)"
+    )
     pack = add_command(
-        "pack", "write the data that training these needs as a small dataset archive for another machine"
+        "pack", "write a dataset archive: the files that training these recipes on another machine needs"
     )
     pack.add_argument(
-        "--from", dest="start", type=Path, help="model repository whose newest models are included, to start from"
+        "--from", dest="start", type=Path, help="include the newest models of this model repository as initial weights"
     )
     pack.add_argument(
-        "--most", type=_above_zero, help="largest size of the archive in MiB (default: 40); a larger one is reduced"
+        "--most", type=_above_zero, help="maximum size of the archive in MiB (default: 40); a larger archive is reduced"
     )
-    add_command("sheet", "draw preview grids of training results")
-    sample = add_command("sample", "draw samples of generators")
-    sample.add_argument("--seed", type=_seed, default=0)
+    add_command("sheet", "draw preview grids of trained models")
+    sample = add_command("sample", "draw samples of trained generators")
+    sample.add_argument("--seed", type=_seed, default=0, help="random seed (default: 0)")
     return parser
 
 
@@ -123,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         usage = " ".join(options.parser.format_usage().split())
-        options.parser.exit(2, f"training: {options.command} has no {unknown[0]}; {usage}\n")
+        options.parser.exit(2, f"training: {options.command} has no option {unknown[0]}; {usage}\n")
     from training import commands
 
     return commands.run(options, started)

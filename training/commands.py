@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 VGG19 = "vgg19"
-"""What `publish` takes beside recipes: the perceptual metric, for the service's `method=optimize`."""
+"""`publish` also accepts this name: the model of the perceptual metric, for the service's `method=optimize`."""
 
 
 class CommandError(ValueError):
@@ -81,9 +81,9 @@ def evaluate(options: argparse.Namespace, started: float) -> None:
 
 
 def _load_whole(argument: str) -> Recipe:
-    """Return the recipe of `NAME`; a part alone has no tables and is no model."""
+    """Return the recipe of `NAME`; a single part has no tables and is not a model."""
     if ":" in argument:
-        raise CommandError(f"{argument}: this command takes whole recipes, without a part")
+        raise CommandError(f"{argument}: this command takes a whole recipe; leave out the part")
     return load(argument)
 
 
@@ -99,7 +99,9 @@ def _find_newest(recipe: Recipe, root: Path) -> Path:
     below = root / recipe.task / recipe.name
     versions = sorted((int(path.name) for path in below.glob("*") if path.name.isdecimal()), reverse=True)
     if not versions:
-        raise CommandError(f"{root} holds no {recipe.task}/{recipe.name}: publish it first")
+        raise CommandError(
+            f"{root} has no model {recipe.task}/{recipe.name}; run python -m training publish {recipe.id} first"
+        )
     return below / str(versions[0])
 
 
@@ -121,7 +123,9 @@ def _require_tensorflow(command: str) -> None:
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        raise CommandError(f"{command} needs TensorFlow: run it with KERAS_BACKEND=tensorflow, on the same results")
+        raise CommandError(
+            f"{command} needs TensorFlow; set KERAS_BACKEND=tensorflow (training results of other backends can be used)"
+        )
 
 
 @contextmanager
@@ -150,11 +154,11 @@ def publish(options: argparse.Namespace, started: float) -> None:
                 with _reraise_as_command_error(name):
                     print(vgg19.publish(options.repository or Path("models/local"), options.weights))
             except vgg19.WeightsUnavailable as error:
-                raise CommandError(f"the weights of VGG19 are not available: {error}") from None
+                raise CommandError(f"cannot load the weights of VGG19: {error}") from None
             continue
         recipe = _load_whole(name)
         if not recipe.publishable:
-            raise CommandError(f"{recipe.id} is for training alone: the service has no task {recipe.task!r}")
+            raise CommandError(f"{recipe.id} cannot be published: the service has no task {recipe.task!r}")
         with _reraise_as_command_error(recipe.id):
             print(put(recipe, Packs(options.data), options.out, root, default=options.default))
 
@@ -170,7 +174,7 @@ def quantize(options: argparse.Namespace, started: float) -> None:
         recipe = _load_whole(name)
         folder = _find_newest(recipe, options.repository)
         if importlib.util.find_spec("ai_edge_litert") is None:
-            raise CommandError("this needs the package ai-edge-litert: install the extra `litert`")
+            raise CommandError("quantize needs the package ai-edge-litert; run pip install ai-edge-litert")
         try:
             with _reraise_as_command_error(str(folder)):
                 print(write(recipe, Packs(options.data), folder, options.to, precisions=precisions))
@@ -183,7 +187,7 @@ def pack(options: argparse.Namespace, started: float) -> None:
     from training.archive import write_archive
 
     if options.start and not options.start.is_dir():
-        raise CommandError(f"{options.start} is no model repository: there is no such folder")
+        raise CommandError(f"model repository {options.start} does not exist")
     recipes = list(dict.fromkeys(name.partition(":")[0] for name in options.recipes))
     for line in write_archive(
         [load(name) for name in recipes], Packs(options.data), options.out, options.start, options.most
@@ -215,7 +219,7 @@ def sample(options: argparse.Namespace, started: float) -> None:
     for name in options.recipes:
         recipe = _load_whole(name)
         if not recipe.is_generator:
-            raise CommandError(f"{recipe.id} is no generator; `sheet` draws what it does with pictures")
+            raise CommandError(f"{recipe.id} is not a generator; use sheet instead")
         target = options.out / recipe.id / "sample.png"
         Image.fromarray(recipe.sample(load_trained(recipe, options.out), options.seed)).save(target)
         print(target)
@@ -261,9 +265,12 @@ def run(options: argparse.Namespace, started: float) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in OWN_PACKAGES:
             raise
-        print(f"training: this needs the package {error.name}, which is not installed here", file=sys.stderr)
+        print(
+            f"training: the package {error.name} is not installed; run make setup or pip install {error.name}",
+            file=sys.stderr,
+        )
         return 2
-    except OSError as error:  # a folder that cannot be made or written, a disk that is full
+    except OSError as error:  # for example a folder without write permission, or a full disk
         print(f"training: {error}", file=sys.stderr)
         return 2
     return 0

@@ -136,7 +136,7 @@ class Recipe:
 
     def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
         """Return the same tables measured through the service at `url`. Raises NotSupported, ServiceProblem."""
-        raise NotSupported(f"{self.id} has no table for a service; leave --url out")
+        raise NotSupported(f"{self.id} cannot be evaluated through a service; leave out --url")
 
     def served_networks(self, networks: Mapping[str, keras.Model], packs: Packs) -> Mapping[str, keras.Model]:
         """Return the networks that are published, made of the trained ones; by default those themselves."""
@@ -182,7 +182,9 @@ def load(name: str) -> Recipe:
     known = names()
     if name not in known:
         near = get_close_matches(name, known, n=1)
-        raise UnknownRecipe(f"no recipe {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {known}"))
+        raise UnknownRecipe(
+            f"no recipe {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"the recipes are {known}")
+        )
     module = importlib.import_module(f"training.recipes.{name}")
     (recipe,) = (
         value
@@ -197,7 +199,7 @@ def parts(argument: str) -> Iterator[tuple[Recipe, str]]:
     name, _, wanted = argument.partition(":")
     recipe = load(name)
     if wanted and wanted not in recipe.parts:
-        raise UnknownRecipe(f"recipe {name} has no part {wanted!r}; there are {list(recipe.parts)}")
+        raise UnknownRecipe(f"recipe {name} has no part {wanted!r}; its parts are {', '.join(recipe.parts)}")
     for part in recipe.parts:
         if not wanted or part == wanted:
             yield recipe, part

@@ -53,7 +53,7 @@ def find_weights(recipe: Recipe, part: str, out: Path) -> Path:
     """Return the file of a part's averaged weights. Raises NotTrained."""
     weights = out / recipe.results / part / "weights.weights.h5"
     if not weights.is_file():
-        raise NotTrained(f"{weights} is not there: python -m training train {recipe.id}:{part} --out {out}")
+        raise NotTrained(f"{weights} does not exist; run python -m training train {recipe.id}:{part} --out {out}")
     return weights
 
 
@@ -66,5 +66,5 @@ def load_trained(recipe: Recipe, out: Path) -> dict[str, keras.Model]:
         weights = find_weights(recipe, name, out)
         networks[name] = part.network()
         if load_initial_weights(networks[name], weights, name) < len(networks[name].weights):
-            raise NotTrained(f"{weights} is of another network than {recipe.id}:{name} has now: train it again")
+            raise NotTrained(f"{weights} does not fit the current network of {recipe.id}:{name}; train it again")
     return networks

@@ -202,19 +202,24 @@ class SegmentationPart(Part):
     """What each class counts in the loss; None: alike."""
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
+        """Return the batches of the data set of this part."""
         return self.dataset.batches(packs, seed, batch)
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
+        """Return the cross-entropy of the batch, with the class weights if there are any."""
         weights = None if self.class_weights is None else np.array(self.class_weights, np.float32)
         return cross_entropy(network, batch, weights)
 
     def load_held_out(self, packs: Packs) -> list[Scene]:
+        """Return the held-out scenes of the data set."""
         return self.dataset.held_out(packs)
 
     def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
+        """Return the IoU figures of `network` on the held-out scenes."""
         return self.dataset.validate(network, self.held_out(packs))
 
     def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:
+        """Return pictures, labels and results of held-out scenes side by side."""
         return self.dataset.preview_grid(network, self.held_out(packs))
 
 
@@ -224,7 +229,9 @@ class SegmentationRecipe(Recipe):
     dataset: SegmentationDataset
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
+        """Return the tables of the data set, measured on its test pictures."""
         return self.dataset.tables(networks["segment"], packs, self.id)
 
     def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
+        """Return the tables of the data set, measured through the service at `url`."""
         return self.dataset.service_tables(url, packs, self.id)

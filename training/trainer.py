@@ -42,13 +42,15 @@ class Learner(keras.Model):
         self.seed = keras.random.SeedGenerator(seed)
 
     def call(self, batch: Mapping[str, Any]) -> Any:
+        """Return the loss of `batch` as a tensor of shape (1,)."""
         return ops.reshape(self.part.loss(self.network, batch, self.seed), (1,))
 
     def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True) -> Any:
+        """Return the mean of the loss that `call` returned."""
         return ops.mean(y_pred)
 
     def build(self, input_shape: Any) -> None:
-        # The network is built already; the loss adds no weights.
+        """Mark the model as built: the network is built already, and the loss adds no weights."""
         self.built = True
 
 
@@ -99,6 +101,7 @@ class RunCallback(keras.callbacks.Callback):
         return min(1.0, (time.monotonic() - self.started) / self.seconds)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Set the learning rate for this epoch: warm-up, then cosine over the time budget."""
         warm = min(1.0, (epoch + 1) * self.part.steps_per_epoch / WARM_UP_STEPS)
         # The last epoch is the one that ends at the end of the time: cosine to 2 % there.
         rate = self.peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress())))
@@ -106,6 +109,7 @@ class RunCallback(keras.callbacks.Callback):
         self.epoch_started = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Check that loss and weights are finite; log, save and draw when it is time."""
         loss = float((logs or {}).get("loss", math.nan))
         # The last step of an epoch may spoil the weights after a loss that was still finite.
         if not (math.isfinite(loss) and all(map(_finite, self.model.network.variables))):
@@ -156,9 +160,11 @@ class RunCallback(keras.callbacks.Callback):
     def _restore_good_weights(self) -> None:
         """Restore the last good averages and halve the rate. Raises FloatingPointError where there are none."""
         if not self.good:
-            raise FloatingPointError(f"{self.recipe.id}:{self.part_name}: the loss is not finite from the start")
+            raise FloatingPointError(
+                f"{self.recipe.id}:{self.part_name}: the loss is NaN or infinite from the start; lower --rate"
+            )
         print(
-            "the loss is not finite: training goes on from the last good weights at half the rate",
+            "the loss is NaN or infinite; continuing from the last good weights with half the learning rate",
             file=sys.stderr,
             flush=True,
         )
@@ -257,7 +263,7 @@ def train(
             kept = [saved[f"v{i}"] for i in range(len(saved.files) - 2)]
             if [value.shape for value in kept] != [tuple(variable.shape) for variable in _state(learner)]:
                 raise BadInitialWeights(
-                    f"{state} is of another network than {recipe.id}:{part_name} has now: leave --resume out"
+                    f"{state} does not fit the current network of {recipe.id}:{part_name}; leave out --resume"
                 )
             for variable, value in zip(_state(learner), kept, strict=True):
                 variable.assign(value)
@@ -269,7 +275,7 @@ def train(
     else:
         if resume:
             print(
-                f"{recipe.id}:{part_name}: no {state} to resume from: training starts anew", file=sys.stderr, flush=True
+                f"{recipe.id}:{part_name}: {state} does not exist; starting a new training", file=sys.stderr, flush=True
             )
         source = _initial_weights(weights, recipe, part_name, out)
         if source is not None:
@@ -279,7 +285,7 @@ def train(
             )
             # A part that this one starts from belongs to the same model, which counts its run anyway.
             run.previous_runs = previous_runs(source) if weights is not None else []
-            print(f"{recipe.id}:{part_name}: {taken} variables from {source}", file=sys.stderr, flush=True)
+            print(f"{recipe.id}:{part_name}: loaded {taken} variables from {source}", file=sys.stderr, flush=True)
         (folder / "log.jsonl").unlink(missing_ok=True)
 
     batches = _Batches(part.batches(packs, seed, batch), run.steps_before)
@@ -315,7 +321,7 @@ def choose_precision(part: Part, packs: Packs, name: str, *, seed: int, batch: i
     measuring. The choice is printed after `name`.
     """
     if not has_fast_bfloat16():
-        print(f"{name}: precision float32 (no accelerator, and no amx_bf16)", file=sys.stderr, flush=True)
+        print(f"{name}: precision float32 (this machine has no GPU and no AMX)", file=sys.stderr, flush=True)
         return "float32"
     inputs = dict(part.batches(packs, seed, batch)(0))
     seconds = {precision: _step_seconds(part, inputs, seed, precision) for precision in PRECISIONS}

@@ -67,10 +67,10 @@ class Denoiser:
 def parse_options(description: str | None) -> argparse.Namespace:
     """Parse the command line of a server."""
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", type=Path, help="of the SavedModel")
-    arguments.add_argument("--port", type=int, required=True)
-    arguments.add_argument("--workers", type=int, default=1)
-    arguments.add_argument("--batch", type=int, default=1)
+    arguments.add_argument("folder", type=Path, help="folder of the SavedModel")
+    arguments.add_argument("--port", type=int, required=True, help="port to listen on")
+    arguments.add_argument("--workers", type=int, default=1, help="worker processes")
+    arguments.add_argument("--batch", type=int, default=1, help="largest batch")
     return arguments.parse_args()
 
 

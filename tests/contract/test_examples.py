@@ -57,10 +57,10 @@ def test_precisions_are_functions_of_another_precision() -> None:
     assert manifest.functions.keys() == {*manifest.signatures, "denoise_bfloat16"}
     assert (variant.inputs, variant.outputs, variant.precision) == (usual.inputs, usual.outputs, "bfloat16")
     data["signatures"]["denoise"]["precisions"] = {"float32": "other"}
-    assert problems(data) == ["signatures.denoise: precisions: float32 is the precision of the signature itself"]
+    assert problems(data) == ["signatures.denoise: precisions: float32 is already the precision of the signature"]
     data["signatures"]["denoise"]["precisions"] = {"bfloat16": "denoise"}
     assert problems(data) == [
-        "manifest: signatures: each function is listed once, as a signature or as a precision of one"
+        "manifest: signatures: each function may be listed only once, as a signature or as a precision"
     ]
 
 
@@ -96,26 +96,29 @@ def test_unknown_keys_are_refused_everywhere(path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"geometry": {"kind": "tiled"}}, "needs tile_size"),
-        ({"geometry": {"kind": "fixed"}}, "needs valid_sizes"),
-        ({"geometry": {"kind": "canonical"}}, "needs canonical_sizes"),
-        ({"geometry": {"kind": "tiled", "halo": 16, "tile_size": 32}}, "leaves nothing inside a margin of 16"),
+        ({"geometry": {"kind": "tiled"}}, "requires tile_size"),
+        ({"geometry": {"kind": "fixed"}}, "requires valid_sizes"),
+        ({"geometry": {"kind": "canonical"}}, "requires canonical_sizes"),
+        ({"geometry": {"kind": "tiled", "halo": 16, "tile_size": 32}}, "must be greater than twice the margin of 16"),
         (
             {"geometry": {"kind": "tiled", "halo": 13, "multiple": 8, "tile_size": 32, "tile_step": 8}},
-            "leaves nothing inside a margin of 16",
+            "must be greater than twice the margin of 16",
         ),
-        ({"geometry": {"kind": "tiled", "multiple": 8, "tile_size": 64, "tile_step": 4}}, "or that is none of 8"),
+        (
+            {"geometry": {"kind": "tiled", "multiple": 8, "tile_size": 64, "tile_step": 4}},
+            "and tile_step a multiple of 8",
+        ),
         (
             {"geometry": {"kind": "tiled", "tile_size": 60, "tile_step": 32}},
-            "tile_size 60 is no multiple of tile_step 32",
+            "tile_size 60 must be a multiple of tile_step 32",
         ),
-        ({"files": {"../saved_model.pb": "0" * 64}}, "not a plain path"),
-        ({"files": {"/saved_model.pb": "0" * 64}}, "not a plain path"),
-        ({"files": {"manifest.json": "0" * 64}}, "cannot hold its own digest"),
+        ({"files": {"../saved_model.pb": "0" * 64}}, "must be a relative path"),
+        ({"files": {"/saved_model.pb": "0" * 64}}, "must be a relative path"),
+        ({"files": {"manifest.json": "0" * 64}}, "must not be listed"),
         ({"schema_version": 2}, "schema_version"),
         ({"operations": []}, "operations"),
-        ({"classes": [{"id": 1, "name": "sky", "color": [0, 0, 255]}] * 2}, "each id stands once"),
-        ({"quality": [{"title": "t", "command": "c", "columns": ["a", "b"], "rows": [["x"]]}]}, "one cell a column"),
+        ({"classes": [{"id": 1, "name": "sky", "color": [0, 0, 255]}] * 2}, "ids must be unique"),
+        ({"quality": [{"title": "t", "command": "c", "columns": ["a", "b"], "rows": [["x"]]}]}, "one cell per column"),
     ],
 )
 def test_breach_is_named(change: dict[str, Any], said: str) -> None:

@@ -43,14 +43,14 @@ def test_a_variant_within_its_bounds() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"figures": {"psnr25": (30.9, 30.78)}}, "psnr25 falls from 30.900 to 30.780, and may lose less than 0.1"),
+        ({"figures": {"psnr25": (30.9, 30.78)}}, "psnr25 falls from 30.900 to 30.780; it must lose less than 0.1"),
         ({"figures": {"psnr25": (30.9, 30.9), "psnr50": (27.7, 27.5)}}, "psnr50 falls"),
-        ({"figures": {"iou": (60.0, 59.6)}}, "may lose less than 0.3"),
+        ({"figures": {"iou": (60.0, 59.6)}}, "must lose less than 0.3"),
         ({"figures": {"psnr25": (30.9, float("nan"))}}, "psnr25"),
-        ({"figures": {"content": (0.8, 0.8)}}, "no bound for what content may lose"),
+        ({"figures": {"content": (0.8, 0.8)}}, "no limit for the loss of content"),
         ({"figures": {}}, "figures"),
         ({"signature": "dream"}, "no signature 'dream'"),
-        ({"file": "elsewhere.tflite"}, "'elsewhere.tflite' is not among the files"),
+        ({"file": "elsewhere.tflite"}, "'elsewhere.tflite' is not listed in files"),
         ({"precision": "int4"}, "precision"),
         ({"sizes": []}, "sizes"),
     ],
@@ -62,5 +62,5 @@ def test_what_breaks_the_contract(changes: dict[str, Any], said: str) -> None:
 
 
 def test_a_signature_has_one_variant() -> None:
-    with pytest.raises(ManifestError, match="at most one"):
+    with pytest.raises(ManifestError, match="may have only one entry"):
         parsed(variant(), variant(sizes=[(32, 32)]))

@@ -64,7 +64,7 @@ def test_versions_follow_each_other_and_are_listed_by_number(source: Path, root:
 def test_a_published_version_is_never_replaced(source: Path, root: Path) -> None:
     folder = repository.publish(manifest(), source, root)
     (source / "saved_model.pb").write_bytes(b"another graph")
-    with pytest.raises(RepositoryError, match="exists already; the next version is 2"):
+    with pytest.raises(RepositoryError, match="already exists; use version 2"):
         repository.publish(manifest(), source, root)
     assert (folder / "saved_model.pb").read_bytes() == b"graph"
 
@@ -141,14 +141,16 @@ def test_links_are_no_files(source: Path, root: Path) -> None:
     folder = repository.publish(manifest(), source, root)
     (folder / "card.md").unlink()
     (folder / "card.md").symlink_to(source / "card.md")
-    with pytest.raises(RepositoryError, match=r"card\.md is a link"):
+    with pytest.raises(RepositoryError, match=r"card\.md is a symbolic link"):
         repository.open_model(folder)
 
 
 def test_a_model_in_anothers_place_is_refused(source: Path, root: Path) -> None:
     folder = repository.publish(manifest(), source, root)
     other = folder.rename(folder.with_name("2"))
-    with pytest.raises(RepositoryError, match="the folder is denoise/identity/2, the manifest says denoise/identity@1"):
+    with pytest.raises(
+        RepositoryError, match="the folder is denoise/identity/2, but the manifest says denoise/identity@1"
+    ):
         repository.open_model(other)
 
 

@@ -29,6 +29,6 @@ def test_a_folder_without_a_log_is_one_line(
     if content is not None:
         (tmp_path / "log.jsonl").write_text(content)
     monkeypatch.setattr(sys, "argv", ["loss_curves", str(tmp_path)])
-    with pytest.raises(SystemExit, match=f"no curves in {tmp_path}") as ended:
+    with pytest.raises(SystemExit, match=f"no log in {tmp_path}") as ended:
         loss_curves.main()
     assert "\n" not in str(ended.value)

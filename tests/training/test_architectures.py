@@ -36,7 +36,7 @@ def residual_unet() -> keras.Model:
     return residual_unet.build(channels=3, widths=(8, 16, 24), blocks=1)
 
 
-def grey_residual_unet() -> keras.Model:
+def gray_residual_unet() -> keras.Model:
     from training.architectures import residual_unet
 
     return residual_unet.build(channels=1, widths=(8, 16), blocks=2)
@@ -120,7 +120,7 @@ def finished(features: Callable[[keras.KerasTensor], keras.KerasTensor]) -> kera
 DIGIT = ((28, 28),)
 CASES = {
     "residual_unet": Case(residual_unet, ((8, 8), (16, 40))),
-    "residual_unet grey": Case(grey_residual_unet, ((4, 4), (12, 8))),
+    "residual_unet gray": Case(gray_residual_unet, ((4, 4), (12, 8))),
     "residual_upscaler x2": Case(lambda: residual_upscaler(2), ((1, 1), (7, 12)), 2),
     "residual_upscaler x3": Case(lambda: residual_upscaler(3), ((1, 1), (7, 12)), 3),
     "residual_upscaler x4": Case(lambda: residual_upscaler(4), ((1, 1), (7, 12)), 4),
@@ -168,7 +168,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-def test_sizes_and_finite_answers_and_no_picture_minds_its_neighbours(case: Case) -> None:
+def test_sizes_and_finite_answers_and_no_picture_minds_its_neighbors(case: Case) -> None:
     network = case.build()
     for height, width in case.sizes:
         given = inputs(network, 3, (height, width))
@@ -194,7 +194,7 @@ def test_every_weight_has_a_gradient(case: Case) -> None:
     for variable, gradient in zip(network.trainable_variables, gradients, strict=True):
         assert gradient is not None, variable.path
         assert np.isfinite(gradient.numpy()).all(), variable.path
-        # A normalisation takes out what a bias before it adds.
+        # A normalization takes out what a bias before it adds.
         if "batch_norm" not in variable.path and not (has_norm(network) and variable.path.endswith("/bias")):
             assert np.abs(gradient.numpy()).max() > 0, variable.path
 

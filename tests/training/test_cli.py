@@ -32,20 +32,20 @@ def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "told"),
     [
         (["train", "denoise_foto"], "did you mean 'denoise_photo'?"),
-        (["train", "denoise_photo:estimat"], "there are ['denoise', 'estimate']"),
-        (["evaluate", "denoise_photo:denoise"], "takes whole recipes"),
+        (["train", "denoise_photo:estimat"], "its parts are denoise, estimate"),
+        (["evaluate", "denoise_photo:denoise"], "takes a whole recipe"),
         (["evaluate", "denoise_digits"], "python -m training train denoise_digits:denoise"),
-        (["evaluate", "denoise_digits", "--repository", "."], "holds no denoise/digits"),
-        (["evaluate", "denoise_digits", "--url", "http://localhost:1"], "has no table for a service"),
-        (["publish", "denoise_digits"], "is not there"),
-        (["quantize", "denoise_digits", "--repository", "."], "holds no denoise/digits"),
-        (["quantize", "denoise_digits:denoise"], "takes whole recipes"),
-        (["publish", "dcgan_digits"], "is for training alone"),
-        (["sheet", "denoise_digits"], "is not there"),
+        (["evaluate", "denoise_digits", "--repository", "."], "has no model denoise/digits"),
+        (["evaluate", "denoise_digits", "--url", "http://localhost:1"], "cannot be evaluated through a service"),
+        (["publish", "denoise_digits"], "does not exist"),
+        (["quantize", "denoise_digits", "--repository", "."], "has no model denoise/digits"),
+        (["quantize", "denoise_digits:denoise"], "takes a whole recipe"),
+        (["publish", "dcgan_digits"], "cannot be published"),
+        (["sheet", "denoise_digits"], "does not exist"),
         (["sample", "dcgan_digits"], "python -m training train dcgan_digits:dcgan"),
-        (["sample", "denoise_digits"], "is no generator"),
+        (["sample", "denoise_digits"], "is not a generator"),
         (["pack", "denoise_digits"], "data pack 'digits' is not in"),
-        (["pack", "denoise_digits", "--from", "nowhere"], "nowhere is no model repository"),
+        (["pack", "denoise_digits", "--from", "nowhere"], "model repository nowhere does not exist"),
     ],
 )
 def test_says_what_to_do(
@@ -98,7 +98,7 @@ def test_an_unknown_option_is_refused_in_a_line_that_names_those_there_are(
         main([command, "denoise_digits", "--shelf", "."])
     assert ended.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"training: {command} has no --shelf; usage: ")
+    assert error.startswith(f"training: {command} has no option --shelf; usage: ")
     assert "[--repository REPOSITORY]" in error
     assert error.count("\n") == 1
 
@@ -139,7 +139,7 @@ def test_what_only_tensorflow_can_do_is_refused_elsewhere(
     root = [options[command], str(tmp_path / "repository")]
     assert main([command, "denoise_digits", "--out", str(tmp_path), *root]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"training: {command} needs TensorFlow: run it with KERAS_BACKEND=tensorflow")
+    assert error.startswith(f"training: {command} needs TensorFlow; set KERAS_BACKEND=tensorflow")
     assert error.count("\n") == 1
 
 
@@ -157,9 +157,11 @@ def test_a_model_that_cannot_be_published_is_one_line(
         return fail
 
     where = {"export": "training.export.savedmodel.export", "publish": "training.export.publish.publish"}[command]
-    errors = [SavedModelMismatch("signature denoise: the SavedModel is off by 0.3")]
+    errors = [SavedModelMismatch("signature denoise: the SavedModel differs from the network by 0.3")]
     errors += (
-        [RepositoryError(["denoise/digits@2 was published by somebody else meanwhile"])] if command == "publish" else []
+        [RepositoryError(["denoise/digits@2 was published by another process in the meantime"])]
+        if command == "publish"
+        else []
     )
     for error in errors:
         monkeypatch.setattr(where, fails(error))
@@ -182,7 +184,7 @@ def test_an_incomplete_pack_is_one_line(
 
     monkeypatch.setattr("training.recipes.denoise_photo.DenoisePhoto.evaluate_service", measured)
     assert main(["evaluate", "denoise_photo", "--data", str(tmp_path), "--url", "http://localhost:1"]) == 2
-    assert capsys.readouterr().err == "training: CBSD68 has 68 pictures; 0 of them are in photos/test/B100\n"
+    assert capsys.readouterr().err == "training: photos/test/B100 has 0 of the 68 pictures of CBSD68\n"
 
 
 def test_a_package_that_is_not_installed_is_one_line_and_a_module_of_ours_is_a_mistake(
@@ -196,7 +198,7 @@ def test_a_package_that_is_not_installed_is_one_line_and_a_module_of_ours_is_a_m
 
     monkeypatch.setattr("training.commands.load", fails("jax"))
     assert main(["list"]) == 2
-    assert capsys.readouterr().err == "training: this needs the package jax, which is not installed here\n"
+    assert capsys.readouterr().err == "training: the package jax is not installed; run make setup or pip install jax\n"
     monkeypatch.setattr("training.commands.load", fails("training.gone"))
     with pytest.raises(ModuleNotFoundError):
         main(["list"])

@@ -100,5 +100,5 @@ def test_weights_of_a_network_that_has_changed_since_are_refused(tmp_path: Path)
 
     recipe = tiny.recipe()
     recipe.parts["denoise"] = tiny.TinyPart(network=wider)
-    with pytest.raises(NotTrained, match="another network than denoise_tiny:denoise has now"):
+    with pytest.raises(NotTrained, match="does not fit the current network of denoise_tiny:denoise"):
         load_trained(recipe, tmp_path)

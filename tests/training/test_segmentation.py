@@ -188,6 +188,6 @@ def test_a_person_before_another_photograph(tmp_path: Path, monkeypatch: pytest.
     assert set(np.unique(people[1])) <= {0, 1, VOID}
     picture, labels = pasted
     assert {0, 1} <= set(np.unique(labels))
-    # In front the light of the person, behind the grey of the photograph, where the pack's picture is black.
+    # In front the light of the person, behind the gray of the photograph, where the pack's picture is black.
     assert np.median(picture[labels == 1]) > np.median(picture[labels == 0]) + 50
     assert np.median(picture[labels == 0]) > np.median(people[0][people[1] == 0]) - 1

@@ -46,7 +46,7 @@ def test_the_parts_paint_what_the_whole_paints(network: Any) -> None:
     assert painted.max() <= 1
 
 
-def test_every_weight_has_a_gradient_and_no_picture_minds_its_neighbours(network: Any) -> None:
+def test_every_weight_has_a_gradient_and_no_picture_minds_its_neighbors(network: Any) -> None:
     import tensorflow as tf
 
     images, styles = np.concatenate([picture(24, 32), picture(24, 32, 1)]), picture(64, 64, 2).repeat(2, axis=0)
@@ -56,9 +56,9 @@ def test_every_weight_has_a_gradient_and_no_picture_minds_its_neighbours(network
     gradients = tape.gradient(loss, [variable.value for variable in network.trainable_variables])
     for variable, gradient in zip(network.trainable_variables, gradients, strict=True):
         assert np.isfinite(gradient.numpy()).all(), variable.path
-        # A normalisation takes out what a bias before it adds.
-        normalised = variable.path.startswith(("down", "block", "up")) and variable.path.endswith("/bias")
-        assert normalised or np.abs(gradient.numpy()).max() > 0, variable.path
+        # A normalization takes out what a bias before it adds.
+        normalized = variable.path.startswith(("down", "block", "up")) and variable.path.endswith("/bias")
+        assert normalized or np.abs(gradient.numpy()).max() > 0, variable.path
     alone = called(network, "image", image=images[1:], style=styles[1:])
     np.testing.assert_allclose(np.asarray(painted)[1:], alone, atol=1e-5)
 

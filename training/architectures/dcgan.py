@@ -1,6 +1,6 @@
 """The DCGAN (Radford et al. 2016, arXiv 1511.06434): a generator of transposed convolutions and its discriminator.
 
-Strided convolutions instead of pooling, batch normalisation in both but for the generator's exit and the
+Strided convolutions instead of pooling, batch normalization in both but for the generator's exit and the
 discriminator's entrance, ReLU in the generator, LeakyReLU of 0.2 in the discriminator, tanh at the exit (here brought
 to [0, 1]).
 """

@@ -4,7 +4,7 @@ After Chen et al. 2018 (arXiv 1802.02611): atrous spatial pyramid pooling with d
 image-level features, then a decoder that joins features reduced by 1x1 convolutions. Two things differ. The coarse
 answer of the pyramid is a part of the sum that is returned, so that a trained DeepLabV3 is a start and what the decoder
 adds begins at nothing; and the decoder goes on to stride 2, because poles and signs are thinner than four pixels.
-Nothing here is normalised: batches are small.
+Nothing here is normalized: batches are small.
 """
 
 from __future__ import annotations

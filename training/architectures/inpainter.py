@@ -49,9 +49,11 @@ class PushPull(layers.Layer):
         self.levels = levels
 
     def call(self, image: Any, mask: Any) -> Any:
+        """Return `image` [N,H,W,C] with the missing pixels of `mask` [N,H,W,1] filled from coarser levels, float32."""
         return push_pull(image, mask, self.levels)
 
     def compute_output_spec(self, image: Any, mask: Any) -> Any:
+        """Return the spec of the filled picture: the shape of `image`, float32."""
         return keras.KerasTensor(image.shape, "float32")
 
 

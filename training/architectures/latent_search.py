@@ -42,6 +42,7 @@ class Search(keras.layers.Layer):
         self.first = random.standard_normal((1, STARTS, self.latent)).astype(np.float32)
 
     def call(self, image: Any, mask: Any, state: Any, step: Any) -> tuple[Any, Any, Any]:
+        """Do one call of the search; return the blended picture, the new state and the next step."""
         import tensorflow as tf  # which the accelerator's machine has not, and which is not trained there
 
         begun = ops.cast(step[:, :, None] > 0, "float32")
@@ -69,6 +70,7 @@ class Search(keras.layers.Layer):
         return blended(image, found, mask), ops.stack([z, mean, square], axis=2), step + STEPS
 
     def compute_output_spec(self, image: Any, mask: Any, state: Any, step: Any) -> tuple[Any, Any, Any]:
+        """Return the specs of picture, state and step: the shapes of the inputs of the same names."""
         return tuple(keras.KerasTensor(tensor.shape) for tensor in (image, state, step))
 
     def _loss(self, z: Any, known: Any, weights: Any) -> tuple[Any, Any]:
@@ -125,7 +127,7 @@ def blended(image: Any, made: Any, mask: Any) -> Any:
 
 
 def _laplacian(x: Any) -> Any:
-    """Return each pixel's difference to its neighbours above, below, left and right, as far as there are any."""
+    """Return each pixel's difference to its neighbors above, below, left and right, as far as there are any."""
     down, right = x[:, 1:] - x[:, :-1], x[:, :, 1:] - x[:, :, :-1]
     rows = ops.pad(down, [[0, 0], [1, 0], [0, 0], [0, 0]]) - ops.pad(down, [[0, 0], [0, 1], [0, 0], [0, 0]])
     columns = ops.pad(right, [[0, 0], [0, 0], [1, 0], [0, 0]]) - ops.pad(right, [[0, 0], [0, 0], [0, 1], [0, 0]])

@@ -1,7 +1,7 @@
 """A U-Net of plain residual blocks for denoising, with the noise level as an input.
 
 After DRUNet (Zhang et al. 2021, arXiv 2008.13751), with FFDNet's entrance (Zhang et al. 2018, arXiv 1710.04026): the
-picture enters at half resolution with its 2x2 neighbours as channels, so that full resolution costs nearly nothing.
+picture enters at half resolution with its 2x2 neighbors as channels, so that full resolution costs nearly nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def build(channels: int = 3, widths: Sequence[int] = (64, 128, 192), blocks: int
     """Return image [N,H,W,channels] and level [N,1,1,1] -> image [N,H,W,channels], not clipped.
 
     `level` is the root mean square of the degradation over 75/255. Height and width are multiples of
-    2 ** len(widths). No normalisation: every picture is treated alike, whatever shares its batch.
+    2 ** len(widths). No normalization: every picture is treated alike, whatever shares its batch.
     """
     image = keras.Input((None, None, channels), name="image")
     level = keras.Input((1, 1, 1), name="level")
@@ -52,6 +52,6 @@ def _small(scale: float) -> keras.initializers.Initializer:
 
 
 def _block(x: keras.KerasTensor, width: int, name: str) -> keras.KerasTensor:
-    # The second convolution starts small, so that a deep stack without normalisation begins as the identity.
+    # The second convolution starts small, so that a deep stack without normalization begins as the identity.
     inner = layers.ReLU(name=f"{name}_relu")(_convolution(width, f"{name}_a")(x))
     return x + _convolution(width, f"{name}_b", scale=0.05)(inner)

@@ -15,7 +15,7 @@ def build(scale: int, channels: int = 3, width: int = 64, blocks: int = 10) -> k
     image = keras.Input((None, None, channels), name="image")
     first = x = _convolution(width, "entrance", 2.0)(image)
     for i in range(blocks):
-        # The second convolution starts small, so that a deep stack without normalisation begins as the identity.
+        # The second convolution starts small, so that a deep stack without normalization begins as the identity.
         inner = layers.ReLU(name=f"block_{i}_relu")(_convolution(width, f"block_{i}_a", 2.0)(x))
         x = x + _convolution(width, f"block_{i}_b", 0.05)(inner)
     x = _convolution(width, "body", 1.0)(x) + first

@@ -1,4 +1,4 @@
-"""Style transfer by optimisation (Gatys et al. 2016, arXiv 1508.06576): the picture itself is what is learned.
+"""Style transfer by optimization (Gatys et al. 2016, arXiv 1508.06576): the picture itself is what is learned.
 
 Adam changes the picture until VGG19 sees in it the content of one picture and the Gram matrices of another. Two sets of
 features with one Gram matrix are alike by the maximum mean discrepancy under the kernel (x·y)² (Li et al. 2017, arXiv
@@ -20,7 +20,7 @@ REDUCED = 16
 RATE = 0.02
 """Adam's, of a picture in [0, 1]; it falls to a tenth over a search."""
 VARIATION = 2.0
-"""Weight of the mean square difference of neighbours, which keeps single pixels in place."""
+"""Weight of the mean square difference of neighbors, which keeps single pixels in place."""
 
 
 def grams(activations: Any) -> Any:
@@ -37,10 +37,12 @@ class Look(keras.layers.Layer):
         self.vgg = vgg
 
     def call(self, image: Any) -> Any:
+        """Return the Gram matrices of `image` [N,H,W,3] at all layers of STYLE, flattened and concatenated."""
         seen = self.vgg(image)
         return ops.concatenate([ops.reshape(grams(seen[name]), (-1, seen[name].shape[-1] ** 2)) for name in STYLE], -1)
 
     def compute_output_spec(self, image: Any) -> Any:
+        """Return the spec of the concatenated Gram matrices."""
         return keras.KerasTensor((image.shape[0], sum(self.vgg.output[name].shape[-1] ** 2 for name in STYLE)))
 
 
@@ -57,6 +59,7 @@ class Steps(keras.layers.Layer):
         self.vgg = vgg
 
     def call(self, image: Any, mean: Any, square: Any, content: Any, wanted: Any, turn: Any) -> tuple[Any, ...]:
+        """Take the steps of one call; return the picture, the moments of Adam, and the content and style losses."""
         import tensorflow as tf  # which the accelerator's machine has not, and which is not trained there
 
         count, before, all_steps, weight = (turn[:, i] for i in range(4))
@@ -83,6 +86,7 @@ class Steps(keras.layers.Layer):
         return image, mean, square, losses
 
     def compute_output_spec(self, image: Any, *_: Any) -> Any:
+        """Return the specs of the picture, both moments and the two losses."""
         return (*(keras.KerasTensor(image.shape) for _ in range(3)), keras.KerasTensor((image.shape[0], 2)))
 
     def _distances(self, image: Any, content: Any, wanted: Any) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 """A network that paints a picture in the style of another, which it encodes in one pass.
 
-A transformer network (Johnson et al. 2016, arXiv 1603.08155) with adaptive instance normalisation (Huang and Belongie
+A transformer network (Johnson et al. 2016, arXiv 1603.08155) with adaptive instance normalization (Huang and Belongie
 2017, arXiv 1703.06868) at every depth, whose scales and offsets come from a style vector (Ghiasi et al. 2017, arXiv
 1705.06830); its style encoder is small and of its own. It enlarges by copies and convolves: no checkerboards.
 """
@@ -26,6 +26,7 @@ class Moments(layers.Layer):
     """Mean of each channel over the picture, and the logarithm of its deviation: [N,H,W,C] -> [N,2,C]."""
 
     def call(self, x: Any) -> Any:
+        """Return mean and logarithm of the deviation of each channel of `x` [N,H,W,C], as [N,2,C] float32."""
         mean, variance = ops.moments(ops.cast(x, "float32"), axes=(1, 2))
         return ops.stack([mean, ops.log(variance + EPSILON) / 2], axis=1)
 
@@ -34,10 +35,12 @@ class Restyle(layers.Layer):
     """Channels with `moments` [N,2,C] become such with deviation 1 + `style`[:, 0] and mean `style`[:, 1]."""
 
     def call(self, x: Any, moments: Any, style: Any) -> Any:
+        """Return `x` [N,H,W,C], normalized with `moments` and scaled and shifted by `style`, both [N,2,C]."""
         moments, style = ops.cast(moments, x.dtype)[:, :, None, None], ops.cast(style, x.dtype)[:, :, None, None]
         return (x - moments[:, 0]) * ops.exp(-moments[:, 1]) * (1 + style[:, 0]) + style[:, 1]
 
     def compute_output_spec(self, x: Any, moments: Any, style: Any) -> Any:
+        """Return the spec of the result: shape and dtype of `x`."""
         return keras.KerasTensor(x.shape, x.dtype)
 
 
@@ -69,7 +72,7 @@ class _Painter:
         return self.layer("vector", layers.Dense, VECTOR, dtype="float32")(x)
 
     def paint(self, image: Any, vector: Any, moments: Any = None) -> tuple[Any, Any]:
-        """Return the painting and the moments [N,2,channels] of all that was normalised: given, or its own."""
+        """Return the painting and the moments [N,2,channels] of all that was normalized: given, or its own."""
         widths = [NEAR, *[WIDTH] * (1 + 2 * BLOCKS), NEAR, FULL]
         # Published weights are stored under the names of layers: this one keeps its first name.
         styles = layers.Reshape((2, sum(widths)))(self.layer("manners", layers.Dense, 2 * sum(widths))(vector))
@@ -114,7 +117,7 @@ def split(network: keras.Model) -> dict[str, keras.Model]:
     """Return what a large picture needs of `network`, as networks that share its layers.
 
     * `paint`: {image [N,H,W,3], vector [N,VECTOR], moments [N,2,channels]} -> image: a tile, in one tone with others;
-    * `statistics`: {image, vector} -> moments of all that is normalised: of the whole picture, reduced;
+    * `statistics`: {image, vector} -> moments of all that is normalized: of the whole picture, reduced;
     * `encode`: style [N,h,w,3] -> vector.
     """
     painter = _Painter({layer.name: layer for layer in network.layers})

@@ -19,7 +19,7 @@ def build(
 ) -> keras.KerasTensor:
     """Return features [N,H,W,filters] of `x` [N,H,W,C]; height and width are multiples of 16.
 
-    `dropout` is the share dropped after each pooling and each joining; `batch_norm` normalises after each convolution.
+    `dropout` is the share dropped after each pooling and each joining; `batch_norm` normalizes after each convolution.
     """
     skips = []
     for depth in range(DEPTH):

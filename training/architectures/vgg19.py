@@ -32,7 +32,7 @@ def build(outputs: Sequence[str], weights: Path) -> keras.Model:
                 _load(network, weights)
                 return network
         x = layers.MaxPooling2D(name=f"{block}_pool")(x)
-    raise ValueError(f"no layers {sorted(set(outputs) - set(found))} up to block5_conv2")
+    raise ValueError(f"VGG19 up to block5_conv2 has no layers {sorted(set(outputs) - set(found))}")
 
 
 def _load(network: keras.Model, weights: Path) -> None:

@@ -2,7 +2,7 @@
 
 After Chollet 2017 (arXiv 1610.02357) with the changes of DeepLabV3+ (Chen et al. 2018, arXiv 1802.02611), at a third
 of the width and depth: nothing pretrained is at hand, and a network that starts from nothing on a few hundred
-pictures gains nothing by being larger. Instead of batch normalisation, which needs large batches, each residual branch
+pictures gains nothing by being larger. Instead of batch normalization, which needs large batches, each residual branch
 starts small.
 """
 

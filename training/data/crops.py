@@ -33,7 +33,7 @@ class Crops:
     def __init__(self, pictures: Sequence[np.ndarray], size: int, batch: int, seed: int) -> None:
         self.pictures = [picture for picture in pictures if min(picture.shape[:2]) >= size]
         if not self.pictures:
-            raise ValueError(f"no picture is as large as a crop of {size} pixels")
+            raise ValueError(f"all pictures are smaller than a crop of {size} pixels")
         self.size, self.batch, self.seed = size, batch, seed
         area = np.array([picture.shape[0] * picture.shape[1] for picture in self.pictures], np.float64)
         self.share = area / area.sum()

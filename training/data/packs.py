@@ -34,8 +34,8 @@ class Packs:
         folder = self.root / path
         if not folder.is_dir():
             raise MissingPack(
-                f"data pack {path!r} is not in {self.root}: put it there, or name its parent with --data or "
-                "RESTORE_DATA_PACKS (docs/data.md says what each pack holds)"
+                f"data pack {path!r} is not in {self.root}; set --data or RESTORE_DATA_PACKS to the folder that holds "
+                "the packs (docs/data.md describes them)"
             )
         return folder
 
@@ -53,7 +53,7 @@ class Packs:
         """Return an MNIST `idx.gz` file as uint8, shape as the file says."""
         file = self.folder(str(Path(path).parent)) / Path(path).name
         if not file.is_file():
-            raise MissingPack(f"data pack file {path!r} is not in {self.root}")
+            raise MissingPack(f"file {path!r} of the data pack is not in {self.root} (docs/data.md lists the files)")
         data = gzip.decompress(file.read_bytes())
         sizes = np.frombuffer(data, ">i4", count=data[3], offset=4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(sizes)
@@ -63,7 +63,7 @@ class Packs:
         folder = Path(os.environ.get("RESTORE_WEIGHTS") or self.root / "weights")
         if not (folder / path).is_file():
             raise MissingPack(
-                f"the weights {path!r} are not in {folder}: put them there, or name their parent with RESTORE_WEIGHTS "
+                f"weights {path!r} are not in {folder}; set RESTORE_WEIGHTS to their parent folder "
                 "(docs/data.md says where they come from)"
             )
         return folder / path

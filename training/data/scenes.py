@@ -31,7 +31,7 @@ def scenes(packs: Packs, folder: str, *, labels: str = "labels", keep: slice = s
     """
     files, truths = packs.files(f"{folder}/images")[keep], packs.files(f"{folder}/{labels}")[keep]
     if [file.stem for file in files] != [file.stem for file in truths]:
-        raise WrongPack(f"{folder}: the files of images and {labels} have different names")
+        raise WrongPack(f"{folder}: images and {labels} must have files with the same names")
     found = []
     for picture, truth in zip(packs.pictures(f"{folder}/images", keep), truths, strict=True):
         with Image.open(truth) as image:
@@ -39,7 +39,7 @@ def scenes(packs: Packs, folder: str, *, labels: str = "labels", keep: slice = s
         if labels == "masks":
             ids = (ids > 0).astype(np.uint8)
         if ids.shape != picture.shape[:2]:
-            raise WrongPack(f"{truth} has {ids.shape} pixels, its picture {picture.shape[:2]}")
+            raise WrongPack(f"{truth} has the size {ids.shape}, but its picture has {picture.shape[:2]}")
         found.append(Scene(picture, ids))
     return found
 
@@ -48,7 +48,7 @@ class Views:
     """Random views: `views(index)` -> (pictures uint8 (batch, h, w, 3), labels uint8 (batch, h, w)).
 
     The same for the same index. A scene is drawn, scaled by a random factor within `scales`, cut at random to `size`
-    (grey and VOID where it ends), mirrored half of the time, turned by a multiple of 90 degrees where `turn` says
+    (gray and VOID where it ends), mirrored half of the time, turned by a multiple of 90 degrees where `turn` says
     so, and varied in brightness, contrast and color.
     """
 
@@ -118,6 +118,6 @@ def _jitter_colors(picture: np.ndarray, random: np.random.Generator) -> np.ndarr
     gain = random.uniform(0.75, 1.25) * random.uniform(0.92, 1.08, 3)
     values = (values - 127) * random.uniform(0.75, 1.25) + 127
     values = values * gain.astype(np.float32) + random.uniform(-15, 15)
-    grey = values.mean(axis=-1, keepdims=True)
-    values = grey + (values - grey) * random.uniform(0.6, 1.3)
+    gray = values.mean(axis=-1, keepdims=True)
+    values = gray + (values - gray) * random.uniform(0.6, 1.3)
     return np.clip(values, 0, 255).astype(np.uint8)

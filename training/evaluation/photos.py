@@ -66,7 +66,7 @@ def load_cbsd68(packs: Packs) -> list[np.ndarray]:
     files = packs.files("photos/test/B100")
     chosen = [i for i, file in enumerate(files) if file.name in names or file.stem in names]
     if len(chosen) != 68:
-        raise WrongPack(f"CBSD68 has 68 pictures; {len(chosen)} of them are in photos/test/B100")
+        raise WrongPack(f"photos/test/B100 has {len(chosen)} of the 68 pictures of CBSD68")
     pictures = packs.pictures("photos/test/B100")
     return [pictures[i] for i in chosen]
 
@@ -206,7 +206,7 @@ def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
     done, data = cv2.imencode(".jpg", picture[..., ::-1], settings)
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if done else None
     if decoded is None:
-        raise RuntimeError("OpenCV could not encode a JPEG")
+        raise RuntimeError("OpenCV cannot encode a JPEG")
     return np.ascontiguousarray(decoded[..., ::-1])
 
 
@@ -268,8 +268,8 @@ def _measure_superresolution(
         pictures = load_enlargement_set(packs, folder)
         for scale in scales:
             report_progress(f"{folder} ×{scale}")
-            plain.append(_mean([bicubic_figures(picture, scale, grey) for picture, grey in pictures]))
-            ours.append(_mean([_figures(enlarge, picture, scale, grey) for picture, grey in pictures]))
+            plain.append(_mean([bicubic_figures(picture, scale, gray) for picture, gray in pictures]))
+            ours.append(_mean([_figures(enlarge, picture, scale, gray) for picture, gray in pictures]))
     columns = ["", *(f"{folder} ×{scale}" for folder in sets for scale in scales)]
     kept = [set_ * len(SCALES) + SCALES.index(scale) for set_ in range(len(sets)) for scale in scales]
     rows: list[list[str | float]] = [["bicubic", *(pair[0] for pair in plain)]]
@@ -284,7 +284,7 @@ def _measure_superresolution(
 
 
 def load_enlargement_set(packs: Packs, folder: str) -> list[tuple[np.ndarray, bool]]:
-    """Return the pictures of Set5, Set14 or B100, uint8 RGB, sorted by name, each with whether its file is grey."""
+    """Return the pictures of Set5, Set14 or B100, uint8 RGB, sorted by name, each with whether its file is gray."""
     path = f"photos/test/{folder}"
     return list(zip(packs.pictures(path), (is_grey(file) for file in packs.files(path)), strict=True))
 
@@ -295,23 +295,23 @@ def is_grey(file: Path) -> bool:
         return image.mode in ("1", "L")
 
 
-def bicubic_figures(picture: np.ndarray, scale: int, grey: bool) -> tuple[float, float]:
+def bicubic_figures(picture: np.ndarray, scale: int, gray: bool) -> tuple[float, float]:
     """Return (PSNR, SSIM) of reducing and enlarging the luma of `picture` bicubically, as the literature's rows are.
 
     These are computed on luma throughout, which differs from color by some hundredths.
     """
-    truth = luma(crop_to_multiple(picture, scale), grey)
+    truth = luma(crop_to_multiple(picture, scale), gray)
     height, width = truth.shape
     small = eight_bit(imresize(truth[..., None], height // scale, width // scale))
     large = eight_bit(imresize(small, height, width))[..., 0]
     return _compare_inside(large, truth, scale)
 
 
-def _figures(enlarge: Enlarge, picture: np.ndarray, scale: int, grey: bool) -> tuple[float, float]:
+def _figures(enlarge: Enlarge, picture: np.ndarray, scale: int, gray: bool) -> tuple[float, float]:
     picture = crop_to_multiple(picture, scale)
     height, width = picture.shape[:2]
     small = eight_bit(imresize(picture, height // scale, width // scale))
-    return _compare_inside(luma(enlarge(small, scale), grey), luma(picture, grey), scale)
+    return _compare_inside(luma(enlarge(small, scale), gray), luma(picture, gray), scale)
 
 
 def crop_to_multiple(picture: np.ndarray, scale: int) -> np.ndarray:
@@ -319,9 +319,9 @@ def crop_to_multiple(picture: np.ndarray, scale: int) -> np.ndarray:
     return picture[: picture.shape[0] // scale * scale, : picture.shape[1] // scale * scale]
 
 
-def luma(picture: np.ndarray, grey: bool) -> np.ndarray:
-    """Return what is compared, uint8 (h, w): Y in studio range, or the channels' mean where the file was grey."""
-    return eight_bit(picture.mean(axis=-1) if grey else y_channel(picture))
+def luma(picture: np.ndarray, gray: bool) -> np.ndarray:
+    """Return what is compared, uint8 (h, w): Y in studio range, or the channels' mean where the file was gray."""
+    return eight_bit(picture.mean(axis=-1) if gray else y_channel(picture))
 
 
 def _compare_inside(result: np.ndarray, truth: np.ndarray, edge: int) -> tuple[float, float]:

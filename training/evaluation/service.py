@@ -62,13 +62,13 @@ class Service:
         try:
             response = httpx.post(address, data=data, files=files, timeout=SECONDS, follow_redirects=True)
             if response.is_error:
-                raise ServiceProblem(f"{address} answers {response.status_code}: {_detail(response)}")
+                raise ServiceProblem(f"{address} returned {response.status_code}: {_detail(response)}")
             return Image.open(io.BytesIO(response.content))
         except httpx.ConnectError as error:
-            raise ServiceProblem(f"{self.url} cannot be reached: {error}") from None
+            raise ServiceProblem(f"cannot connect to {self.url}: {error}; start the service or check --url") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             # The address is wrong, the connection was lost, or the response is no picture.
-            raise ServiceProblem(f"{address} gives no picture: {error}") from None
+            raise ServiceProblem(f"{address} did not return a picture: {error}") from None
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -64,7 +64,9 @@ def quantize(
         tried = [_quantize_signature(trial, recipe, name, old) for name in old.signatures]
         quantized = [one for one, _ in tried if one]
         if not quantized:
-            raise QuantizationRejected(f"{old.id} is not worth 8 bit: {'; '.join(found for _, found in tried)}")
+            raise QuantizationRejected(
+                f"8 bit is too slow or too inaccurate for {old.id}: {'; '.join(found for _, found in tried)}"
+            )
         version = max(old.version + 1, repository.next_version(old.task, old.name, root))
         changes = {"version": version, "quantized": quantized, "files": repository.files(folder)}
         new = Manifest.model_validate(dict(old) | changes)
@@ -90,13 +92,13 @@ def _quantize_signature(
     """Return signature `name` in 8 bit, its file written beside the SavedModel, or None; and a line about it."""
     part = recipe.parts.get(name)
     if part is None:
-        return None, f"{name} has no measure of its own"
+        return None, f"{name} is not measured on its own"
     if not sizes_of(manifest.geometry):
-        return None, f"{name} takes any size whole"
+        return None, f"{name} has no fixed tile sizes"
     published = Published(trial.folder)[name]
     before = {figure: value for figure, value in part.validate(published, trial.packs).items() if kind_of(figure)}
     if not before:
-        return None, f"nothing says what {name} may lose"
+        return None, f"{name} has no figure with a limit for the loss"
     found = []
     for precision in trial.precisions:
         quantized, words = _measure(trial, part, published, manifest, name, precision, before)
@@ -248,7 +250,9 @@ class QuantizedModel:
         height, width = inputs["image"].shape[1:3]
         size = self._sizes[0] if self._padded else (height, width)
         if size not in self._sizes or height > size[0] or width > size[1]:
-            raise QuantizationRejected(f"it is measured on pictures of {height}x{width}, which no 8-bit file takes")
+            raise QuantizationRejected(
+                f"the validation pictures have {height}x{width} pixels, which is not a size of the 8-bit file"
+            )
         shapes = {key: _shape(tensor.shape, size) for key, tensor in self._signature.inputs.items()}
         run = self._interpreter.get_signature_runner(_name(size))
         answers = run(**{key: fit_shape(value, shapes[key]) for key, value in inputs.items()})

@@ -31,7 +31,7 @@ def measure(network: keras.Model, *, scale: int, multiple: int, tolerance: float
             if far.size:
                 reach = max(reach, (int(far[-1]) + scale) // scale)
     if reach > min(height, width) - cut - multiple:
-        raise ValueError(f"{network.name} reaches over the whole background of {height}×{width} pixels")
+        raise ValueError(f"the halo of {network.name} is larger than the test picture of {height}×{width} pixels")
     return -(-(reach + max(SPARE, multiple)) // multiple) * multiple if reach else 0
 
 

@@ -30,7 +30,7 @@ TOLERANCE = 5e-4
 MEANINGS = {
     "image": "a picture in [0, 1], not clipped where it comes out",
     "probabilities": "how probable each class is; of one class, the foreground",
-    "level": "the root mean square of noise and artefacts, 1 = 75/255 of the range",
+    "level": "the root mean square of noise and artifacts, 1 = 75/255 of the range",
 }
 
 
@@ -172,7 +172,10 @@ def _geometry(recipe: Recipe, networks: Mapping[str, keras.Model], packs: Packs)
         fields["halo"] = _halo(recipe, networks, _backgrounds(recipe, packs))
         if fields["tile_size"] <= 2 * fields["halo"]:
             fields["tile_size"] = -(-4 * fields["halo"] // fields["tile_step"]) * fields["tile_step"]
-            print(f"{recipe.id}: a halo of {fields['halo']} px needs tiles of {fields['tile_size']}", file=sys.stderr)
+            print(
+                f"{recipe.id}: tile size raised to {fields['tile_size']} px for a halo of {fields['halo']} px",
+                file=sys.stderr,
+            )
     return Geometry(**fields, tolerance=TOLERANCE)
 
 

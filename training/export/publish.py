@@ -16,7 +16,7 @@ from training.recipe import Recipe
 def publish(recipe: Recipe, packs: Packs, out: Path, root: Path, *, default: bool = False) -> Path:
     """Publish the training results in `out` as the next version in the model repository `root` and return its folder.
 
-    The tables are those of the SavedModel itself, run as the service runs it. Raises NotTrained, NotTheSame,
+    The tables are those of the SavedModel itself, run as the service runs it. Raises NotTrained, SavedModelMismatch,
     MissingPack, RepositoryError.
     """
     root.mkdir(parents=True, exist_ok=True)  # before the measuring, which takes long

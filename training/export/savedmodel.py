@@ -34,14 +34,14 @@ class SavedModelMismatch(ArithmeticError):
 def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> Mapping[str, keras.Model]:
     """Write the SavedModel of the results in `out` to `folder` and return the networks with the weights it stores.
 
-    Raises NotTrained, and NotTheSame when the file's answers differ from the networks' by more than 1e-4.
+    Raises NotTrained, and SavedModelMismatch when the file's answers differ from the networks' by more than 1e-4.
     """
     if keras.backend.backend() != "tensorflow":
-        raise RuntimeError("export needs KERAS_BACKEND=tensorflow")
+        raise RuntimeError("export needs TensorFlow; set KERAS_BACKEND=tensorflow")
     parts = load_trained(recipe, out)
     for name, network in parts.items():
         if not _round_to_float16(recipe, name, network, packs):
-            print(f"{recipe.id}:{name}: float16 costs too much, weights stay float32", file=sys.stderr)
+            print(f"{recipe.id}:{name}: float16 loses too much accuracy; storing weights as float32", file=sys.stderr)
     networks = recipe.served_networks(parts, packs)
     save(networks, folder)
     compare(networks, folder, recipe.side(64))
@@ -107,7 +107,7 @@ def _round_to_float16(recipe: Recipe, name: str, network: keras.Model, packs: Pa
 
 
 def compare(networks: Mapping[str, keras.Model], folder: Path, side: int = 64, tolerance: float = 1e-4) -> None:
-    """Raise NotTheSame when the SavedModel in `folder` differs from `networks`, by more than `tolerance`, or
+    """Raise SavedModelMismatch when the SavedModel in `folder` differs from `networks`, by more than `tolerance`, or
     by as much of the largest number, where that is over 1.
 
     Compared on pictures of `side` pixels, where the networks leave the size free.
@@ -122,7 +122,9 @@ def compare(networks: Mapping[str, keras.Model], folder: Path, side: int = 64, t
         for key, value in function(inputs).items():
             off = float(np.abs(value - expected[key]).max() / max(1.0, np.abs(expected[key]).max()))
             if not off <= tolerance:
-                raise SavedModelMismatch(f"signature {part}, output {key}: the SavedModel is off by {off:.2g}")
+                raise SavedModelMismatch(
+                    f"signature {part}, output {key}: the SavedModel differs from the network by {off:.2g}"
+                )
 
 
 class Published(Mapping[str, "PublishedPart"]):

@@ -23,18 +23,18 @@ def read_variables(folder: Path, part: str) -> dict[str, np.ndarray]:
     """Return the weights of a published model's part as `layer/index` -> float32 array.
 
     A part that the model does not have gets the first one it has, and of the others what that lacks: bodies are alike,
-    and what fits is taken. Raises NoStart when `folder` holds no model of ours.
+    and what fits is taken. Raises BadInitialWeights when `folder` holds no model of ours.
     """
     import tensorflow as tf
 
     try:
         checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
     except (tf.errors.OpError, ValueError):
-        raise BadInitialWeights(f"{folder} holds no published model") from None
+        raise BadInitialWeights(f"{folder} is not the folder of a published model") from None
     keys = [key for key in checkpoint.get_variable_to_shape_map() if key.startswith("weights/")]
     parts = sorted({key.split("/")[1] for key in keys})
     if not parts:
-        raise BadInitialWeights(f"{folder} holds no published model")
+        raise BadInitialWeights(f"{folder} is not the folder of a published model")
     found: dict[str, np.ndarray] = {}
     for chosen in [part] if part in parts else parts:
         for key in keys:

@@ -40,7 +40,7 @@ def publish(root: Path, weights: Path | None) -> Path:
     """Put VGG19 in the model repository `root` as the next version of stylize/vgg19 and return its folder.
 
     `weights` is an `.npz` as `vgg19.build` reads it; None takes those of `keras.applications`, which downloads them.
-    Raises RepositoryError, NotTheSame, and NoWeights where the weights cannot be read or fetched.
+    Raises RepositoryError, SavedModelMismatch, and WeightsUnavailable where the weights cannot be read or fetched.
     """
     root.mkdir(parents=True, exist_ok=True)  # fail before the model is made
     with tempfile.TemporaryDirectory() as scratch:
@@ -48,7 +48,9 @@ def publish(root: Path, weights: Path | None) -> Path:
         try:
             vgg = vgg19.build(sorted({style_optimizer.CONTENT, *style_optimizer.STYLE}), source)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise WeightsUnavailable(f"{source} does not hold them ({error}); docs/data.md says what does") from None
+            raise WeightsUnavailable(
+                f"{source} is not a file of its weights ({error}); docs/data.md describes the format"
+            ) from None
         networks = style_optimizer.build(vgg)
         folder = Path(scratch) / "model"
         save(networks, folder)
@@ -57,8 +59,8 @@ def publish(root: Path, weights: Path | None) -> Path:
             task="stylize",
             name="vgg19",
             version=repository.next_version("stylize", "vgg19", root),
-            title="Any style, by optimisation",
-            description="A picture changed step by step until VGG19 sees in it the style of another "
+            title="Any style, by optimization",
+            description="Changes a picture step by step until its VGG19 features match the style of another picture "
             "(`method=optimize`).",
             created=datetime.datetime.now(datetime.UTC).date(),
             architecture="VGG19 up to block5_conv2; Adam on the picture (Gatys et al. 2016)",
@@ -92,11 +94,11 @@ def publish(root: Path, weights: Path | None) -> Path:
 
 
 def _downloaded(target: Path) -> Path:
-    """Write the weights of `keras.applications` to `target` and return it. Raises NoWeights."""
+    """Write the weights of `keras.applications` to `target` and return it. Raises WeightsUnavailable."""
     try:
         whole = keras.applications.VGG19(include_top=False)
     except Exception as error:  # Keras has no narrower one for a download that fails
-        raise WeightsUnavailable(f"{error}; name a file of them with --weights (docs/data.md)") from None
+        raise WeightsUnavailable(f"{error}; download failed, use --weights FILE.npz (docs/data.md)") from None
     arrays: dict[str, Any] = {}
     for layer in whole.layers:
         if layer.weights:

@@ -47,6 +47,7 @@ class DcganDigits(Recipe):
         return [ResultTable(title, self.command, ["", "distance"], rows)]
 
     def sample(self, networks: Mapping[str, keras.Model], seed: int) -> np.ndarray:
+        """Return a grid of generated digits, uint8 (height, width, 3)."""
         return draw_samples(networks["dcgan"], seed)
 
 
@@ -59,6 +60,7 @@ class DigitsGan(Part):
     hours = 0.5
 
     def network(self) -> keras.Model:
+        """Return a new DCGAN for 28×28 pixels in gray."""
         return dcgan.build(28, 1, 32)
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
@@ -85,6 +87,7 @@ class DigitsGan(Part):
         return own + fooling - back + ops.stop_gradient(back)
 
     def load_held_out(self, packs: Packs) -> np.ndarray:
+        """Return the held-out digits."""
         return validation_digits(packs)
 
     def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
@@ -92,6 +95,7 @@ class DigitsGan(Part):
         return measure(network, self.held_out(packs))
 
     def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:
+        """Return a grid of generated digits."""
         return draw_samples(network)
 
 

@@ -48,6 +48,7 @@ class DcganFaces(Recipe):
         return [ResultTable(title, self.command, ["", "distance"], rows)]
 
     def sample(self, networks: Mapping[str, keras.Model], seed: int) -> np.ndarray:
+        """Return a grid of generated faces, uint8 (height, width, 3)."""
         return draw_samples(networks["dcgan"], seed, factor=1)
 
 
@@ -58,6 +59,7 @@ class FacesGan(DigitsGan):
     hours = 2.0
 
     def network(self) -> keras.Model:
+        """Return a new DCGAN for faces of SIZE×SIZE pixels in color."""
         return dcgan.build(SIZE, 3, 24)
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
@@ -73,9 +75,11 @@ class FacesGan(DigitsGan):
         return make
 
     def load_held_out(self, packs: Packs) -> np.ndarray:
+        """Return the held-out faces, float32."""
         return _to_float(_split_faces(packs)[1])
 
     def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:
+        """Return a grid of generated faces."""
         return draw_samples(network, factor=1)
 
 

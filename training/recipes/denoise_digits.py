@@ -28,7 +28,7 @@ SIGMA = 0.5
 
 class DenoiseDigits(Recipe):
     title = "Digits under noise"
-    description = "Noise out of handwritten digits, 28 by 28 pixels, white on black."
+    description = "Removes noise from handwritten digits of 28×28 pixels, white on black."
     architecture = "Convolutional autoencoder, 32-32-16 down and 16-32-32 up"
     packs = ("digits",)
     geometry = {"kind": "fixed", "valid_sizes": [(28, 28)]}
@@ -77,6 +77,7 @@ class Denoise(DigitsPart):
     hours = 8 / 60
 
     def network(self) -> keras.Model:
+        """Return a new denoiser for digits."""
         return digits_denoiser.build()
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
@@ -86,6 +87,7 @@ class Denoise(DigitsPart):
         return ops.mean(ops.binary_crossentropy(clean, network({"image": noisy})["image"]))
 
     def degrade(self, clean: np.ndarray) -> np.ndarray:
+        """Return the digits with noise."""
         return add_noise(clean, 1)
 
     def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:

@@ -30,7 +30,9 @@ CODE = 128
 
 class DenoiseDigitsAutoencoder(Recipe):
     title = "Digits through a small code"
-    description = "Handwritten digits, 28 by 28 pixels, squeezed into 128 numbers and unfolded again."
+    description = (
+        "Removes noise from handwritten digits of 28×28 pixels with an autoencoder of 128 latent values; a baseline."
+    )
     architecture = "Convolutional autoencoder, 16-8-8 down to 4x4x8 and 8-8-16 up"
     packs = ("digits",)
     geometry = {"kind": "fixed", "valid_sizes": [(28, 28)]}
@@ -61,6 +63,7 @@ class Autoencoder(DigitsPart):
     hours = 0.4
 
     def network(self) -> keras.Model:
+        """Return a new autoencoder for digits."""
         return digits_autoencoder.build()
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:

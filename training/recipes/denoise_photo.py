@@ -1,4 +1,4 @@
-"""`denoise/photo`: noise, grain and JPEG artefacts out of photographs; one network that is given the level.
+"""`denoise/photo`: noise, grain and JPEG artifacts out of photographs; one network that is given the level.
 
     python -m training train denoise_photo --hours 1.5      # two cores; 0.2 on an accelerator
     python -m training evaluate denoise_photo
@@ -31,7 +31,7 @@ HELD_OUT_SIZE = 192
 
 
 class Mix(NamedTuple):
-    """Sixteenths of a batch with JPEG artefacts, with camera noise, and clean; the rest gets white noise."""
+    """Sixteenths of a batch with JPEG artifacts, with camera noise, and clean; the rest gets white noise."""
 
     coded: int
     camera: int
@@ -40,7 +40,7 @@ class Mix(NamedTuple):
 
 class DenoisePhoto(Recipe):
     title = "Photographs"
-    description = "Noise, grain and JPEG artefacts out of photographs, at any strength; estimates it by itself."
+    description = "Removes noise, grain and JPEG artifacts from photographs. Estimates the strength of the noise."
     architecture = "U-Net of plain residual blocks given the level (after DRUNet and FFDNet), and a level estimator"
     packs = ("photos",)
     geometry = {"kind": "tiled", "multiple": 8, "tile_size": 512, "tile_step": 64, "halo": None}
@@ -49,9 +49,11 @@ class DenoisePhoto(Recipe):
         return {"denoise": Denoise(), "estimate": Estimate()}
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
+        """Return the tables of denoising, measured on the test photographs."""
         return photos.measure_denoising(networks, packs)
 
     def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
+        """Return the same tables, measured through the service at `url`."""
         return photos.measure_denoising_service(url, packs)
 
 
@@ -80,7 +82,7 @@ class PhotoPart(Part):
     def degrade(self, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
         """Return (degraded, clean), float32 in about [0, 1].
 
-        The samples have JPEG artefacts, camera noise, nothing, and Gaussian noise, in this order.
+        The samples have JPEG artifacts, camera noise, nothing, and Gaussian noise, in this order.
         """
         clean = ops.cast(batch["clean"], "float32") / 255.0
         file = ops.cast(batch["file"], "float32") / 255.0
@@ -112,6 +114,7 @@ class Denoise(PhotoPart):
     hours = 1.5
 
     def network(self) -> keras.Model:
+        """Return a new residual U-Net."""
         return residual_unet.build()
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:

@@ -32,7 +32,7 @@ DIGITS = 200
 
 class InpaintDigits(Recipe):
     title = "Digits, searched for"
-    description = "Digits with a hole, filled by what a DCGAN makes that agrees with the rest (`method=dcgan`)."
+    description = "Fills holes in handwritten digits with a DCGAN, so that they match the rest (`method=dcgan`)."
     architecture = "Search by Adam over the z of a DCGAN from sixteen starts, ten steps a call; Poisson blending"
     packs = ("digits",)
     geometry = {"kind": "fixed", "valid_sizes": [(SIZE, SIZE)]}

@@ -33,7 +33,7 @@ SIZE, HOLE = 100, 22
 
 class InpaintMountain(Recipe):
     title = "Mountains"
-    description = "Holes in small pictures of mountains."
+    description = "Fills holes in small pictures of mountains."
     architecture = "Autoencoder of valid convolutions with skip connections, over a push-pull fill, with the mask"
     packs = ("mountain",)
     geometry = {"kind": "whole", "size_rule": {"modulus": 8, "remainder": 4}}
@@ -86,6 +86,7 @@ class FillMountains(InpaintPart):
         return make
 
     def load_held_out(self, packs: Packs) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return held-out pictures, each with the mask of its hole."""
         return _pair_with_holes(validation_split(packs.pictures("mountain/train"))[1])
 
 

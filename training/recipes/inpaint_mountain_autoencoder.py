@@ -20,7 +20,7 @@ from training.recipes.inpaint_mountain import FillMountains, InpaintMountain
 
 class InpaintMountainAutoencoder(InpaintMountain):
     title = "Mountains, the article's autoencoder"
-    description = "Holes in small pictures of mountains, by a network that does not get the mask; a baseline."
+    description = "Fills holes in small pictures of mountains with a network that does not see the mask; a baseline."
     architecture = "Autoencoder of valid convolutions with skip connections"
 
     def build_parts(self) -> dict[str, Part]:
@@ -38,4 +38,5 @@ class FillWithoutMask(FillMountains):
         return keras.Model({"image": image}, {"image": found}, name="inpaint_mountain_autoencoder")
 
     def inputs(self, image: Any, mask: Any) -> dict[str, Any]:
+        """Return the input of the network: the picture without the mask."""
         return {"image": image}

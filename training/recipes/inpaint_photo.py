@@ -42,9 +42,11 @@ class InpaintPhoto(Recipe):
         return {"inpaint": FillPhotos()}
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
+        """Return the tables of inpainting, measured on the test photographs."""
         return photo_tables(partial(FillPhotos().run, networks["inpaint"]), silhouettes(packs, "test"), packs)
 
     def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
+        """Return the same tables, measured through the service at `url`."""
         return service_tables(url, silhouettes(packs, "test"), packs)
 
 
@@ -58,6 +60,7 @@ class FillPhotos(InpaintPart):
     preview_fill = 255
 
     def network(self) -> keras.Model:
+        """Return a new inpainter."""
         return inpainter.build()
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:

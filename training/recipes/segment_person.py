@@ -45,7 +45,7 @@ DATASET = SegmentationDataset(
 
 class SegmentPerson(SegmentationRecipe):
     title = "People"
-    description = "People, separated from everything else."
+    description = "Separates people from the background."
     architecture = "DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2"
     packs = ("person", "voc", "photos")
     weights = (TEACHER,)

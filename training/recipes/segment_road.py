@@ -32,8 +32,8 @@ DATASET = SegmentationDataset(
 
 class SegmentRoad(SegmentationRecipe):
     title = "Roads"
-    description = "Roads, in pictures from above at about a metre a pixel."
-    architecture = "U-Net whose way down is MobileNetV2 to stride 16, batch normalisation on the way up"
+    description = "Finds roads in aerial pictures of about one meter per pixel."
+    architecture = "U-Net whose way down is MobileNetV2 to stride 16, batch normalization on the way up"
     packs = ("road",)
     dataset = DATASET
     classes = CLASSES

@@ -18,7 +18,7 @@ from training.recipes.segment_road import RoadPart, SegmentRoad
 
 class SegmentRoadUnet(SegmentRoad):
     title = "Roads, U-Net"
-    architecture = "U-Net, 16 filters, four levels, batch normalisation"
+    architecture = "U-Net, 16 filters, four levels, batch normalization"
 
     def build_parts(self) -> dict[str, Part]:
         return {"segment": RoadUnetPart()}

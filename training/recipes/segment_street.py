@@ -46,7 +46,7 @@ WEIGHTS = (0.578, 0.478, 1.345, 0.393, 1.027, 0.767, 1.322, 1.327, 0.941, 1.387,
 
 class SegmentStreet(SegmentationRecipe):
     title = "Streets"
-    description = "What a street picture shows, pixel by pixel: eleven classes."
+    description = "Segments street pictures into eleven classes."
     architecture = "DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2"
     packs = ("street",)
     dataset = DATASET

@@ -19,7 +19,7 @@ from training.recipes.segment_street import CLASSES, SegmentStreet, StreetPart
 
 class SegmentStreetAutoencoder(SegmentStreet):
     title = "Streets, plain encoder-decoder"
-    description = "What a street picture shows, by a network without skip connections; a baseline."
+    description = "Segments street pictures into eleven classes with a network without skip connections; a baseline."
     architecture = "Sequential encoder-decoder, 32-64-128, without skip connections"
 
     def build_parts(self) -> dict[str, Part]:

@@ -32,7 +32,7 @@ TITLES = {
 
 class SegmentStreetComparison(SegmentStreet):
     title = "Streets, four networks"
-    description = "Four networks on the same pictures for the same minutes."
+    description = "Compares four networks, trained on the same pictures for the same time."
     architecture = ", ".join(TITLES.values())
 
     def build_parts(self) -> dict[str, Part]:

@@ -18,7 +18,7 @@ from training.recipes.segment_street import CLASSES, SegmentStreet, StreetPart
 
 class SegmentStreetXception(SegmentStreet):
     title = "Streets, Xception"
-    description = "What a street picture shows, pixel by pixel: eleven classes; trained from nothing."
+    description = "Segments street pictures into eleven classes; trained without pretrained weights."
     architecture = "DeepLabV3+ with a reduced Xception, output stride 16, decoder to stride 2"
 
     def build_parts(self) -> dict[str, Part]:

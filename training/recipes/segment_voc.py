@@ -74,7 +74,7 @@ UNSURE = 0.5
 
 class SegmentVoc(SegmentationRecipe):
     title = "PASCAL VOC"
-    description = "People, animals, vehicles and furniture: the 21 classes of PASCAL VOC."
+    description = "Segments people, animals, vehicles and furniture: the 21 classes of PASCAL VOC."
     architecture = "DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2"
     packs = ("voc", "person", "photos", "content")
     weights = (TEACHER,)
@@ -95,6 +95,7 @@ class VocPart(SegmentationPart):
     hours = 0.5
 
     def network(self) -> keras.Model:
+        """Return a new DeepLabV3+ for the classes of VOC."""
         return build_network()
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
@@ -113,6 +114,7 @@ class StudentPart(VocPart):
     """
 
     def network(self) -> keras.Model:
+        """Return a new DeepLabV3+ whose backbone is frozen."""
         whole = build_network()
         for layer in whole.layers:
             layer.trainable = layer.name.startswith(("aspp1", "aspp2", "aspp3", "atrous", "decoder", "low"))

@@ -24,7 +24,7 @@ TITLES = {"mobilenet_v2": "MobileNetV2", "xception": "reduced Xception"}
 
 class SegmentVocComparison(SegmentVoc):
     title = "PASCAL VOC, two backbones"
-    description = "Two backbones on the same pictures for the same minutes."
+    description = "Compares two backbones, trained on the same pictures for the same time."
     architecture = "DeepLabV3+ with MobileNetV2 or a reduced Xception"
 
     def build_parts(self) -> dict[str, Part]:

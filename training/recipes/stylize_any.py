@@ -54,8 +54,8 @@ STATISTICS_SIDE = 512
 
 class StylizeAny(Recipe):
     title = "Any style"
-    description = "A picture painted in the style of any other, in one pass."
-    architecture = "Transformer network, instance normalisation by a style vector at every depth"
+    description = "Paints a picture in the style of any other picture, in one pass."
+    architecture = "Transformer network, instance normalization by a style vector at every depth"
     packs = ("photos", "styles")
     weights = (WEIGHTS,)
     geometry = {"kind": "tiled", "multiple": MULTIPLE, "tile_size": 768, "tile_step": 128, "halo": HALO}
@@ -133,6 +133,7 @@ class Painter(Part):
         self._metric: PerceptualMetric | None = None
 
     def network(self) -> keras.Model:
+        """Return a new transformer network for styles."""
         return style_painter.build()
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:

@@ -31,11 +31,11 @@ SCALE = 4
 
 class SuperresFace(Recipe):
     title = "Faces"
-    description = "Faces four times as large; at its best on upright portraits of about 32 pixels."
+    description = "Enlarges faces four times; works best on upright portraits of about 32 pixels."
     architecture = "Convolutional autoencoder with additive skip connections on the bicubically enlarged picture"
     packs = ("faces",)
     geometry = {"kind": "tiled", "multiple": 2, "tile_size": 256, "tile_step": 32, "halo": None}
-    card = "It has learned what faces look like and may draw what was not there: not for identifying anybody."
+    card = "It may invent details of a face. Do not use it to identify people."
 
     def build_parts(self) -> dict[str, Part]:
         return {"x4": UpscaleFaces()}
@@ -58,7 +58,7 @@ class UpscaleFaces(Part):
         """Return image [N,H,W,3] -> image [N,4H,4W,3], not clipped; height and width are even."""
         image = keras.Input((None, None, 3), name="image")
         large = bicubic(image, SCALE)
-        # An enlarged picture is smooth: its 2x2 neighbours as channels lose nothing and cost a quarter.
+        # An enlarged picture is smooth: its 2x2 neighbors as channels lose nothing and cost a quarter.
         features = skip_autoencoder.build(ops.space_to_depth(large, 2))
         start = keras.initializers.VarianceScaling(0.01, "fan_in", "truncated_normal")
         last = layers.Conv2D(12, 3, padding="same", kernel_initializer=start, name="exit", dtype="float32")
@@ -87,6 +87,7 @@ class UpscaleFaces(Part):
         return ops.mean(ops.abs(network({"image": small})["image"] - large))
 
     def load_held_out(self, packs: Packs) -> list[np.ndarray]:
+        """Return the held-out faces."""
         return validation_split(packs.pictures("faces/train"))[1]
 
     def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:

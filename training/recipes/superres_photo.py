@@ -35,8 +35,8 @@ HELD_OUT_SIZE = 240
 
 class SuperresPhoto(Recipe):
     title = "Photographs"
-    description = "Photographs two, three or four times as large."
-    architecture = "Plain residual blocks at the small picture's resolution (after EDSR), one network a scale"
+    description = "Enlarges photographs two, three or four times."
+    architecture = "Plain residual blocks at the small picture's resolution (after EDSR), one network per scale"
     packs = ("photos",)
     geometry = {"kind": "tiled", "multiple": 1, "tile_size": 256, "tile_step": 32, "halo": None}
 
@@ -44,9 +44,11 @@ class SuperresPhoto(Recipe):
         return {"x4": Upscale(4, hours=1.4), "x2": FineTune(2, hours=0.8), "x3": FineTune(3, hours=0.8)}
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
+        """Return the tables of enlargement, measured on the test photographs."""
         return photos.measure_superresolution(networks, packs)
 
     def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
+        """Return the same tables, measured through the service at `url`."""
         return photos.measure_superresolution_service(url, packs)
 
 
@@ -63,6 +65,7 @@ class Upscale(Part):
         self.scale, self.hours = scale, hours
 
     def network(self) -> keras.Model:
+        """Return a new upscaler for the scale of this part."""
         return residual_upscaler.build(self.scale)
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:

@@ -37,6 +37,7 @@ class SuperresUnet(Recipe):
         return {"x2": UpscaleUnet(SCALE, hours=0.2)}
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
+        """Return the tables of enlargement, measured on the test photographs."""
         return photos.measure_superresolution(networks, packs, recipe=self.id)
 
 

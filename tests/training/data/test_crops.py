@@ -42,7 +42,7 @@ def test_a_crop_is_flipped_and_turned_all_eight_ways() -> None:
 
 
 def test_half_of_the_crops_are_reduced() -> None:
-    """Reducing stripes of one pixel makes them grey; cutting leaves them black and white."""
+    """Reducing stripes of one pixel makes them gray; cutting leaves them black and white."""
     stripes = np.zeros((200, 200, 3), np.uint8)
     stripes[::2] = 255
     whole = [set(np.unique(crop)) == {0, 255} for index in range(20) for crop in Crops([stripes], 32, 16, 0)(index)]

@@ -30,8 +30,8 @@ def spoiled(kind: str, clean: np.ndarray, seed: int = 0, **options: Any) -> np.n
     return keras.ops.convert_to_numpy(degrade(clean, keras.random.SeedGenerator(seed), **options))
 
 
-def neighbours(noise: np.ndarray) -> float:
-    """Return the correlation of horizontal neighbours."""
+def neighbors(noise: np.ndarray) -> float:
+    """Return the correlation of horizontal neighbors."""
     return float(np.corrcoef(noise[:, :, :-1].ravel(), noise[:, :, 1:].ravel())[0, 1])
 
 
@@ -72,7 +72,7 @@ def test_gaussian_noise_is_white_unclipped_and_of_every_deviation() -> None:
     np.testing.assert_allclose(np.quantile(deviations, [0.25, 0.5, 0.75]), [15, 30, 45], atol=5)
     assert deviations.max() < 63
     assert (noise < 0).mean() == pytest.approx(0.5, abs=0.01)
-    assert abs(neighbours(noise)) < 0.01
+    assert abs(neighbors(noise)) < 0.01
     loud = spoiled("gaussian_noise", flat(0.0, count=256), highest=10 / 255)
     assert loud.std(axis=(1, 2, 3)).max() * 255 < 10.5
 
@@ -91,7 +91,7 @@ def test_camera_noise_is_eight_bit_rises_with_brightness_and_is_smeared_and_colo
     assert np.median(deviations) < 12
     assert np.quantile(deviations, 0.1) < 4
     assert deviations.max() > 18
-    assert neighbours(bright) > 0.1
+    assert neighbors(bright) > 0.1
     between = np.corrcoef(bright[..., 0].ravel(), bright[..., 1].ravel())[0, 1]
     assert 0.2 < between < 0.9
 

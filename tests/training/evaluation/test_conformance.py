@@ -21,7 +21,7 @@ SSIM_SET5 = (0.9299, 0.8682, 0.8104)
 def test_bicubic_is_the_literatures(packs: Packs, name: str) -> None:
     pictures = load_enlargement_set(packs, name)
     for place, scale in enumerate((2, 3, 4)):
-        psnr, ssim = np.mean([bicubic_figures(picture, scale, grey) for picture, grey in pictures], axis=0)
+        psnr, ssim = np.mean([bicubic_figures(picture, scale, gray) for picture, gray in pictures], axis=0)
         assert psnr == pytest.approx(PSNR[name][place], abs=0.02)
         if name == "Set5":
             assert ssim == pytest.approx(SSIM_SET5[place], abs=0.0005)

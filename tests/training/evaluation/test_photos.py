@@ -17,14 +17,14 @@ from training.evaluation.tables import ResultTable
 pytestmark = pytest.mark.tf
 
 
-def write(folder: Path, names: list[str], size: tuple[int, int] = (20, 28), *, grey: bool = False) -> None:
+def write(folder: Path, names: list[str], size: tuple[int, int] = (20, 28), *, gray: bool = False) -> None:
     """Write smooth pictures of medium brightness, all different."""
     folder.mkdir(parents=True)
     rows, columns = np.mgrid[: size[0], : size[1]]
     for place, name in enumerate(names):
         waves = [np.sin(rows / (3 + place % 5) + k) + np.cos(columns / (4 + place % 3) - k) for k in range(3)]
         picture = (127 + 30 * np.stack(waves, axis=-1)).astype(np.uint8)
-        Image.fromarray(picture[..., 0] if grey else picture).save(folder / name)
+        Image.fromarray(picture[..., 0] if gray else picture).save(folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Packs:
     (test / "CBSD68_names.txt").write_text("\n".join(f"{i:03}" for i in range(10, 78)) + "\n")
     write(test / "PolyU", [f"scene_{i}_{kind}.png" for i in range(3) for kind in ("mean", "real")])
     write(test / "Set5", ["a.png", "b.png"], (45, 61))
-    write(test / "Set14", ["bridge.png"], (48, 48), grey=True)
+    write(test / "Set14", ["bridge.png"], (48, 48), gray=True)
     return Packs(root)
 
 
@@ -114,7 +114,7 @@ def test_an_enlarger_that_repeats_pixels(made: Packs) -> None:
 
 
 def test_a_grey_file_is_its_own_luma(made: Packs) -> None:
-    ((picture, grey),) = photos.load_enlargement_set(made, "Set14")
-    assert grey
-    assert np.array_equal(photos.luma(picture, grey), picture[..., 0])
+    ((picture, gray),) = photos.load_enlargement_set(made, "Set14")
+    assert gray
+    assert np.array_equal(photos.luma(picture, gray), picture[..., 0])
     assert photos.luma(np.full((1, 1, 3), 255, np.uint8), False).item() == 235

@@ -159,7 +159,7 @@ def test_weights_that_are_not_there_are_one_line(
         np.savez(file, **{"logits/kernel": np.zeros(3, np.float32)})
     assert main(["publish", "vgg19", "--weights", str(file), "--repository", str(tmp_path)]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("training: the weights of VGG19 are not available: ")
+    assert told.startswith("training: cannot load the weights of VGG19: ")
     assert told.count("\n") == 1
 
 
