@@ -77,7 +77,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(command: list[str], folder: Path, block: Block, seconds: int = 120) -> None:
+def run(command: list[str], folder: Path, block: Block, seconds: int = 240) -> None:
     environment = os.environ | {"CURL_HOME": str(folder), "PYTHONPATH": str(folder)}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds
@@ -85,7 +85,7 @@ def run(command: list[str], folder: Path, block: Block, seconds: int = 120) -> N
     assert done.returncode == 0, f"{block.name}: {command[-1]}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
-def run_shell(lines: list[str], folder: Path, block: Block, seconds: int = 120) -> None:
+def run_shell(lines: list[str], folder: Path, block: Block, seconds: int = 240) -> None:
     # One shell for a block: a line may set a variable for the next.
     run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)], folder, block, seconds)
     for name in re.findall(r" (?:-o|--output) (\S+)", "\n".join(lines)):

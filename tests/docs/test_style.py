@@ -17,7 +17,7 @@ OWN_WORDS = [page for page in PAGES if page.name != "models.md"]
 LINKS_ONLY = re.compile(r"(?:[-*] )?(?:!?\[[^]]*\]\([^)]*\)[\s,;.|·]*)+")
 BRITISH = re.compile(
     r"\b(grey\w*|colour\w*|neighbour\w*|artefact\w*|licence\w*|metres?|behaviour\w*|centre\w*"
-    r"|(?:normal|optim|initial|serial|recogn|organ|summar)is(?:e|es|ed|ing|ation))\b"
+    r"|(?:normal|optim|initial|serial|recogn|organ)is(?:e|es|ed|ing|ation))\b"
 )
 
 

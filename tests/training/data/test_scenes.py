@@ -60,10 +60,10 @@ def test_a_folder_of_scenes(tmp_path: Path) -> None:
     (masked,) = scenes(packs, "masks", labels="masks")
     assert masked.labels.tolist() == [[0, 1], [1, 0]]
     Image.new("L", (3, 2)).save(tmp_path / "masks" / "masks" / "a.png")
-    with pytest.raises(ValueError, match="its picture"):
+    with pytest.raises(ValueError, match="but its picture has"):
         scenes(packs, "masks", labels="masks")
     Image.new("RGB", (2, 2)).save(tmp_path / "masks" / "images" / "b.png")
-    with pytest.raises(ValueError, match="different names"):
+    with pytest.raises(ValueError, match="the same names"):
         scenes(packs, "masks", labels="masks")
 
 
