@@ -1,6 +1,11 @@
-"""Fixtures that more than one room's tests use."""
+"""Fixtures that the tests of several packages use, and the rule that a test that imports TensorFlow is marked `tf`."""
 
 from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -10,6 +15,10 @@ from tests.offline import offline
 
 __all__ = ["offline", "quiet", "tiny_repository"]
 
+IMPORTERS = {"tf", "data", "ray"}
+"""Marks of tests that may import TensorFlow: `make unit` leaves them out."""
+ADVICE = "This imports TensorFlow. Mark it with `pytest.mark.tf`, or import TensorFlow in the function that needs it."
+
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet() -> None:
@@ -18,3 +27,58 @@ def quiet() -> None:
     renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     processors: list[structlog.types.Processor] = [structlog.processors.add_log_level, renderer]
     structlog.configure(processors=processors, logger_factory=structlog.stdlib.LoggerFactory())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m "not tf …"`, do not even import files whose tests are all marked `tf`: many import TensorFlow."""
+    if config.option.markexpr.startswith("not tf") and collection_path.match("test_*.py"):
+        return is_marked_tf(collection_path.read_text("utf-8")) or None
+    return None
+
+
+def is_marked_tf(source: str) -> bool:
+    """Return whether a file of tests sets `pytestmark` to the mark `tf`, alone or among others."""
+    return any(
+        isinstance(statement, ast.Assign)
+        and ast.unparse(statement.targets[0]) == "pytestmark"
+        and any(ast.unparse(part) == "pytest.mark.tf" for part in ast.walk(statement.value))
+        for statement in ast.parse(source).body
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Fail a file of tests whose import imports TensorFlow, without the mark `tf`."""
+    before = "tensorflow" in sys.modules
+    report = yield
+    if (
+        "tensorflow" in sys.modules
+        and not before
+        and isinstance(collector, pytest.Module)
+        and not _may_import(collector)
+    ):
+        report.outcome, report.longrepr = "failed", f"{collector.nodeid}: {ADVICE}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Note whether TensorFlow is there before a test and its fixtures."""
+    item.stash[_IMPORTED_BEFORE] = "tensorflow" in sys.modules
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that imports TensorFlow without the mark `tf`: it belongs to another target than `make unit`."""
+    result = yield
+    if "tensorflow" in sys.modules and not item.stash[_IMPORTED_BEFORE] and not _may_import(item):
+        pytest.fail(ADVICE)
+    return result
+
+
+def _may_import(node: pytest.Collector | pytest.Item) -> bool:
+    return not IMPORTERS.isdisjoint(mark.name for mark in node.iter_markers())
+
+
+_IMPORTED_BEFORE = pytest.StashKey[bool]()

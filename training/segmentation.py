@@ -72,8 +72,8 @@ class SegmentationDataset:
             tall, wide = nearest_size(self.canonical, height, width)
         else:
             tall, wide = -(-height // 16) * 16, -(-width // 16) * 16
-        how = cv2.INTER_AREA if tall * wide < height * width else cv2.INTER_LINEAR
-        image = picture if (tall, wide) == (height, width) else cv2.resize(picture, (wide, tall), interpolation=how)
+        reduced = cv2.resize(picture, (min(wide, width), min(tall, height)), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(reduced, (wide, tall), interpolation=cv2.INTER_LINEAR)
         found = network({"image": (image[None] / 255).astype(np.float32)})["probabilities"]
         found = ops.convert_to_numpy(found)[0]
         return cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, -1)

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from app.jobs.store import JobStore
 from tests.app.api.service import file, opened
 from tests.e2e.test_process import ROOT, Process, started
 
@@ -20,13 +21,15 @@ pytestmark = pytest.mark.tf
 SHELF = ROOT / "models" / "published"
 OVER = ("succeeded", "failed", "cancelled")
 JOBS = 10
+SIDES = [320] * (JOBS - 1) + [1000]
+"""Sides of their pictures. The last job is long, so that they cannot all be over between two looks at them."""
 
 
 def noisy(number: int) -> bytes:
-    """Return a picture of its own that takes the network a while."""
-    chance = np.random.default_rng(number)
-    ramp = np.linspace(60, 180, 320)[:, None, None] + number
-    return file((ramp + chance.normal(0, 12, (320, 320, 3))).clip(0, 255).astype(np.uint8))
+    """Return a picture of its own for a job, which takes the network a while."""
+    chance, side = np.random.default_rng(number), SIDES[number]
+    ramp = np.linspace(60, 180, side)[:, None, None] + number
+    return file((ramp + chance.normal(0, 12, (side, side, 3))).clip(0, 255).astype(np.uint8))
 
 
 def killed(running: Process) -> None:
@@ -131,7 +134,7 @@ def test_a_job_that_ends_the_service_each_time_is_given_up_with_its_reason(tmp_p
     for _ in range(3):
         with started(SHELF, **told) as running:
             running.until("serving on")
-            address = address or send(running.client, 0)
+            address = address or send(running.client, JOBS - 1)
             limit = time.monotonic() + 60
             while running.client.get(address).json()["state"] != "running":
                 assert time.monotonic() < limit
@@ -151,14 +154,18 @@ def test_sigterm_in_the_middle_queues_the_job_again_at_once(tmp_path: Path) -> N
     told = {"RESTORE_DATA_DIR": str(tmp_path), "RESTORE_PRELOAD": "denoise/photo"}
     with started(SHELF, **told) as running:
         running.until("warm after")
-        addresses = [send(running.client, number) for number in range(3)]
+        addresses = [send(running.client, number) for number in (JOBS - 1, 0, 1)]
         limit = time.monotonic() + 60
         while not states(running.client, addresses)[0]["done"]:
             assert time.monotonic() < limit
             time.sleep(0.01)
         code, errors = running.end()
         assert code == 0, errors
+    store = JobStore(tmp_path)
+    store.open()
+    jobs = [store.get(address.rpartition("/")[2]) for address in addresses]
+    store.close()
+    assert [(job.state, job.attempts) for job in jobs if job] == [("queued", 0)] * 3
     with started(SHELF, **told) as running:
         running.until("serving on")
-        assert states(running.client, addresses)[2]["state"] == "queued"
         assert [job["state"] for job in all_over(running.client, addresses)] == ["succeeded"] * 3

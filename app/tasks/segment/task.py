@@ -176,12 +176,12 @@ async def _probabilities(
 
 
 def _resize(pixels: NDArray[Any], size: tuple[int, int]) -> Floats:
-    """Return `pixels` as float32 (*size, 3) in [0, 1]."""
-    smaller = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
-    # INTER_AREA averages only if both sides shrink; otherwise it would repeat pixels.
-    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    """Return `pixels` as float32 (*size, 3) in [0, 1]: averaged along a side that shrinks, else interpolated."""
+    # In two steps, because OpenCV averages areas only where both sides shrink.
+    smaller = min(size[0], pixels.shape[0]), min(size[1], pixels.shape[1])
+    reduced = cv2.resize(pixels, smaller[::-1], interpolation=cv2.INTER_AREA)
     white = np.float32(np.iinfo(pixels.dtype).max)
-    resized = np.atleast_3d(cv2.resize(pixels, size[::-1], interpolation=how)).astype(np.float32) / white
+    resized = np.atleast_3d(cv2.resize(reduced, size[::-1], interpolation=cv2.INTER_LINEAR)).astype(np.float32) / white
     return np.repeat(resized, 3, axis=-1) if resized.shape[-1] == 1 else resized
 
 

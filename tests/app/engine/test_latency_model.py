@@ -59,6 +59,11 @@ def test_batch_does_not_hold_the_device_for_long() -> None:
     assert table.best_batch_size(*NAME, 100, 4, 64) == 2
 
 
+def test_a_batch_that_takes_no_longer_than_one_tile_may_be_long() -> None:
+    table = measured(*((100, n, 2 * MAX_BATCH_S) for n in (1, 2, 4)), (100, 8, 2.1 * MAX_BATCH_S))
+    assert table.best_batch_size(*NAME, 100, 8, 64) == 4
+
+
 def test_larger_batches_are_tried_while_they_pay_and_are_short() -> None:
     table = measured((100, 1, 0.01), (100, 2, 0.015), (100, 4, 0.0295), (200, 1, MAX_BATCH_S))
     assert [table.larger_batch_pays(*NAME, 100, tiles) for tiles in (1, 2, 4)] == [True, True, False]

@@ -59,6 +59,15 @@ def test_near_holes_are_merged() -> None:
     assert len(holes.find_regions(missing, 64)) == 1
 
 
+@pytest.mark.parametrize("margin", [1, 2, 15, 31, 33, 48, 50, 63, 64, 65])
+def test_pixels_nearer_than_the_margin_are_one_hole_wherever_they_are(margin: int) -> None:
+    for offset in range(holes.CELL):
+        missing = np.zeros((40, 200), bool)
+        missing[20, [offset, offset + margin - 1]] = True
+        for mask in (missing, missing.T.copy()):
+            assert len(holes.find_regions(mask, margin)) == 1, offset
+
+
 def test_a_long_scratch_is_split() -> None:
     missing = np.zeros((3000, 3000), np.uint8)
     cv2.line(missing, (5, 5), (2990, 2980), 1, 3)

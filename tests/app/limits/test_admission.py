@@ -161,6 +161,24 @@ def test_finished_work_frees_capacity() -> None:
     simulator.admit(within=10.0, mark=-1)
 
 
+def test_a_request_that_takes_longer_than_estimated_still_needs_a_tenth() -> None:
+    simulator = Simulator()
+    context = simulator.admit(seconds=8.0)
+    for used, remaining in ((4.0, 4.0), (7.0, 1.0), (7.5, 0.8), (25.0, 0.8)):
+        context.usage.device_seconds = used
+        assert simulator.admission.seconds == pytest.approx(remaining)
+
+
+def test_number_of_reservations_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.limits.admission.MAX_RESERVATIONS", 2)
+    simulator = Simulator()
+    for _ in range(7):
+        simulator.admit(within=10.0)
+    first, second, third, fourth = (simulator.expect_refusal(within=10.0, mark=mark) for mark in (-1, -2, -3, -4))
+    assert first < second < third
+    assert third == fourth  # the third got no reservation, so the fourth need not wait for it
+
+
 def test_the_pace_is_measured_only_under_load() -> None:
     simulator = Simulator()
     here = [simulator.admit() for _ in range(50)]

@@ -8,6 +8,8 @@ import pytest
 from training.data.packs import Packs
 from training.evaluation.photos import bicubic_figures, load_enlargement_set
 
+pytestmark = [pytest.mark.tf, pytest.mark.data]
+
 PSNR = {
     "Set5": (33.66, 30.39, 28.42),
     "Set14": (30.24, 27.55, 26.00),
@@ -16,7 +18,6 @@ PSNR = {
 SSIM_SET5 = (0.9299, 0.8682, 0.8104)
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("name", PSNR)
 def test_bicubic_is_the_literatures(packs: Packs, name: str) -> None:
     pictures = load_enlargement_set(packs, name)

@@ -207,6 +207,19 @@ def test_canonical_size_is_the_one_of_the_nearest_shape(size: tuple[int, int], c
     assert CANONICAL.nearest_size(*size) == chosen
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_side_that_shrinks_is_averaged_and_one_that_grows_is_interpolated(upright: bool) -> None:
+    ramp, stripes = np.linspace(30, 220, 24), 20 * (-1) ** np.arange(9 * 64)  # 24 rows become 48, 9 columns become one
+    pixels = np.rint(ramp[:, None] + stripes).astype(np.uint8)[..., None].repeat(3, axis=-1)
+    _, engine = run(Picture(pixels.swapaxes(0, 1).copy() if upright else pixels))
+    seen = engine.requests[0].inputs["image"][0, ..., 0]
+    seen = 255 * (seen.T if upright else seen)
+    expected = np.interp((np.arange(48) + 0.5) / 2 - 0.5, np.arange(24), ramp)
+    assert seen.shape == (48, 64)
+    assert np.abs(seen - expected[:, None]).max() < 20 / 9 + 1.5  # the mean of nine stripes, and two roundings
+    assert np.abs(seen.mean(axis=1) - expected).max() < 1
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
