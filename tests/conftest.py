@@ -7,11 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
 from tests.model_repository import tiny_repository
 from tests.offline import offline
+
+# A deadline would be a wall time, and fail on a busy machine.
+hypothesis.settings.register_profile("restore", deadline=None)
+hypothesis.settings.load_profile("restore")
 
 __all__ = ["offline", "quiet", "tiny_repository"]
 

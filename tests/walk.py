@@ -15,7 +15,6 @@ def walk(machine: type[RuleBasedStateMachine]) -> None:
     chosen = settings(
         max_examples=STEPS // 25,
         stateful_step_count=50,
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),

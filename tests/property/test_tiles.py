@@ -80,7 +80,7 @@ def geometries(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(st.integers(1, 120), st.integers(1, 120), geometries(), st.integers(1, 4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_inner_parts_cover_each_pixel_once(height: int, width: int, geometry: dict[str, Any], scale: int) -> None:
     plan = make_plan(height, width, **geometry, scale=scale)
     halo, step = geometry["halo"], geometry["tile_step"]
@@ -101,7 +101,7 @@ def test_the_inner_parts_cover_each_pixel_once(height: int, width: int, geometry
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000), geometries())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_more_tiles_than_the_largest_size_needs(height: int, width: int, geometry: dict[str, Any]) -> None:
     inner = geometry["tile_size"] - 2 * (-(-geometry["halo"] // geometry["multiple"]) * geometry["multiple"])
     plan = make_plan(height, width, **geometry)
@@ -128,7 +128,7 @@ def test_windows_are_flush_with_the_picture_and_no_larger_than_needed(
 
 
 @given(st.integers(1, 70), st.integers(1, 70), geometries(), st.integers(1, 4), st.sampled_from([np.uint8, np.uint16]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_identity_network_returns_the_picture(
     height: int, width: int, geometry: dict[str, Any], scale: int, dtype: type
 ) -> None:

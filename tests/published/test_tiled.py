@@ -165,7 +165,7 @@ def test_tiled_equals_untiled_at_thirty_sizes(network: Network) -> None:
             assert difference <= network.tolerance, (signature, height, width)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_tiled_equals_untiled_for_any_plan(network: Network, data: st.DataObject) -> None:
     geometry = network.geometry

@@ -91,7 +91,6 @@ def sender(service: Service, operation: Any, cases: Any, document: dict[str, Any
 
     @settings(
         max_examples=examples,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.generate],

@@ -485,7 +485,7 @@ def test_without_keys_there_is_no_list(service: Service) -> None:
     assert "API keys" in refused(service.client.get("/jobs"), "not-found")["detail"]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(name=st.binary(min_size=1, max_size=60), method=st.sampled_from(["GET", "DELETE"]))
 def test_any_bytes_for_an_id(service: Service, name: bytes, method: str) -> None:
     escaped = "".join(f"%{byte:02x}" for byte in name)
@@ -494,7 +494,7 @@ def test_any_bytes_for_an_id(service: Service, name: bytes, method: str) -> None
         assert answer.status_code in (404, 405), answer.text
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(
     prefer=st.text(st.characters(min_codepoint=32, max_codepoint=126)),
     key=st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=300),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.fair_queue import GROW_AFTER, FairQueue, QueuedRequest
@@ -181,7 +181,6 @@ def test_removed_requests_are_never_chosen(entries: Entries, limit: int, dice: o
     assert not set(seen) & set(gone)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5), st.lists(st.integers(0, 5), min_size=50, max_size=50))
 def test_no_client_starves(others: int, wants: list[int]) -> None:
     """A client that always has a tile waiting gets its share, however much the others send."""

@@ -463,7 +463,7 @@ def test_a_picture_is_upright_though_its_exif_is_broken_behind_the_orientation(
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_exif_block_prevents_decoding(data: st.DataObject) -> None:
     block = bytearray(exif(6, thumbnail=b"x" * 30))
     for _ in range(data.draw(st.integers(1, 6))):
@@ -607,7 +607,7 @@ def test_a_truncated_file_is_broken(kind: str, share: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_damaged_files_raise_service_errors_only(kind: str, data: st.DataObject) -> None:
     data_with_errors = bytearray(KINDS[kind]())
     for _ in range(data.draw(st.integers(1, 8))):

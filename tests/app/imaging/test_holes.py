@@ -26,7 +26,7 @@ def count_cores(missing: np.ndarray, found: list[Region]) -> np.ndarray:
     boxes=st.lists(st.tuples(st.integers(0, 299), st.integers(0, 299), st.integers(1, 60), st.integers(1, 60))),
     margin=st.integers(0, 80),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_missing_pixel_lies_in_a_core(
     height: int, width: int, boxes: list[tuple[int, int, int, int]], margin: int
 ) -> None:

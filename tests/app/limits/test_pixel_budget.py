@@ -167,7 +167,7 @@ def test_a_large_picture_is_not_overtaken_for_ever_by_small_ones_of_others() -> 
     asyncio.run(scenario())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(0.1, 12), st.integers(0, 6), st.booleans()), max_size=20), st.randoms())
 def test_whatever_comes_goes_or_gives_up_nothing_is_lost(plan: list[tuple[float, int, bool]], random: Any) -> None:
     async def scenario() -> None:

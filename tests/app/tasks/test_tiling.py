@@ -37,7 +37,7 @@ def run(image: Picture, function: Function, model: Manifest, signature: str = "d
     return asyncio.run(work())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3]), st.sampled_from([np.uint8, np.uint16]))
 def test_identity_gives_the_picture_back(height: int, width: int, channels: int, dtype: Any) -> None:
     image = picture(height, width, channels, dtype)
@@ -250,7 +250,7 @@ def test_a_model_of_reduced_pictures_is_refused_rather_than_run_whole() -> None:
         run(picture(40, 50), identity, model)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 40), st.sampled_from([1, 2, 3, 4, 8, 16]), st.integers(1, 12))
 def test_what_the_manifest_lets_pass_makes_a_plan(halo: int, multiple: int, blocks: int) -> None:
     try:
