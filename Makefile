@@ -80,8 +80,8 @@ test: $(VENV)/.dev ## all tests but the slow ones; needs no network and no GPU
 	@$(PYTEST) -m "not slow and not ray" $(ARGS)
 
 .PHONY: unit
-unit: $(VENV)/.dev ## the tests that need no TensorFlow and no data packs
-	@$(PYTEST) -m "not tf and not slow and not data and not chromium and not ray" $(ARGS)
+unit: $(VENV)/.dev ## tests in a minute: without TensorFlow, data packs and long runs of a service
+	@$(PYTEST) -m "not tf and not integration and not slow and not data and not chromium and not ray" $(ARGS)
 
 .PHONY: test-all
 test-all: $(VENV)/.dev ## all tests, the Docker steps, and the README's steps in a fresh clone

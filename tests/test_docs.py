@@ -6,14 +6,20 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.api import problems
+from app.engine.local import LocalEngine
+from app.engine.registry import Registry
+from app.main import create_app
 from app.settings import Settings, variable
 from scripts import models_page
+from tests.engines import Loader
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -89,20 +95,17 @@ def test_every_problem_is_documented(row: problems.Problem) -> None:
 
 
 def test_every_endpoint_is_documented() -> None:
-    program = (
-        "from app.main import create_app\nfrom app.settings import Settings\n"
-        "from starlette.routing import Route\n"
-        "def walk(routes, prefix=''):\n"
-        "    for route in routes:\n"
-        "        path = prefix + getattr(route, 'path', '')\n"
-        "        inner = getattr(getattr(route, 'original_router', route), 'routes', None)\n"
-        "        if inner: walk(inner, path)\n"
-        "        elif getattr(route, 'methods', None): print(' '.join(sorted(route.methods - {'HEAD'})), path)\n"
-        "walk(create_app(Settings(models_dir=('nowhere',))).routes)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = re.findall(r"^(GET|POST|DELETE) (/\S*)$", done.stdout, re.MULTILINE)
+    def walk(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+        for route in routes:
+            path = prefix + getattr(route, "path", "")
+            inner = getattr(getattr(route, "original_router", route), "routes", None)
+            if inner:
+                yield from walk(inner, path)
+            else:
+                yield from ((method, path) for method in getattr(route, "methods", None) or () if method != "HEAD")
+
+    engine = LocalEngine(Registry([], Loader()))
+    found = set(walk(create_app(Settings(models_dir=("nowhere",)), engine=engine).routes))
     assert ("POST", "/denoise") in found
     for method, path in found:
         if not path.startswith(("/docs/", "/favicon")) and path != "/":

@@ -137,7 +137,7 @@ def test_tests_mirror_the_tree() -> None:
     folders = {
         path.relative_to(ROOT / "tests").parts[0] for path in tracked("tests/*.py") if path.parent != ROOT / "tests"
     }
-    assert folders <= {*PACKAGES, "published", "contract", "property", "e2e"}
+    assert folders <= {*PACKAGES, "published", "contract", "property", "e2e", "docs"}
 
 
 def test_tests_cannot_reach_the_network() -> None:

@@ -40,8 +40,8 @@ def test_a_job_has_started_after_20_steps() -> None:
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        (job("failed", 3, {"detail": "The device is out of memory."}), "failed: The device is out of memory."),
-        (job("cancelled", 0), "cancelled: no detail"),
+        (job("failed", 3, {"detail": "The device is out of memory."}), r"\(failed\): The device is out of memory\."),
+        (job("cancelled", 0), r"\(cancelled\): no detail"),
         (job("succeeded", 20), "succeeded"),
     ],
 )

@@ -71,6 +71,7 @@ def test_different_answers_are_detected() -> None:
     assert not agree(answer(pixels), answer(pixels, "JPEG"))
 
 
+@pytest.mark.integration
 def test_a_small_soak_has_no_failures() -> None:
     photo = manifest(name="photo", signatures=photo_signatures(), default=True)
     model = SimulatedLoader(0.001, 0.01).load(manifest=photo, folder=None, device="CPU:0")  # type: ignore[arg-type]

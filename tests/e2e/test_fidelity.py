@@ -17,11 +17,13 @@ def cells() -> Iterator[list[fidelity.Cell]]:
         yield list(fidelity.cells(service))
 
 
+@pytest.mark.integration
 def test_there_are_enough(cells: list[fidelity.Cell]) -> None:
     assert len(cells) >= 300
     assert len({(cell.operation, cell.kind.name, cell.format) for cell in cells}) == len(cells)
 
 
+@pytest.mark.integration
 def test_what_is_not_kept_is_what_was_known_in_advance(cells: list[fidelity.Cell]) -> None:
     wrong = {
         f"{cell.operation} {cell.kind.name} {cell.format}": (cell.changes, cell.faults)
@@ -31,6 +33,7 @@ def test_what_is_not_kept_is_what_was_known_in_advance(cells: list[fidelity.Cell
     assert not wrong
 
 
+@pytest.mark.integration
 def test_the_document_is_what_the_service_does(cells: list[fidelity.Cell]) -> None:
     assert fidelity.PAGE.read_text("utf-8") == fidelity.document(cells), (
         "docs/fidelity.md is out of date: python -m tests.fidelity"

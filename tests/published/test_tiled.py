@@ -27,6 +27,7 @@ from app.imaging.tiles import make_plan
 from app.tasks.tiling import run_tiled
 from models.manifest import Geometry, Manifest, read
 from tests.published.test_repository import FOLDERS, SHELF
+from tests.walk import STEPS
 
 pytestmark = pytest.mark.tf
 
@@ -152,9 +153,13 @@ def borders(size: int) -> list[tuple[int, int]]:
     ]  # fmt: skip
 
 
-def test_tiled_equals_untiled_at_thirty_sizes(network: Network) -> None:
-    sizes = borders(network.smallest)
-    assert len(set(sizes)) >= 25  # some meet where tiles are very small
+def few_borders(size: int) -> list[tuple[int, int]]:
+    """Return six of them: a pixel, a line, primes, and one side beyond a border, both, and two borders."""
+    return [(1, 1), (83, 1), (17, 13), (size, size + 1), (size + 1, size + 1), (7, 2 * size + 1)]
+
+
+def assert_equal_at(network: Network, sizes: list[tuple[int, int]]) -> None:
+    """Assert that tiled equals untiled for pictures of these sizes, for every signature."""
     for signature in network.signatures:
         for height, width in sizes:
             pixels = picture(height, width, network.channels(signature))
@@ -165,7 +170,24 @@ def test_tiled_equals_untiled_at_thirty_sizes(network: Network) -> None:
             assert difference <= network.tolerance, (signature, height, width)
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_tiled_equals_untiled_at_few_sizes(network: Network) -> None:
+    assert_equal_at(network, few_borders(network.smallest))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiled_equals_untiled_at_thirty_sizes_for_tiny_networks(tiny: Registry, name: str) -> None:
+    network = Network(tiny, tiny.find(*name.split("/")), EXACT)
+    sizes = borders(network.smallest)
+    assert len(set(sizes)) >= 25  # some meet where tiles are very small
+    assert_equal_at(network, sizes)
+
+
+@pytest.mark.slow
+def test_tiled_equals_untiled_at_thirty_sizes(network: Network) -> None:
+    assert_equal_at(network, borders(network.smallest))
+
+
+@settings(max_examples=6 if STEPS > 1000 else 3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_tiled_equals_untiled_for_any_plan(network: Network, data: st.DataObject) -> None:
     geometry = network.geometry

@@ -163,13 +163,27 @@ def seeded() -> None:
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-def test_sizes_and_finite_answers_and_no_picture_minds_its_neighbors(case: Case) -> None:
-    network = case.build()
+@pytest.fixture(scope="module")
+def network(case: Case) -> keras.Model:
+    """Return the case's network, for tests that leave its weights as they were: to build it takes seconds."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return case.build()
+
+
+@pytest.fixture(scope="module")
+def another(case: Case) -> keras.Model:
+    """Return a second network of the case, whose weights a test may change."""
+    return case.build()
+
+
+def test_sizes_and_finite_answers_and_no_picture_minds_its_neighbors(case: Case, network: keras.Model) -> None:
     for height, width in case.sizes:
         given = inputs(network, 3, (height, width))
         found = answer(network, given)
@@ -181,11 +195,10 @@ def test_sizes_and_finite_answers_and_no_picture_minds_its_neighbors(case: Case)
         np.testing.assert_allclose(found[1:2], alone, atol=1e-5)
 
 
-def test_every_weight_has_a_gradient(case: Case) -> None:
+def test_every_weight_has_a_gradient(case: Case, network: keras.Model) -> None:
     import tensorflow as tf
     from keras import ops
 
-    network = case.build()
     given = inputs(network, 4, case.sizes[-1])
     truth = np.random.default_rng(1).random(answer(network, given).shape, np.float32)
     with tf.GradientTape() as tape:
@@ -199,10 +212,9 @@ def test_every_weight_has_a_gradient(case: Case) -> None:
             assert np.abs(gradient.numpy()).max() > 0, variable.path
 
 
-def test_a_graph_of_any_height_and_width_gives_the_same_answer(case: Case) -> None:
+def test_a_graph_of_any_height_and_width_gives_the_same_answer(case: Case, network: keras.Model) -> None:
     import tensorflow as tf
 
-    network = case.build()
     free = {name: tf.TensorSpec([None, None, None, tensor.shape[-1]]) for name, tensor in network.input.items()}
     if case.sizes == DIGIT:
         free = {name: tf.TensorSpec([None, *DIGIT[0], 1]) for name in free}
@@ -215,20 +227,25 @@ def has_norm(network: keras.Model) -> bool:
     return any("norm" in layer.name for layer in network.layers)
 
 
-def test_weights_saved_and_taken_by_name_give_the_same_answer(case: Case, tmp_path: Path) -> None:
+def test_weights_saved_and_taken_by_name_give_the_same_answer(
+    case: Case, network: keras.Model, another: keras.Model, tmp_path: Path
+) -> None:
     from training.checkpoints import load_initial_weights
 
-    network = case.build()
+    weights = network.get_weights()
+    given = inputs(network, 2, case.sizes[-1])
+    before = answer(network, given)
     for variable in network.trainable_variables:
         variable.assign(np.random.default_rng(2).normal(0, 0.1, variable.shape))
-    given = inputs(network, 2, case.sizes[-1])
+    changed = answer(network, given)
     network.save_weights(tmp_path / "network.weights.h5")
-    fresh = case.build()
-    assert np.abs(answer(fresh, given) - answer(network, given)).max() > 1e-4
-    assert load_initial_weights(fresh, tmp_path / "network.weights.h5", "denoise") == sum(
-        len(x.weights) for x in fresh.layers
+    network.set_weights(weights)
+    np.testing.assert_array_equal(answer(network, given), before)
+    assert np.abs(answer(another, given) - changed).max() > 1e-4
+    assert load_initial_weights(another, tmp_path / "network.weights.h5", "denoise") == sum(
+        len(x.weights) for x in another.layers
     )
-    np.testing.assert_array_equal(answer(fresh, given), answer(network, given))
+    np.testing.assert_array_equal(answer(another, given), changed)
 
 
 def test_weights_are_taken_by_the_names_of_their_variables(tmp_path: Path) -> None:
@@ -246,10 +263,9 @@ def test_weights_are_taken_by_the_names_of_their_variables(tmp_path: Path) -> No
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
 
 
-def test_layers_have_names_of_their_own(case: Case) -> None:
+def test_layers_have_names_of_their_own(network: keras.Model, another: keras.Model) -> None:
     """Weights are found by the names of their layers: two networks built in one process must agree on them."""
-    first, second = case.build(), case.build()
-    names = [[layer.name for layer in network.layers if layer.weights] for network in (first, second)]
+    names = [[layer.name for layer in one.layers if layer.weights] for one in (network, another)]
     assert names[0] == names[1]
     assert len(set(names[0])) == len(names[0])
 

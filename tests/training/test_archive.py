@@ -216,6 +216,7 @@ def plain() -> keras.Model:
     return keras.Model({"image": image}, {"image": layers.Conv2D(3, 3, padding="same", name="last")(x)}, name="plain")
 
 
+@pytest.mark.tf
 def test_without_a_published_model_there_is_no_start(root: Path, tmp_path: Path) -> None:
     list(write_archive([recipe("photos")], Packs(root), tmp_path / "archive", tmp_path / "repository"))
     assert not (tmp_path / "archive/start").exists()

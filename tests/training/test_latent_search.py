@@ -31,6 +31,15 @@ def test_blending_keeps_gradients_and_meets_what_is_known(box: tuple[int, int, i
 
 
 @pytest.fixture(scope="module")
+def search(networks: tuple[Any, Any]) -> Any:
+    """Return the search as a graph: traced once, for the calls of all tests."""
+    import tensorflow as tf
+
+    free = {name: tf.TensorSpec([None, *tensor.shape[1:]]) for name, tensor in networks[1].input.items()}
+    return tf.function(networks[1], input_signature=[free])
+
+
+@pytest.fixture(scope="module")
 def networks() -> tuple[Any, Any]:
     import keras
 
@@ -44,10 +53,10 @@ def networks() -> tuple[Any, Any]:
     return gan, latent_search.build(*dcgan.halves(gan))
 
 
-def test_it_comes_nearer_to_what_the_generator_can_make(networks: tuple[Any, Any]) -> None:
+def test_it_comes_nearer_to_what_the_generator_can_make(networks: tuple[Any, Any], search: Any) -> None:
     from training.architectures import dcgan, latent_search
 
-    gan, search = networks
+    gan, _ = networks
     generator, _ = dcgan.halves(gan)
     z = np.random.default_rng(3).standard_normal((2, 1, 1, dcgan.LATENT)).astype(np.float32)
     true = np.asarray(generator(z, training=False))
@@ -65,10 +74,9 @@ def test_it_comes_nearer_to_what_the_generator_can_make(networks: tuple[Any, Any
     assert errors[-1] < 0.8 * errors[0]
 
 
-def test_pictures_of_a_batch_do_not_mix(networks: tuple[Any, Any]) -> None:
+def test_pictures_of_a_batch_do_not_mix(search: Any) -> None:
     from training.architectures import dcgan, latent_search
 
-    _, search = networks
     image = np.concatenate([waves(), 1 - waves()])
     mask = np.zeros_like(image)
     mask[0, 5:15, 5:15] = mask[1, 10:12] = 1

@@ -6,10 +6,12 @@ import asyncio
 
 import httpx
 import numpy as np
+import pytest
 
 from tests.app.api.service import Service, file, opened, serving
 
 
+@pytest.mark.integration
 def test_a_hundred_concurrent_pictures_each_come_back_as_themselves() -> None:
     random = np.random.default_rng(11)
     sizes = [(32, 32), (40, 24), (96, 64), (17, 130)]

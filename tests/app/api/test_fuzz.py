@@ -25,6 +25,8 @@ from schemathesis import GenerationMode
 from app.api import problems
 from tests.app.api.service import Service, file, gradient, serving
 
+pytestmark = pytest.mark.integration
+
 REQUESTS = int(os.environ.get("RESTORE_FUZZ", "300"))
 SEED = 20_261
 

@@ -520,6 +520,7 @@ def test_jobs_are_in_the_metrics(service: Service) -> None:
 # --- beside others, and over an end ---
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("size", "tiles"), [((24, 40), 1), ((120, 120), 9)])
 def test_a_running_job_adds_at_most_two_batch_times_or_its_share_to_a_picture(
     size: tuple[int, int], tiles: int
@@ -753,6 +754,7 @@ class Machine(RuleBasedStateMachine):
         assert all(len(set(job.answers)) <= 1 for job in self.plain)
 
 
+@pytest.mark.integration
 @pytest.mark.timeout(3000)
 def test_the_contract_holds_whatever_is_sent_in_whatever_order() -> None:
     Machine.slow, Machine.clock = Slow(), Clock()

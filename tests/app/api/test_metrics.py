@@ -116,7 +116,7 @@ def test_the_age_of_the_oldest_entry_of_each_queue_is_measured() -> None:
 
     slow = Slow()
     with serving({"slow": slow}) as service:
-        assert ages(service) == {"requests": 0, "tiles": 0, "jobs": 0}
+        wait_until(lambda: ages(service) == {"requests": 0, "tiles": 0, "jobs": 0})  # after the models' probes
         for _ in range(2):  # one runs, the other waits
             assert service.denoise(model="slow", headers={"Prefer": "respond-async"}).status_code == 202
         wait_until(lambda: ages(service)["tiles"] > 0 and ages(service)["jobs"] > 0)

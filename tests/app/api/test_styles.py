@@ -54,6 +54,7 @@ def test_without_a_painter_there_are_no_styles() -> None:
         assert service.client.get("/styles/starry-night.webp").status_code == 404
 
 
+@pytest.mark.integration
 def test_long_work_is_a_job_and_says_how_far_it_is() -> None:
     vgg = manifest("stylize", "vgg19", signatures=optimize_signatures(), geometry=WHOLE, defaults=dict(OPTIMIZER))
     with serving(models=[*MODELS, vgg]) as service:

@@ -525,6 +525,7 @@ class Machine(RuleBasedStateMachine):
                     assert store.files.find_inputs(name)["image"].read_bytes() == b"picture"
 
 
+@pytest.mark.integration
 @pytest.mark.timeout(1800)
 def test_random_operations_agree_with_the_model() -> None:
     Machine.steps = 0
