@@ -90,6 +90,7 @@ def test_a_value_that_cannot_be_is_told_in_one_line(monkeypatch: pytest.MonkeyPa
     assert (repr(value) in line) if value else (" is empty: " in line)
 
 
+@pytest.mark.integration
 def test_all_breaches_are_told_at_once_and_the_process_ends_with_2() -> None:
     wrong = {"RESTORE_PORT": "x", "RESTORE_LOG_FORMAT": "", "RESTORE_MAX_PIXEL": "1"}
     done = subprocess.run(

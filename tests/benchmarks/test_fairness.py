@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks.fairness import POLICIES, compare_policies
 
+pytestmark = pytest.mark.integration
+
 FAIR, FIRST_COME, PRIORITY, DEADLINE = POLICIES
 
 

@@ -110,6 +110,7 @@ def test_who_goes_away_while_his_picture_is_decoded_leaves_nothing(monkeypatch: 
         nothing_is_held(service)
 
 
+@pytest.mark.integration
 def test_who_goes_away_while_his_answer_is_sent_leaves_nothing() -> None:
     noise = file(np.random.default_rng(1).integers(0, 256, (1600, 1600, 3), np.uint8))  # more than a socket holds
     with serving() as service:

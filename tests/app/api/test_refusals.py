@@ -501,6 +501,7 @@ def test_one_caller_leaves_room_for_others() -> None:
         assert sorted(one.result().status_code for one in asked) == [200] * 6 + [503] * 6
 
 
+@pytest.mark.integration
 def test_an_answer_that_is_not_taken_counts_as_a_picture_that_is_here() -> None:
     noise = file(np.random.default_rng(1).integers(0, 256, (1600, 1600, 3), np.uint8))  # more than a socket holds
     with serving(max_requests=1) as service, socket.socket() as raw:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from models import repository
 from models.manifest import MANIFEST_NAME
@@ -64,6 +65,7 @@ def load(service: Service, callers: int = 3) -> Iterator[list[httpx.Response]]:
             one.result()
 
 
+@pytest.mark.integration
 def test_a_shelf_is_replaced_under_load_and_every_request_is_answered() -> None:
     with serving(reload_s=0.05) as service, load(service) as answers:
         until(lambda: service.client.get("/readyz").status_code == 200 and len(answers) > 20)

@@ -67,6 +67,7 @@ def test_who_sends_a_byte_at_a_time_is_told_so() -> None:
         assert service.concurrency.count == 0
 
 
+@pytest.mark.integration
 def test_who_never_reads_is_cut_off_and_nothing_of_his_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "QUIET_S", 0.5)
     monkeypatch.setattr(responses, "MIN_BYTES_PER_S", 2**30)  # what the system's own buffers take counts as taken
@@ -84,6 +85,7 @@ def test_who_never_reads_is_cut_off_and_nothing_of_his_is_kept(monkeypatch: pyte
         assert service.denoise().status_code == 200
 
 
+@pytest.mark.integration
 def test_who_asks_for_pages_and_never_reads_them_is_cut_off_and_who_reads_slowly_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -37,6 +37,7 @@ def test_replicas_are_deployed_with_all_their_arguments(tmp_path: Path, monkeypa
     Replica(**bound.kwargs, loader=Loader())
 
 
+@pytest.mark.integration
 def test_without_the_package_ray_the_start_fails_with_one_line() -> None:
     program = "import sys; sys.modules['ray'] = None; from app.cli import main; sys.exit(main())"
     environment = {**os.environ, "RESTORE_ENGINE": "ray"}
