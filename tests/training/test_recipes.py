@@ -122,9 +122,9 @@ def test_its_model_has_a_row(recipe: Recipe) -> None:
 def test_a_wrong_name_is_told_the_nearest() -> None:
     with pytest.raises(UnknownRecipe, match="did you mean 'denoise_photo'"):
         recipes.load("denoise_foto")
-    with pytest.raises(UnknownRecipe, match=r"no part 'x7'; there are \['x4', 'x2', 'x3'\]"):
+    with pytest.raises(UnknownRecipe, match="no part 'x7'; its parts are x4, x2, x3"):
         list(recipes.parts("superres_photo:x7"))
-    with pytest.raises(UnknownRecipe, match="there are"):
+    with pytest.raises(UnknownRecipe, match="the recipes are"):
         recipes.load("zzz")
 
 

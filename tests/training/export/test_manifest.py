@@ -48,7 +48,7 @@ def test_halo_that_no_tile_can_have() -> None:
     from training.export import halo
 
     background = np.random.default_rng(0).random((1, 16, 16, 3), dtype=np.float32)
-    with pytest.raises(ValueError, match="reaches over"):
+    with pytest.raises(ValueError, match="larger than the test picture"):
         halo.measure(stack(9), scale=1, multiple=1, tolerance=5e-4, background=background)
 
 

@@ -81,7 +81,7 @@ def test_gives_its_weights_back(exported: tuple[object, Path]) -> None:
 def test_says_when_there_is_no_model(tmp_path: Path) -> None:
     from training.export.variables import read_variables
 
-    with pytest.raises(ValueError, match="no published model"):
+    with pytest.raises(ValueError, match="not the folder of a published model"):
         read_variables(tmp_path, "denoise")
 
 
