@@ -80,7 +80,7 @@ test: $(VENV)/.dev ## all tests but the slow ones; needs no network and no GPU
 	@$(PYTEST) -m "not slow and not ray" $(ARGS)
 
 .PHONY: unit
-unit: $(VENV)/.dev ## tests in a minute: without TensorFlow, data packs and long runs of a service
+unit: $(VENV)/.dev ## tests in two minutes: without TensorFlow, data packs and long runs of a service
 	@$(PYTEST) -m "not tf and not integration and not slow and not data and not chromium and not ray" $(ARGS)
 
 .PHONY: test-all
