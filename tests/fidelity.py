@@ -112,9 +112,11 @@ Never kept:
 * tags of a TIFF other than the descriptive ones;
 * in JPEG: EXIF or XMP larger than a segment of 64 KiB (`exif=dropped`, `xmp=dropped`);
 * EXIF that cannot be parsed (`exif=dropped`), and a profile for another kind of pixels (`icc=dropped`);
-* more than 8 bits of an AVIF (`depth=8`).
+* more than 8 bits of an AVIF (`depth=8`);
+* a print resolution of more than 65,535 dots per inch in JPEG (`resolution=dropped`).
 
-Maker notes are kept unchanged."""
+Maker notes are kept unchanged. Print resolution is kept in dots per inch, also of an enlarged picture: read from JFIF,
+PNG (`pHYs`), BMP, TIFF and else EXIF, and written to JFIF, `pHYs`, TIFF, and for WebP and AVIF to EXIF."""
 WARNINGS = {"8 bit": "depth=8", "sRGB": "color=srgb", "no profile": "icc=dropped"}
 
 

@@ -58,8 +58,9 @@ class ImageForm(BaseModel):
     lossless: bool = Field(False, description="Encode WebP and AVIF without loss.", examples=[False])
     metadata: Literal["keep", "color", "strip"] = Field(
         "keep",
-        description="`keep` keeps EXIF, ICC profile and XMP, but applies the orientation and drops the thumbnail; "
-        "`color` keeps only the ICC profile; `strip` removes all metadata.",
+        description="`keep` keeps EXIF, ICC profile, XMP and print resolution (dots per inch, also of an enlarged "
+        "result), but applies the orientation and drops the thumbnail; `color` keeps only the ICC profile; `strip` "
+        "removes all metadata.",
         examples=["keep"],
     )
 

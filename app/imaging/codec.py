@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from app.errors import InvalidField, ServiceError
-from app.imaging import color, encoders, exif
+from app.imaging import color, encoders, exif, resolution
 from app.imaging.decoders import DECODERS, SIZE_READERS
 from app.imaging.decoders.base import (
     MAX_METADATA_BYTES,
@@ -72,6 +72,9 @@ def _to_picture(decoded: Decoded, name: str) -> Picture:
         xmp = exif.clean_xmp(decoded.xmp)
     elif decoded.xmp:
         warnings += ("xmp=dropped",)
+    density = decoded.resolution or resolution.read_exif(exif_block)
+    if density and orientation >= 5:
+        density = density[1], density[0]
     samples = decoded.samples if decoded.upright else apply_orientation(decoded.samples, orientation)
     channels = 1 if samples.shape[2] < 3 else 3
     pixels = samples[..., :channels]
@@ -80,7 +83,7 @@ def _to_picture(decoded: Decoded, name: str) -> Picture:
     return Picture(
         pixels=np.ascontiguousarray(pixels),
         alpha=alpha,
-        metadata=Metadata(exif=exif_block, icc=icc, xmp=xmp),
+        metadata=Metadata(exif=exif_block, icc=icc, xmp=xmp, resolution=density),
         format=name,
         warnings=warnings + profile_warnings,
     )
@@ -147,5 +150,8 @@ def _select_metadata(picture: Picture, output: Output) -> tuple[Metadata, list[s
         kept = encoders.drop_oversized_jpeg_metadata(kept)
     elif kept.exif and output.format in ("tiff", "avif") and not encoders.is_exif_writable(kept.exif):
         kept = replace(kept, exif=None)
-    dropped = [name for name in ("exif", "icc", "xmp") if getattr(wanted, name) and not getattr(kept, name)]
+    if output.format in ("webp", "avif"):  # they have no field of their own for it
+        kept = replace(kept, exif=resolution.write_exif(kept.exif, kept.resolution))
+    names = ("exif", "icc", "xmp", "resolution")
+    dropped = [name for name in names if getattr(wanted, name) and not getattr(kept, name)]
     return kept, dropped

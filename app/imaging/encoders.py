@@ -20,6 +20,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
+from app.imaging import resolution
 from app.imaging.exif import DESCRIPTIVE_TAGS, EXIF_DIRECTORIES, XMP_PREFIX, remove_orientation
 from app.imaging.picture import Metadata
 
@@ -47,6 +48,9 @@ def encode_png(samples: NDArray[Any], metadata: Metadata, palette: Palette | Non
     ]
     if metadata.icc:
         chunks.append(_make_chunk(b"iCCP", b"icc\0\0" + zlib.compress(metadata.icc)))
+    density = resolution.make_phys(metadata.resolution)
+    if density:
+        chunks.append(_make_chunk(b"pHYs", density))
     if metadata.exif:
         chunks.append(_make_chunk(b"eXIf", metadata.exif))
     if metadata.xmp:
@@ -94,6 +98,7 @@ def encode_jpeg(samples: NDArray[np.uint8], metadata: Metadata, quality: int) ->
     else:
         subsampling = "444" if keeps_full_chroma(quality) else "420"
         plain = simplejpeg.encode_jpeg(samples, quality=quality, colorspace="RGB", colorsubsampling=subsampling)
+    plain = resolution.write_jfif(plain, metadata.resolution)
     segments = []
     if metadata.exif:
         segments.append((0xE1, b"Exif\0\0" + metadata.exif))
@@ -112,12 +117,14 @@ def encode_jpeg(samples: NDArray[np.uint8], metadata: Metadata, quality: int) ->
 
 
 def drop_oversized_jpeg_metadata(metadata: Metadata) -> Metadata:
-    """Return the blocks that fit into JPEG's segments of 64 KiB; only a color profile may span several."""
-    exif, icc, xmp = metadata.exif, metadata.icc, metadata.xmp
+    """Return the metadata that fit into JPEG: segments of 64 KiB, of which only a color profile may span several, and
+    a resolution of at most 65535."""
+    exif, icc, xmp, density = metadata.exif, metadata.icc, metadata.xmp, metadata.resolution
     return Metadata(
         exif=exif if exif and len(exif) + 6 <= _JPEG_SEGMENT_BYTES else None,
         icc=icc if icc and len(icc) <= 255 * _ICC_PART_BYTES else None,
         xmp=xmp if xmp and len(xmp) + len(XMP_PREFIX) <= _JPEG_SEGMENT_BYTES else None,
+        resolution=density if density and resolution.fits_jfif(density) else None,
     )
 
 
@@ -206,6 +213,10 @@ def encode_tiff(samples: NDArray[Any], metadata: Metadata) -> bytes:
     if count in (2, 4):
         directory[0x0152] = 2  # straight alpha
     directory[0x0153] = (1,) * count
+    if metadata.resolution:
+        x, y = (TiffImagePlugin.IFDRational(*resolution.to_rational(value)) for value in metadata.resolution)
+        directory[0x011A], directory[0x011B] = x, y
+        directory[0x0128] = 2  # per inch
     if metadata.xmp:
         directory[0x02BC] = metadata.xmp
         directory.tagtype[0x02BC] = 1

@@ -16,12 +16,14 @@ Floats = NDArray[np.float32]
 class Metadata:
     """The metadata blocks of a file, as bytes that can be written into another file; None if absent.
 
-    `exif` is a TIFF block without the `Exif\\0\\0` prefix and with its orientation reset to 1.
+    `exif` is a TIFF block without the `Exif\\0\\0` prefix and with its orientation reset to 1. `resolution` is that for
+    printing, in dots per inch (horizontal, vertical) of the upright picture; enlarging does not change it.
     """
 
     exif: bytes | None = None
     icc: bytes | None = None
     xmp: bytes | None = None
+    resolution: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ class Decoded:
 
     `samples`: uint8 or uint16, (height, width, 1 to 4): gray or RGB, with or without alpha. `exif`, `icc` and `xmp`
     are the blocks as the file has them, or None. `warnings` are `key=value` strings as in `Picture.warnings`.
-    `upright` is True if the orientation is already applied.
+    `upright` is True if the orientation is already applied. `resolution` is the format's own, in dots per inch of the
+    stored picture; if None, that of `exif` is used.
     """
 
     samples: NDArray[Any]
@@ -44,6 +45,7 @@ class Decoded:
     xmp: bytes | None = None
     warnings: tuple[str, ...] = ()
     upright: bool = False
+    resolution: tuple[float, float] | None = None
 
 
 def broken_image(name: str) -> BrokenImage:

@@ -15,6 +15,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from app.errors import UnsupportedImage
+from app.imaging import resolution
 from app.imaging.decoders.base import (
     MAX_PARTS,
     Decoded,
@@ -38,7 +39,7 @@ class _Header:
     """The segments before the first scan, which begins at byte `scan_start`.
 
     `frame` is the start-of-frame segment (marker, body), `metadata` the segments (marker, body) that only describe the
-    picture, `stripped` the whole file without these.
+    picture, `stripped` the whole file without these, but for JFIF.
     """
 
     frame: tuple[int, bytes]
@@ -104,7 +105,8 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     else:
         samples = _decode_gray_or_rgb(data, header.stripped, "GRAY" if components == 1 else "RGB", max_pixels)
     exif, xmp = header.find(0xE1, b"Exif\0\0"), header.find(0xE1, XMP_PREFIX)
-    return Decoded(samples, exif, icc, xmp, warnings)
+    density = resolution.read_jfif(header.find(0xE0, b"JFIF\0"))
+    return Decoded(samples, exif, icc, xmp, warnings, resolution=density)
 
 
 def _read_header(data: bytes) -> _Header:
@@ -129,9 +131,9 @@ def _read_header(data: bytes) -> _Header:
             if frame is not None or len(body) < 6:
                 raise broken_image("jpeg")
             frame = (marker, body)
-        if marker in (0xE1, 0xE2, 0xED, 0xFE):
+        if marker in (0xE0, 0xE1, 0xE2, 0xED, 0xFE):
             metadata.append((marker, body))
-        else:
+        if marker not in (0xE1, 0xE2, 0xED, 0xFE):
             stripped.append(data[start:at])
     raise broken_image("jpeg")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.imaging import resolution
 from app.imaging.decoders.base import (
     MAX_METADATA_BYTES,
     MAX_PARTS,
@@ -50,7 +51,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     header = _read_header(data)
     check_pixel_count(header.width, header.height, max_pixels)
     stripped = [data[:8]]
-    icc = exif = xmp = None
+    icc = exif = xmp = density = None
     seen_icc = seen_xmp = False
     trns = b""
     for kind, content, chunk in _read_chunks(data):
@@ -65,6 +66,8 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
             icc = _inflate(content.partition(b"\0")[2][1:])
         elif kind == b"eXIf":
             exif = content
+        elif kind == b"pHYs":
+            density = resolution.read_phys(content)
         elif kind == b"iTXt" and not seen_xmp and content.startswith(b"XML:com.adobe.xmp\0"):
             seen_xmp = True
             xmp = _read_itxt(content)
@@ -72,7 +75,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     samples = _decode_samples(b"".join(stripped), header, max_pixels)
     if header.color_type in (_GRAY, _RGB) and trns:
         samples = _add_transparent_color(samples, header, trns)
-    return Decoded(samples, exif, icc, xmp)
+    return Decoded(samples, exif, icc, xmp, resolution=density)
 
 
 def _read_header(data: bytes) -> _Header:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import AnimatedImage, UnsupportedImage
+from app.imaging import resolution
 from app.imaging.decoders.base import (
     Decoded,
     Size,
@@ -56,7 +57,10 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
             warnings += ("color=srgb", "depth=8") if page.depth == 16 else ("color=srgb",)
         samples = read_samples(image, icc)  # Pillow applies a TIFF's orientation itself
         icc = None if image.mode in ("CMYK", "LAB") else icc
-    return Decoded(samples, exif, icc, xmp, warnings, upright=True)
+    density = resolution.read_exif(exif)
+    if density and page.orientation >= 5:
+        density = density[1], density[0]
+    return Decoded(samples, exif, icc, xmp, warnings, upright=True, resolution=density)
 
 
 def _decode_page_16_bit(data: bytes, page: TiffPage) -> NDArray[Any]:
