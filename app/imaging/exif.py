@@ -22,11 +22,15 @@ EXIF_DIRECTORIES = (0x8769, 0x8825)
 """Tags that point to the Exif and the GPS directory, which are safe to copy, too."""
 _PREFIX = b"Exif\0\0"
 _SHORT, _LONG = 3, 4
-_ORIENTATION, _EXIF_IFD = 0x0112, 0x8769
+_ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROPERABILITY_IFD = 0x0112, 0x8769, 0x8825, 0xA005
 _IMAGE_WIDTH, _IMAGE_LENGTH, _PIXEL_X, _PIXEL_Y = 0x0100, 0x0101, 0xA002, 0xA003
 _THUMBNAIL_AT, _THUMBNAIL_LENGTH, _STRIPS_AT, _STRIP_LENGTHS = 0x0201, 0x0202, 0x0111, 0x0117
 _MAX_SPANS = 64
 _MAX_BYTES = 1 << 24
+_MAX_ENTRIES = 4096
+_MAX_NUMBERS = 1 << 16
+_MAX_OVERLAP = 4
+_BYTE_KINDS = (1, 2, 6, 7)
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 
 
@@ -45,13 +49,18 @@ class _Entry:
 
 
 class _Block:
-    """An EXIF block, which is a small TIFF, read and patched in place. Raises InvalidExif for offsets outside of it."""
+    """An EXIF block, which is a small TIFF, read and patched in place. Raises InvalidExif for offsets outside of it.
+
+    The work is bounded, also for a library that reads the block later: a block has at most _MAX_ENTRIES entries and
+    _MAX_NUMBERS numbers in all directories together, and its values cover it at most _MAX_OVERLAP times.
+    """
 
     def __init__(self, data: bytes) -> None:
         if data[:4] not in (b"II*\0", b"MM\0*") or len(data) > _MAX_BYTES:
             raise InvalidExif("no TIFF header, or too large")
         self.data = bytearray(data)
         self.order = "<" if data[:1] == b"I" else ">"
+        self._entries = self._numbers = self._value_bytes = 0
 
     def read_number(self, at: int, kind: str) -> int:
         """Return the number at byte `at`; `kind` is its struct format character."""
@@ -65,20 +74,52 @@ class _Block:
         for i in range(self.read_number(at, "H")):
             entry = at + 2 + 12 * i
             tag, kind = self.read_number(entry, "H"), self.read_number(entry + 2, "H")
-            yield _Entry(tag, kind, self.read_number(entry + 4, "I"), entry)
+            found = _Entry(tag, kind, self.read_number(entry + 4, "I"), entry)
+            self._count(found)
+            yield found
+
+    def _count(self, entry: _Entry) -> None:
+        """Add an entry to those of the whole block. Raises InvalidExif for too many, or too many values."""
+        size = _SIZES.get(entry.kind, 0) * entry.count
+        self._entries += 1
+        if size > 4:  # a count may be wrong without harm; readers stop at the end of the block
+            held = min(size, max(len(self.data) - self.read_number(entry.at + 8, "I"), 0))
+            self._value_bytes += held
+            self._numbers += held // _SIZES[entry.kind] if entry.kind not in _BYTE_KINDS else 0
+        if (
+            self._entries > _MAX_ENTRIES
+            or self._numbers > _MAX_NUMBERS
+            or self._value_bytes > _MAX_OVERLAP * len(self.data)
+        ):
+            raise InvalidExif("too many entries or values")
+
+    def read_directories(self) -> Iterator[tuple[int, _Entry]]:
+        """Yield (byte of the directory, entry) for the first directory and all it points to, each directory once."""
+        pending, seen = [self.read_number(4, "I")], set[int]()
+        while pending:
+            at = pending.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            for entry in self.read_entries(at):
+                if entry.tag in (_EXIF_IFD, _GPS_IFD, _INTEROPERABILITY_IFD):
+                    below = self.read_number(entry.at + 8, "I")
+                    if entry.tag == _EXIF_IFD or 8 <= below <= len(self.data) - 2:  # the others are often broken
+                        pending.append(below)
+                yield at, entry
 
     def find_link(self, at: int) -> int:
         """Return where the directory at byte `at` holds the offset of the next one."""
         return at + 2 + 12 * self.read_number(at, "H")
 
-    def read_values(self, entry: _Entry) -> list[int]:
-        """Return the values of a SHORT or LONG entry, [] for other types."""
+    def read_values(self, entry: _Entry, most: int = _MAX_SPANS) -> list[int]:
+        """Return the values of a SHORT or LONG entry, at most the first `most`, or [] for other types."""
         kind = {_SHORT: "H", _LONG: "I"}.get(entry.kind)
-        if kind is None or not 0 < entry.count <= 65535:
+        if kind is None:
             return []
         size = _SIZES[entry.kind]
         at = entry.at + 8 if size * entry.count <= 4 else self.read_number(entry.at + 8, "I")
-        return [self.read_number(at + size * i, kind) for i in range(entry.count)]
+        return [self.read_number(at + size * i, kind) for i in range(min(entry.count, most))]
 
     def write_value(self, entry: _Entry, value: int) -> None:
         """Set the entry to one number: SHORT if it was that type and the value fits, LONG otherwise."""
@@ -102,13 +143,11 @@ def clean_exif(raw: bytes) -> tuple[int, bytes]:
     block = _Block(raw.removeprefix(_PREFIX))
     first = block.read_number(4, "I")
     orientation = 1
-    for entry in block.read_entries(first):
-        if entry.tag == _ORIENTATION:
+    # All directories are read, so that one outside the block, or too much work for a later reader, raises here.
+    for directory, entry in block.read_directories():
+        if directory == first and entry.tag == _ORIENTATION:
             orientation = _read_orientation_entry(block, entry)
             block.write_value(entry, 1)
-        elif entry.tag == _EXIF_IFD:
-            for _ in block.read_entries(block.read_number(entry.at + 8, "I")):
-                pass  # read once, so that a directory outside the block raises here
     link = block.find_link(first)
     if link + 4 > len(block.data):  # some cameras end the block before the empty link
         return orientation, bytes(block.data)
@@ -130,7 +169,7 @@ def read_orientation(raw: bytes) -> int:
 
 
 def _read_orientation_entry(block: _Block, entry: _Entry) -> int:
-    values = block.read_values(entry)
+    values = block.read_values(entry, 1)
     return values[0] if values and 1 <= values[0] <= 8 else 1
 
 
@@ -140,6 +179,8 @@ def _zero_directory(block: _Block, at: int) -> None:
     spans = [(at, block.find_link(at) + 4)]
     for entry in block.read_entries(at):
         if entry.tag in (_THUMBNAIL_AT, _THUMBNAIL_LENGTH, _STRIPS_AT, _STRIP_LENGTHS):
+            if entry.count > _MAX_SPANS:
+                raise InvalidExif("the thumbnail has too many parts")
             found[entry.tag] = block.read_values(entry)
         size = _SIZES.get(entry.kind, 1) * entry.count
         if size > 4:
@@ -150,8 +191,10 @@ def _zero_directory(block: _Block, at: int) -> None:
         spans += [(offset, offset + length) for offset, length in pairs]
     if len(spans) > _MAX_SPANS:
         raise InvalidExif("the thumbnail has too many parts")
-    for begin, end in spans:
-        block.zero(begin, end)
+    done = 0
+    for begin, end in sorted(spans):  # overlapping spans would cost as many times the block
+        block.zero(max(begin, done), end)
+        done = max(done, end)
 
 
 def resize_exif(exif: bytes, width: int, height: int) -> bytes:
