@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,17 +25,20 @@ from app.imaging.decoders.base import (
     read_samples,
 )
 
-_GRAY, _RGB, _GRAY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
+_GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_INFLATE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """IHDR: size in pixels, bits per sample, and PNG's color type (0, 2, 3, 4 or 6)."""
+    """IHDR: size in pixels, bits per sample, PNG's color type (0, 2, 3, 4 or 6), and whether it has seven passes."""
 
     width: int
     height: int
     depth: int
     color_type: int
+    interlaced: bool
 
 
 def read_size(data: bytes) -> Size:
@@ -63,7 +67,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
             trns = content
         elif kind == b"iCCP" and not seen_icc:
             seen_icc = True
-            icc = _inflate(content.partition(b"\0")[2][1:])
+            icc = _inflate_profile(content.partition(b"\0")[2][1:])
         elif kind == b"eXIf":
             exif = content
         elif kind == b"pHYs":
@@ -81,7 +85,8 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
 def _read_header(data: bytes) -> _Header:
     if data[12:16] != b"IHDR":
         raise broken_image("png")
-    return _Header(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), data[24], data[25])
+    width, height, depth, color_type, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
+    return _Header(width, height, depth, color_type, bool(interlace))
 
 
 def _read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
@@ -110,6 +115,18 @@ def _inflate(packed: bytes) -> bytes | None:
     return content if decompressor.eof else None
 
 
+def _inflate_profile(content: bytes) -> bytes:
+    """Return an inflated color profile, or what can be inflated of it: it gives its own size.
+
+    The checksum at its end, which some encoders leave out, is not read.
+    """
+    decompressor = zlib.decompressobj(-15)
+    try:
+        return decompressor.decompress(content[2:], MAX_METADATA_BYTES)
+    except zlib.error:
+        return b""
+
+
 def _read_itxt(content: bytes) -> bytes | None:
     """Return the text of an iTXt chunk, or None if it is compressed and broken."""
     _, _, rest = content.partition(b"\0")
@@ -119,16 +136,44 @@ def _read_itxt(content: bytes) -> bytes | None:
 
 
 def _decode_samples(data: bytes, header: _Header, max_pixels: int) -> NDArray[Any]:
-    """Return the samples, uint8 or uint16 (height, width, 1 to 4), of a file without metadata."""
+    """Return the samples, uint8 or uint16 (height, width, 1 to 4), of a file without metadata.
+
+    Raises BrokenImage if rows are missing.
+    """
     if header.depth == 16 and header.color_type != _GRAY:
         return decode_16_bit(data, "png", {_RGB: 3, _GRAY_ALPHA: 2, _RGB_ALPHA: 4}[header.color_type])
     image = open_with_pillow(data, "png", max_pixels)
-    image.load()
+    # Pillow leaves rows that the file does not have black, and a black row is rare enough to look twice.
+    last_row = image.crop((0, header.height - 1, header.width, header.height))
+    if (header.interlaced or not np.asarray(last_row).any()) and not _has_all_rows(header, data):
+        raise broken_image("png")
     if header.depth == 16:
         return np.asarray(image).astype(np.uint16)[..., None]
     if header.color_type == _GRAY:
         image.info.pop("transparency", None)
     return read_samples(image)
+
+
+def _has_all_rows(header: _Header, data: bytes) -> bool:
+    """Tell whether the inflated pixel data is as long as the header says."""
+    missing = _count_bytes(header)
+    decompressor = zlib.decompressobj()
+    for kind, packed, _ in _read_chunks(data):
+        while kind == b"IDAT" and packed and missing > 0 and not decompressor.eof:
+            missing -= len(decompressor.decompress(packed, _INFLATE_BYTES))
+            packed = decompressor.unconsumed_tail
+    return missing <= 0
+
+
+def _count_bytes(header: _Header) -> int:
+    """Return the length of the inflated pixel data: a byte for the filter before each row of each pass."""
+    bits = header.depth * {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2, _RGB_ALPHA: 4}[header.color_type]
+    total = 0
+    for left, top, across, down in _PASSES if header.interlaced else ((0, 0, 1, 1),):
+        width, height = -(-(header.width - left) // across), -(-(header.height - top) // down)
+        if width > 0:
+            total += max(height, 0) * (1 + (width * bits + 7) // 8)
+    return total
 
 
 def _add_transparent_color(samples: NDArray[Any], header: _Header, trns: bytes) -> NDArray[Any]:
@@ -137,9 +182,10 @@ def _add_transparent_color(samples: NDArray[Any], header: _Header, trns: bytes) 
     colors = samples[..., :count]
     if len(trns) < 2 * count:
         return colors
-    key = np.frombuffer(trns[: 2 * count], ">u2").astype(np.uint32)
+    highest = (1 << header.depth) - 1
+    key = np.frombuffer(trns[: 2 * count], ">u2").astype(np.uint32) & highest  # the bits above are not used
     if header.depth < 8:
-        key = key * 255 // ((1 << header.depth) - 1)
+        key = key * 255 // highest
     white = np.iinfo(samples.dtype).max
     alpha = np.where((colors == key).all(axis=2, keepdims=True), 0, white).astype(samples.dtype)
     return np.concatenate([colors, alpha], axis=2)
