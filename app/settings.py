@@ -174,7 +174,8 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(
         Path("var"),
-        description="Folder for jobs: a database, and the input and result files. It is created if it does not exist.",
+        description="Folder for jobs: a database, and the input and result files. It is created if it does not exist. "
+        "Only the user of the service can read it (0700).",
     )
     jobs_max: int = Field(
         100, ge=1, le=100_000, description="Maximum number of queued and running jobs. More get `jobs-full`."

@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 
+from app.private_files import open_private
+
 log = structlog.get_logger(__name__)
 
 MAX_BATCH_S = 0.5
@@ -109,7 +111,8 @@ class LatencyModel:
         the times are measured again at the next start."""
         temporary = path.with_name(f"{path.name}.new")
         try:
-            temporary.write_text(json.dumps({"device": self.device, "rows": self.rows()}), encoding="utf-8")
+            with open_private(temporary, "w") as file:
+                json.dump({"device": self.device, "rows": self.rows()}, file)
             temporary.replace(path)
         except OSError as error:
             log.warning("latencies not saved", error=error.strerror)

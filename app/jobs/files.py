@@ -1,7 +1,8 @@
 """The files of jobs: one folder per job with its input pictures and its result. All methods may block.
 
 Files are written before the database row that refers to them and deleted after it, so a crash at any moment leaves at
-most files without a row (orphans), which are deleted later.
+most files without a row (orphans), which are deleted later. Only on a full disk the files of expired and deleted jobs
+are deleted first, because the table cannot be written before.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from app.errors import StorageFull
 from app.jobs.job import JOB_ID, Job
+from app.private_files import open_private
 
 ORPHAN_AGE_S = 3600.0
 """Seconds after which a folder without a row is an orphan: its upload has ended long ago."""
@@ -37,10 +39,10 @@ class JobFiles:
         folder = self._job_folder(job_id)
         try:
             with _disk_full_errors():
-                folder.mkdir(parents=True)
+                folder.mkdir(0o700, parents=True)
                 for name, source in files.items():
                     source.seek(0)
-                    with self._input_path(job_id, name).open("xb") as target:
+                    with open_private(self._input_path(job_id, name), "xb") as target:
                         shutil.copyfileobj(source, target, 2**20)
                         _sync_file(target)
                 _sync_folder(folder)
@@ -58,10 +60,14 @@ class JobFiles:
         target = self.result_path(job)
         draft = target.with_suffix(".draft")
         with _disk_full_errors():
-            with draft.open("wb") as file:
-                file.write(body)
-                _sync_file(file)
-            draft.replace(target)
+            try:
+                with open_private(draft, "wb") as file:
+                    file.write(body)
+                    _sync_file(file)
+                draft.replace(target)
+            except OSError:
+                draft.unlink(missing_ok=True)
+                raise
             _sync_folder(target.parent)
         return hashlib.sha256(body).hexdigest()
 
@@ -123,7 +129,7 @@ def _disk_full_errors() -> Iterator[None]:
         raise storage_full() from None
 
 
-def _sync_file(file: BinaryIO) -> None:
+def _sync_file(file: IO[bytes]) -> None:
     """Wait until the content of an open file is on disk."""
     file.flush()
     os.fsync(file.fileno())

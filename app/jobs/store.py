@@ -12,14 +12,16 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.errors import JobsFull, Overloaded
+from app.errors import JobsFull, Overloaded, StorageFull
 from app.jobs.files import JobFiles, storage_full
 from app.jobs.job import JOB_ID, Job, NewJob, State
+from app.jobs.reserve import WAL_PAGES, Reserve, uses_reserve
+from app.private_files import make_private, make_private_folder, open_private
 
 LEASE_S = 10.0
 """Seconds after which a job whose lease was not renewed is queued again."""
@@ -69,6 +71,8 @@ class JobStore:
     At most `max_jobs` jobs are queued or running, and all jobs with their files take at most `max_bytes`. A finished
     job is kept for `ttl` seconds, and listed as expired for `ttl` seconds more. `clock` returns seconds since 1970.
     `files` are the files of the jobs. Several processes may open the same folder.
+
+    On a full disk no job is added, and all other updates use `reserve`, which is taken again when there is room.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class JobStore:
         self._ttl = ttl
         self.clock = clock
         self.files = JobFiles(folder, clock)
+        self.reserve = Reserve(folder)
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
@@ -93,26 +98,47 @@ class JobStore:
         if self._connection is not None:
             return
         try:
-            (self._folder / "jobs").mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self._folder / "jobs.sqlite3", timeout=10, isolation_level=None, check_same_thread=False
-            )
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")  # a job that was answered with 202 survives a power cut
-            connection.execute("BEGIN IMMEDIATE")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            connection.execute("COMMIT")
-        except (OSError, sqlite3.Error) as error:
+            self._make_folders()
+            connection, version = self._connect()
+        except (OSError, sqlite3.Error, StorageFull) as error:
             raise JobStoreError(f"cannot store jobs in {self._folder}: {error}") from None
         if version > _SCHEMA_VERSION:
             connection.close()
             raise JobStoreError(f"the job database in {self._folder} was written by a newer version")
         self._connection = connection
+        self.reserve.restore()
+
+    def _make_folders(self) -> None:
+        """Make the folders, and take the rights of other users from what an earlier version left there."""
+        make_private_folder(self._folder)
+        make_private_folder(self._folder / "jobs")
+        for path in [*self._folder.glob("jobs.sqlite3*"), *(self._folder / "jobs").rglob("*")]:
+            make_private(path)
+
+    @uses_reserve
+    def _connect(self) -> tuple[sqlite3.Connection, int]:
+        """Return a connection to the database, created if it does not exist, and the version of its schema."""
+        path = self._folder / "jobs.sqlite3"
+        with suppress(FileExistsError):
+            open_private(path, "xb").close()  # SQLite gives its other files the rights of this one
+        connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        try:
+            with _sqlite_errors():
+                connection.row_factory = sqlite3.Row
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")  # a job that was answered with 202 survives a power cut
+                connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+                connection.execute("BEGIN IMMEDIATE")
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                if version == 0:
+                    for statement in filter(str.strip, _SCHEMA.split(";")):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return connection, version
 
     def close(self) -> None:
         """Close the database."""
@@ -163,6 +189,12 @@ class JobStore:
             text = f"The job queue is full: {active} jobs are queued or running."
             raise JobsFull(text, limit=self._max_jobs, retry_after=30)
         self.check_disk_space(size + ROW_BYTES)
+        if not self.restore_reserve():  # the disk is full
+            raise storage_full()
+
+    def restore_reserve(self) -> bool:
+        """Take the reserve again after a full disk, if there is room. Return whether there is a reserve now."""
+        return self.reserve.restore()
 
     def check_disk_space(self, size: int) -> None:
         """Raise StorageFull if `size` more bytes exceed the limit."""
@@ -183,6 +215,7 @@ class JobStore:
         """Return up to `limit` jobs of the client, newest first."""
         return self._find_all("client = ? ORDER BY number DESC LIMIT ?", client, limit)
 
+    @uses_reserve
     def claim_next(self) -> Job | None:
         """Lease the job that has been queued longest, and return it as running, or None if none is queued."""
         now = self.clock()
@@ -225,6 +258,7 @@ class JobStore:
             " lease_until = NULL",
         )
 
+    @uses_reserve
     def cancel(self, job_id: str) -> bool:
         """Cancel a queued or running job. Return False if it is neither."""
         now = self.clock()
@@ -236,6 +270,7 @@ class JobStore:
             )
         return cursor.rowcount == 1
 
+    @uses_reserve
     def delete(self, job_id: str) -> bool:
         """Delete the row of a finished job, not its files. Return False if there is no such job."""
         with self._transaction() as connection:
@@ -244,6 +279,7 @@ class JobStore:
             )
         return cursor.rowcount == 1
 
+    @uses_reserve
     def expire(
         self, held_leases: Collection[str], *, interrupted: Mapping[str, Any], late: Mapping[str, Any]
     ) -> tuple[list[str], list[str]]:
@@ -282,6 +318,12 @@ class JobStore:
             connection.execute("DELETE FROM jobs WHERE state = 'expired' AND expires <= ?", (now - self._ttl,))
         return [*retried, *exhausted, *overdue], [*exhausted, *overdue, *expired]
 
+    def list_past_expiry(self) -> list[str]:
+        """Return the ids of the jobs that `expire` would expire: nobody can get their results any more."""
+        assert self._connection is not None
+        query = f"SELECT id FROM jobs WHERE state IN {_FINISHED} AND expires <= ?"
+        return [row["id"] for row in self._connection.execute(query, (self.clock(),))]
+
     def list_finished(self) -> list[Job]:
         """Return the finished jobs that are not expired."""
         return [job for job in self._find_all(f"state IN {_FINISHED}") if job.state != "expired"]
@@ -310,6 +352,7 @@ class JobStore:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    @uses_reserve
     def _update_leased(self, job: Job, assignments: str, *values: object) -> bool:
         """Update the row of a running job. Return False if `job.lease` is not its lease any more."""
         with self._transaction() as connection:

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import structlog
 
 from app.engine.protocol import Progress
-from app.errors import DeadlineExceeded, JobInterrupted, ServiceError
+from app.errors import DeadlineExceeded, JobInterrupted, ServiceError, StorageFull
 from app.jobs.files import ORPHAN_AGE_S
 from app.jobs.job import Job
 from app.jobs.store import LEASE_S, JobStore
@@ -115,7 +115,13 @@ class Worker:
 
     async def delete(self, job_id: str) -> bool:
         """Delete a finished job and its files. Return False if there is no such job."""
-        deleted = await self.call(self.store.delete, job_id)
+        try:
+            deleted = await self.call(self.store.delete, job_id)
+        except StorageFull:  # its files make room for the table
+            job = await self.call(self.store.get, job_id)
+            if job is not None and job.is_finished:
+                await asyncio.to_thread(self.store.files.delete, job_id)
+            deleted = await self.call(self.store.delete, job_id)
         if deleted:
             await asyncio.to_thread(self.store.files.delete, job_id)
             self._notify(job_id)
@@ -159,12 +165,18 @@ class Worker:
         """Apply timeouts, and start as many jobs as `concurrency` allows."""
         held_leases = [running.job.lease for running in self._running.values()]
         text = "The service stopped too often while running this job."
-        changed, deletable = await self.call(
+        expire = partial(
             self.store.expire,
             held_leases,
             interrupted=self._describe_error(JobInterrupted(text)),
             late=self._describe_error(DeadlineExceeded("The job did not start within the time set by `Cancel-After`.")),
         )
+        try:
+            changed, deletable = await self.call(expire)
+        except StorageFull:  # the files of expired jobs make room for the table
+            for job_id in await self.call(self.store.list_past_expiry):
+                await asyncio.to_thread(self.store.files.delete, job_id)
+            changed, deletable = await self.call(expire)
         for job_id in changed:
             self._notify(job_id)
         # Of the jobs that changed, those whose files can be deleted have failed; the others are queued again.
@@ -172,6 +184,7 @@ class Worker:
             self.finished_counts["failed"] += failed
         for job_id in deletable:
             await asyncio.to_thread(self.store.files.delete, job_id)
+        await self.call(self.store.restore_reserve)
         while len(self._running) < self._concurrency and not self._is_stopping:
             job = await self.call(self.store.claim_next)
             if job is None:
