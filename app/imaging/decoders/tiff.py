@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from app.errors import AnimatedImage, UnsupportedImage
 from app.imaging import resolution
@@ -20,10 +20,12 @@ from app.imaging.decoders.base import (
     read_samples,
 )
 from app.imaging.decoders.tiff_directory import TiffPage, read_pages
-from app.imaging.exif import DESCRIPTIVE_TAGS, EXIF_DIRECTORIES
+from app.imaging.decoders.tiff_exif import read_exif
+from app.imaging.decoders.tiff_layout import check_layout
+from app.imaging.decoders.tiff_pixels import keep_pixels
 
 _CMYK = 5  # photometric interpretation
-_ORIENTATION, _XMP, _ICC = 0x0112, 0x02BC, 0x8773
+_XMP, _ICC = 0x02BC, 0x8773
 
 
 def read_size(data: bytes) -> Size:
@@ -45,18 +47,20 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     reason = page.why_unsupported()
     if reason:
         raise UnsupportedImage(f"{reason} Save it as 8 or 16 bit gray or RGB.", field="image")
+    check_layout(data, page)
     icc, xmp = page.read_bytes(data, _ICC), page.read_bytes(data, _XMP)
-    exif, warnings = _read_exif(data)
-    if page.depth == 16 and page.photometric != _CMYK:
-        stored = page.decode_gray_alpha(data) if page.is_gray_alpha_16 else _decode_page_16_bit(data, page)
-        samples = apply_orientation(stored, page.orientation)
+    exif, warnings = _read_exif(data, page)
+    if page.is_gray_alpha_16:
+        samples = page.decode_gray_alpha(data)
+    elif page.depth == 16 and page.photometric != _CMYK:
+        samples = _decode_page_16_bit(keep_pixels(data, page), page)
     else:
-        image = open_with_pillow(data, "tiff", max_pixels)
-        image.info.pop("xmp", None)  # without an orientation tag, Pillow would take the orientation from XMP
+        image = open_with_pillow(keep_pixels(data, page), "tiff", max_pixels)
         if image.mode in ("CMYK", "LAB"):
             warnings += ("color=srgb", "depth=8") if page.depth == 16 else ("color=srgb",)
-        samples = read_samples(image, icc)  # Pillow applies a TIFF's orientation itself
+        samples = read_samples(image, icc)
         icc = None if image.mode in ("CMYK", "LAB") else icc
+    samples = apply_orientation(samples, page.orientation)
     density = resolution.read_exif(exif)
     if density and page.orientation >= 5:
         density = density[1], density[0]
@@ -65,7 +69,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
 
 def _decode_page_16_bit(data: bytes, page: TiffPage) -> NDArray[Any]:
     """Return the samples, uint16 (height, width, 1, 3 or 4), as stored, with black as 0 and straight alpha."""
-    samples = decode_16_bit(page.remove_orientation(data), "tiff", page.samples)
+    samples = decode_16_bit(data, "tiff", page.samples)
     if page.white_is_zero:
         samples = np.iinfo(np.uint16).max - samples
     if page.samples == 4:
@@ -87,18 +91,9 @@ def _unpremultiply(samples: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-def _read_exif(data: bytes) -> tuple[bytes | None, tuple[str, ...]]:
+def _read_exif(data: bytes, page: TiffPage) -> tuple[bytes | None, tuple[str, ...]]:
     """Return the descriptive tags of a TIFF as an EXIF block, or None if there are none, and warnings."""
     try:
-        found, block = Image.Exif(), Image.Exif()
-        found.load(data)
-        for tag in DESCRIPTIVE_TAGS:
-            if tag in found and tag != _ORIENTATION:
-                block[tag] = found[tag]
-        for tag in EXIF_DIRECTORIES:
-            inner = dict(found.get_ifd(tag))
-            if inner:
-                block[tag] = inner
-        return (block.tobytes().removeprefix(b"Exif\0\0") if len(block) else None), ()
-    except Exception:  # whatever a broken directory makes Pillow raise, the pixels may still be good
+        return read_exif(data, page), ()
+    except (ValueError, struct.error):  # the pixels may still be good
         return None, ("exif=dropped",)

@@ -17,15 +17,17 @@ from app.imaging.decoders.base import MAX_METADATA_BYTES
 
 _MAX_DIRECTORIES = 64
 _MAX_ENTRIES = 4096
-_MAX_VALUES = 1 << 22
+"""Entries of all directories together."""
+_MAX_NUMBERS = 16
+"""Values of a tag that are read with the directory; lists of strips and tiles are read when they are needed."""
 _FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 0x00FE, 0x0100, 0x0101, 0x0102, 0x0103, 0x0106
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES = 0x0111, 0x0112, 0x0115, 0x0116, 0x0117
 _PLANAR, _PREDICTOR, _TILE_WIDTH, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 0x011C, 0x013D, 0x0142, 0x0152, 0x0153
 _NUMERIC_TAGS = (
-    *(_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_OFFSETS, _ORIENTATION, _SAMPLES),
-    *(_ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR, _PREDICTOR, _EXTRA_SAMPLES, _SAMPLE_FORMAT),
+    *(_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES),
+    *(_ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _EXTRA_SAMPLES, _SAMPLE_FORMAT),
 )
 
 _Tags = dict[int, tuple[str, int, int]]
@@ -35,13 +37,15 @@ _Tags = dict[int, tuple[str, int, int]]
 class TiffPage:
     """One page (image file directory).
 
-    `order` is `<` or `>` for little- or big-endian, `big` whether it is BigTIFF. `tags` maps a tag to (format
-    character, count, offset of its values), `numbers` maps the tags in _NUMERIC_TAGS to their values. `depth` is bits
+    `order` is `<` or `>` for little- or big-endian, `big` whether it is BigTIFF, `at` the byte of its directory. `tags`
+    maps a tag to (format character, count, offset of its values), `numbers` the tags in _NUMERIC_TAGS to their first
+    values. `depth` is bits
     per sample, `samples` the samples per pixel; `photometric`, `compression` and `orientation` are TIFF's values.
     """
 
     order: str
     big: bool
+    at: int
     tags: _Tags
     width: int
     height: int
@@ -52,6 +56,11 @@ class TiffPage:
     planar: bool
     compression: int
     numbers: dict[int, tuple[int, ...]]
+
+    @property
+    def rows_per_strip(self) -> int:
+        """Rows of each strip but the last: at least 1, and the height of the picture if the file does not say."""
+        return self.numbers.get(_ROWS_PER_STRIP, (0,))[0] or self.height
 
     @property
     def white_is_zero(self) -> bool:
@@ -96,22 +105,18 @@ class TiffPage:
             return None
         return data[at : at + size]
 
-    def remove_orientation(self, data: bytes) -> bytes:
-        """Return the file with orientation 1: OpenCV applies some orientations even when asked not to."""
-        if self.orientation == 1:
-            return data
-        kind, _, at = self.tags[_ORIENTATION]
-        patched = bytearray(data)
-        struct.pack_into(self.order + kind, patched, at, 1)
-        return bytes(patched)
+    def read_numbers(self, data: bytes, tag: int) -> NDArray[Any]:
+        """Return the values of a tag of integers, or none. Raises ValueError if they end behind the file."""
+        kind, count, at = self.tags.get(tag, ("B", 0, 0))
+        return np.frombuffer(data, np.dtype(self.order + kind), count, at) if count else np.empty(0, np.uint32)
 
     def decode_gray_alpha(self, data: bytes) -> NDArray[Any]:
         """Return the samples of 16-bit gray with alpha: uint16, (height, width, 2), or (height, width, 1).
 
         Raises ValueError or zlib.error if the strips are damaged.
         """
-        rows = min(self.numbers.get(_ROWS_PER_STRIP, (self.height,))[0], self.height) or self.height
-        offsets, lengths = self.numbers[_STRIP_OFFSETS], self.numbers[_STRIP_BYTES]
+        rows = min(self.rows_per_strip, self.height)
+        offsets, lengths = (self.read_numbers(data, tag).tolist() for tag in (_STRIP_OFFSETS, _STRIP_BYTES))
         result = np.empty((self.height, self.width, 2), np.uint16)
         if len(offsets) != len(lengths) or len(offsets) != -(-self.height // rows):
             raise ValueError("strips do not cover the picture")
@@ -144,28 +149,34 @@ def read_pages(data: bytes) -> list[TiffPage]:
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     pages: list[TiffPage] = []
     seen: set[int] = set()
+    entries = 0
     while at and at not in seen and len(seen) < _MAX_DIRECTORIES and len(pages) < 2:
         seen.add(at)
+        here = at
         try:
-            tags, at = _read_directory(data, order, big, at)
+            tags, at = _read_directory(data, order, big, here, _MAX_ENTRIES - entries)
         except struct.error:
             if not pages:
                 raise
             break
+        entries += len(tags)
         numbers = {tag: _read_numbers(data, order, *tags[tag]) for tag in _NUMERIC_TAGS if tag in tags}
         is_reduced_or_mask = numbers.get(_SUBFILE_TYPE, (0,))[0] & 5
         if not pages or not is_reduced_or_mask:
-            pages.append(_make_page(order, big, tags, numbers))
+            pages.append(_make_page(order, big, here, tags, numbers))
     return pages
 
 
-def _read_directory(data: bytes, order: str, big: bool, at: int) -> tuple[_Tags, int]:
-    """Return the tags of the directory at offset `at`, and the offset of the next directory (0: none)."""
+def _read_directory(data: bytes, order: str, big: bool, at: int, most: int) -> tuple[_Tags, int]:
+    """Return the tags of the directory at offset `at`, and the offset of the next directory (0: none).
+
+    Raises ValueError for more than `most` entries.
+    """
     layout, inline, step = ("Q", 8, 20) if big else ("I", 4, 12)
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     at += 8 if big else 2
-    if count > _MAX_ENTRIES:
-        raise ValueError("a directory has too many entries")
+    if count > most:
+        raise ValueError("the directories have too many entries")
     tags: _Tags = {}
     for entry in range(at, at + count * step, step):
         tag, kind, length = struct.unpack_from(order + "HH" + layout, data, entry)
@@ -183,13 +194,11 @@ def _read_directory(data: bytes, order: str, big: bool, at: int) -> tuple[_Tags,
 
 
 def _read_numbers(data: bytes, order: str, kind: str, count: int, at: int) -> tuple[int, ...]:
-    """Return the values of a tag. Raises ValueError for too many, struct.error if they lie outside the file."""
-    if count > _MAX_VALUES:
-        raise ValueError("a tag has too many values")
-    return struct.unpack_from(f"{order}{count}{kind}", data, at) or (0,)
+    """Return the first values of a tag. Raises struct.error if they lie outside the file."""
+    return struct.unpack_from(f"{order}{min(count, _MAX_NUMBERS)}{kind}", data, at) or (0,)
 
 
-def _make_page(order: str, big: bool, tags: _Tags, numbers: dict[int, tuple[int, ...]]) -> TiffPage:
+def _make_page(order: str, big: bool, at: int, tags: _Tags, numbers: dict[int, tuple[int, ...]]) -> TiffPage:
     def first(tag: int, default: int) -> int:
         return numbers.get(tag, (default,))[0]
 
@@ -197,6 +206,7 @@ def _make_page(order: str, big: bool, tags: _Tags, numbers: dict[int, tuple[int,
     return TiffPage(
         order=order,
         big=big,
+        at=at,
         tags=tags,
         width=first(_WIDTH, 0),
         height=first(_HEIGHT, 0),
