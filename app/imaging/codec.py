@@ -9,10 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from app.errors import InvalidField, ServiceError
-from app.imaging import color, encoders, exif, resolution
+from app.imaging import color, encoders, exif, resolution, xmp
 from app.imaging.decoders import DECODERS, SIZE_READERS
 from app.imaging.decoders.base import (
-    MAX_METADATA_BYTES,
     Decoded,
     apply_orientation,
     broken_image,
@@ -22,6 +21,10 @@ from app.imaging.formats import FORMATS, Output, choose_format, sniff, why_unsup
 from app.imaging.picture import Metadata, Picture
 
 __all__ = ["Output", "choose_format", "decode", "encode", "list_losses", "measure"]
+
+
+_ORIENTED_BY_CONTAINER = ("avif",)
+"""Formats whose boxes say how the picture is turned; XMP does not."""
 
 
 def measure(data: bytes, *, max_pixels: int) -> tuple[int, int]:
@@ -60,7 +63,7 @@ def _decoder_errors(name: str) -> Iterator[None]:
 def _to_picture(decoded: Decoded, name: str) -> Picture:
     """Apply the orientation, split off alpha, and make the metadata fit the pixels."""
     warnings = decoded.warnings
-    orientation, exif_block, xmp = 1, None, None
+    orientation, exif_block, packet = None, None, None
     if decoded.exif:
         try:
             orientation, exif_block = exif.clean_exif(decoded.exif)
@@ -68,14 +71,18 @@ def _to_picture(decoded: Decoded, name: str) -> Picture:
             # Viewers apply the orientation of a broken block, too, and no one can once the block is dropped.
             orientation = exif.read_orientation(decoded.exif)
             warnings += ("exif=dropped",)
-    if decoded.xmp and len(decoded.xmp) <= MAX_METADATA_BYTES:
-        xmp = exif.clean_xmp(decoded.xmp)
-    elif decoded.xmp:
-        warnings += ("xmp=dropped",)
+    if decoded.xmp:
+        try:
+            packet = xmp.clean_xmp(decoded.xmp)
+        except xmp.InvalidXmp:
+            warnings += ("xmp=dropped",)
+    if orientation is None and packet and name not in _ORIENTED_BY_CONTAINER:
+        orientation = packet.orientation
+    orientation = 1 if decoded.upright or orientation is None else orientation
     density = decoded.resolution or resolution.read_exif(exif_block)
     if density and orientation >= 5:
         density = density[1], density[0]
-    samples = decoded.samples if decoded.upright else apply_orientation(decoded.samples, orientation)
+    samples = apply_orientation(decoded.samples, orientation)
     channels = 1 if samples.shape[2] < 3 else 3
     pixels = samples[..., :channels]
     alpha = np.ascontiguousarray(samples[..., channels]) if samples.shape[2] > channels else None
@@ -83,7 +90,13 @@ def _to_picture(decoded: Decoded, name: str) -> Picture:
     return Picture(
         pixels=np.ascontiguousarray(pixels),
         alpha=alpha,
-        metadata=Metadata(exif=exif_block, icc=icc, xmp=xmp, resolution=density),
+        metadata=Metadata(
+            exif=exif_block,
+            icc=icc,
+            xmp=packet.packet if packet else None,
+            resolution=density,
+            xmp_sizes=packet.sizes if packet else (),
+        ),
         format=name,
         warnings=warnings + profile_warnings,
     )
@@ -146,6 +159,8 @@ def _select_metadata(picture: Picture, output: Output) -> tuple[Metadata, list[s
             kept = replace(kept, exif=exif.resize_exif(kept.exif, picture.width, picture.height))
         except exif.InvalidExif:
             kept = replace(kept, exif=None)
+    if kept.xmp:
+        kept = replace(kept, xmp=xmp.resize_xmp(kept.xmp, kept.xmp_sizes, picture.width, picture.height))
     if output.format == "jpeg":
         kept = encoders.drop_oversized_jpeg_metadata(kept)
     elif kept.exif and output.format in ("tiff", "avif") and not encoders.is_exif_writable(kept.exif):

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from app.imaging import resolution
-from app.imaging.exif import DESCRIPTIVE_TAGS, EXIF_DIRECTORIES, XMP_PREFIX, remove_orientation
+from app.imaging.exif import DESCRIPTIVE_TAGS, EXIF_DIRECTORIES, remove_orientation
 from app.imaging.picture import Metadata
+from app.imaging.xmp import XMP_PREFIX
 
 Palette = Mapping[int, tuple[str, tuple[int, int, int]]]
 _STRIP_BYTES = 1 << 20

@@ -1,4 +1,4 @@
-"""EXIF and XMP blocks: changes only what must change when pixels do (orientation, size, thumbnail).
+"""EXIF blocks: changes only what must change when pixels do (orientation, size, thumbnail).
 
 A block is patched in place rather than rewritten: maker notes hold offsets from its beginning, which moving would
 break.
@@ -6,13 +6,10 @@ break.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
-"""Begins a JPEG segment that holds XMP."""
 DESCRIPTIVE_TAGS = (
     *(0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749),
     *(0x8298, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F),
@@ -22,6 +19,8 @@ EXIF_DIRECTORIES = (0x8769, 0x8825)
 """Tags that point to the Exif and the GPS directory, which are safe to copy, too."""
 _PREFIX = b"Exif\0\0"
 _SHORT, _LONG = 3, 4
+_INTEGERS = {1: "B", _SHORT: "H", _LONG: "I", 6: "b", 8: "h", 9: "i"}
+"""TIFF type to struct format character."""
 _ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROPERABILITY_IFD = 0x0112, 0x8769, 0x8825, 0xA005
 _IMAGE_WIDTH, _IMAGE_LENGTH, _PIXEL_X, _PIXEL_Y = 0x0100, 0x0101, 0xA002, 0xA003
 _THUMBNAIL_AT, _THUMBNAIL_LENGTH, _STRIPS_AT, _STRIP_LENGTHS = 0x0201, 0x0202, 0x0111, 0x0117
@@ -113,8 +112,8 @@ class _Block:
         return at + 2 + 12 * self.read_number(at, "H")
 
     def read_values(self, entry: _Entry, most: int = _MAX_SPANS) -> list[int]:
-        """Return the values of a SHORT or LONG entry, at most the first `most`, or [] for other types."""
-        kind = {_SHORT: "H", _LONG: "I"}.get(entry.kind)
+        """Return the values of an entry of integers, at most the first `most`, or [] for other types."""
+        kind = _INTEGERS.get(entry.kind)
         if kind is None:
             return []
         size = _SIZES[entry.kind]
@@ -134,20 +133,20 @@ class _Block:
         self.data[begin:end] = bytes(max(end - begin, 0))
 
 
-def clean_exif(raw: bytes) -> tuple[int, bytes]:
-    """Return the orientation (1 to 8) of an EXIF block, and the block with orientation 1 and without thumbnail.
+def clean_exif(raw: bytes) -> tuple[int | None, bytes]:
+    """Return the orientation of an EXIF block (see `read_orientation`), and the block with 1 and without thumbnail.
 
     The thumbnail's bytes are overwritten with zeros, not just unlinked: it may show what is later removed from the
     picture. Raises InvalidExif.
     """
     block = _Block(raw.removeprefix(_PREFIX))
     first = block.read_number(4, "I")
-    orientation = 1
+    orientation = None
     # All directories are read, so that one outside the block, or too much work for a later reader, raises here.
     for directory, entry in block.read_directories():
         if directory == first and entry.tag == _ORIENTATION:
-            orientation = _read_orientation_entry(block, entry)
-            block.write_value(entry, 1)
+            orientation = orientation or _read_orientation_entry(block, entry)
+            struct.pack_into(block.order + "HIHH", block.data, entry.at + 2, _SHORT, 1, 1, 0)
     link = block.find_link(first)
     if link + 4 > len(block.data):  # some cameras end the block before the empty link
         return orientation, bytes(block.data)
@@ -158,19 +157,22 @@ def clean_exif(raw: bytes) -> tuple[int, bytes]:
     return orientation, bytes(block.data)
 
 
-def read_orientation(raw: bytes) -> int:
-    """Return the orientation (1 to 8) of an EXIF block that may be broken after it, 1 if none is found."""
+def read_orientation(raw: bytes) -> int | None:
+    """Return the orientation (1 to 8) of an EXIF block that may be broken after it, None if none is found.
+
+    Some writers store it as another type of integer than SHORT; viewers turn the picture all the same.
+    """
     try:
         block = _Block(raw.removeprefix(_PREFIX))
         entries = block.read_entries(block.read_number(4, "I"))
-        return next((_read_orientation_entry(block, entry) for entry in entries if entry.tag == _ORIENTATION), 1)
+        return next((_read_orientation_entry(block, entry) for entry in entries if entry.tag == _ORIENTATION), None)
     except InvalidExif:
-        return 1
+        return None
 
 
-def _read_orientation_entry(block: _Block, entry: _Entry) -> int:
+def _read_orientation_entry(block: _Block, entry: _Entry) -> int | None:
     values = block.read_values(entry, 1)
-    return values[0] if values and 1 <= values[0] <= 8 else 1
+    return values[0] if values and 1 <= values[0] <= 8 else None
 
 
 def _zero_directory(block: _Block, at: int) -> None:
@@ -229,22 +231,3 @@ def remove_orientation(exif: bytes) -> bytes:
     block.data[at : end - 12] = block.data[at + 12 : end]
     struct.pack_into(block.order + "H", block.data, first, block.read_number(first, "H") - 1)
     return bytes(block.data)
-
-
-def clean_xmp(xmp: bytes) -> bytes:
-    """Return an XMP packet with orientation 1 and without thumbnails."""
-    xmp = re.sub(rb"(tiff:Orientation\s*=\s*[\"'])\d+", rb"\g<1>1", xmp)
-    xmp = re.sub(rb"(<tiff:Orientation\s*>\s*)\d+", rb"\g<1>1", xmp)
-    for prefix in (b"xmp", b"xap"):
-        xmp = _remove_between(xmp, b"<" + prefix + b":Thumbnails", b"</" + prefix + b":Thumbnails>")
-    return xmp
-
-
-def _remove_between(text: bytes, begin: bytes, end: bytes) -> bytes:
-    """Return `text` without all spans from `begin` to `end`; linear in its length, unlike a regular expression."""
-    parts = []
-    at = 0
-    while (start := text.find(begin, at)) >= 0 and (stop := text.find(end, start)) >= 0:
-        parts.append(text[at:start])
-        at = stop + len(end)
-    return b"".join([*parts, text[at:]])

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.imaging.xmp import Size
+
 Floats = NDArray[np.float32]
 
 
@@ -18,12 +20,14 @@ class Metadata:
 
     `exif` is a TIFF block without the `Exif\\0\\0` prefix and with its orientation reset to 1. `resolution` is that for
     printing, in dots per inch (horizontal, vertical) of the upright picture; enlarging does not change it.
+    `xmp_sizes` are the places in `xmp` that hold a size of the picture.
     """
 
     exif: bytes | None = None
     icc: bytes | None = None
     xmp: bytes | None = None
     resolution: tuple[float, float] | None = None
+    xmp_sizes: tuple[Size, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from app.imaging.decoders.base import (
     open_with_pillow,
     read_samples,
 )
-from app.imaging.exif import XMP_PREFIX
+from app.imaging.xmp import XMP_PREFIX
 
 _MANY_SCANS = 20
 _MAX_SCANNED_PIXELS = 2 * 10**9

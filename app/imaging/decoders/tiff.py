@@ -25,7 +25,7 @@ from app.imaging.decoders.tiff_layout import check_layout
 from app.imaging.decoders.tiff_pixels import keep_pixels
 
 _CMYK = 5  # photometric interpretation
-_XMP, _ICC = 0x02BC, 0x8773
+_ORIENTATION, _XMP, _ICC = 0x0112, 0x02BC, 0x8773
 
 
 def read_size(data: bytes) -> Size:
@@ -64,7 +64,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     density = resolution.read_exif(exif)
     if density and page.orientation >= 5:
         density = density[1], density[0]
-    return Decoded(samples, exif, icc, xmp, warnings, upright=True, resolution=density)
+    return Decoded(samples, exif, icc, xmp, warnings, upright=_ORIENTATION in page.tags, resolution=density)
 
 
 def _decode_page_16_bit(data: bytes, page: TiffPage) -> NDArray[Any]:

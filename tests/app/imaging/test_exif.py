@@ -15,7 +15,7 @@ from tests.app.imaging import samples
 Entry = tuple[int, int, int, int]
 """Tag, TIFF type, number of values, value or offset."""
 ORIENTATION, STRIPS, EXIF, GPS, INTEROPERABILITY = 0x0112, 0x0111, 0x8769, 0x8825, 0xA005
-SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7
+BYTE, SHORT, LONG, RATIONAL, SIGNED_BYTE, UNDEFINED, SIGNED_SHORT, SIGNED_LONG = 1, 3, 4, 5, 6, 7, 8, 9
 
 
 def directory(entries: list[Entry], link: int = 0) -> bytes:
@@ -114,8 +114,25 @@ def test_usual_blocks_keep_within_the_limits() -> None:
     rest = bytes(200_000)
     maker_note = (0x927C, UNDEFINED, 200_000, end(2))
     wrong_count = (0xA500, UNDEFINED, 2**31, end(2))
-    assert clean_exif(block([maker_note, wrong_count], rest))[0] == 1
+    assert clean_exif(block([maker_note, wrong_count], rest))[0] is None
     assert clean_exif(samples.exif(6, thumbnail=b"x" * 5000))[0] == 6
+
+
+@pytest.mark.parametrize("kind", [BYTE, SHORT, LONG, SIGNED_BYTE, SIGNED_SHORT, SIGNED_LONG])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_may_be_any_type_of_integer(kind: int, order: str) -> None:
+    value = struct.pack(order + {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}[kind], 6).ljust(4, b"\0")
+    entry = struct.pack(order + "HHHI", 1, ORIENTATION, kind, 1) + value + bytes(4)
+    found = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8) + entry
+    orientation, cleaned = clean_exif(found)
+    assert orientation == read_orientation(found) == 6
+    assert cleaned[8:] == struct.pack(order + "HHHIHHI", 1, ORIENTATION, SHORT, 1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_is_none_says_nothing(value: int) -> None:
+    assert clean_exif(block([(ORIENTATION, SHORT, 1, value)]))[0] is None
+    assert clean_exif(block([(0x010F, 2, 4, 0)]))[0] is None
 
 
 @pytest.mark.parametrize("offset", [0, 2**31])
