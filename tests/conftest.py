@@ -55,12 +55,14 @@ def marks_of_file(source: str) -> set[str]:
     return found
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-randomly change the order of tests only: its seeds would be others in each run."""
+    config.option.randomly_reset_seed = False
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed every test alike: untrained weights of a network decide whether it stays under a bound.
-
-    pytest-randomly would give each run other seeds; it only changes the order here.
-    """
+    """Seed every test alike: untrained weights of a network decide whether it stays under a bound."""
     random.seed(0)  # keras draws the seeds of its initializers from here
     np.random.seed(0)
     if "tensorflow" in sys.modules:
