@@ -74,14 +74,16 @@ serve: $(VENV)/.serve ## install what is missing, load the models, serve on HOST
 # --- test ---
 
 PYTEST = $(BIN)/python -m pytest
+# A process a core, at most four: each imports TensorFlow and starts services of its own. ARGS=-n0 uses one.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: test
 test: $(VENV)/.dev ## all tests but the slow ones; needs no network and no GPU
-	@$(PYTEST) -m "not slow and not ray" $(ARGS)
+	@$(PYTEST) $(PARALLEL) -m "not slow and not ray" $(ARGS)
 
 .PHONY: unit
-unit: $(VENV)/.dev ## tests in two minutes: without TensorFlow, data packs and long runs of a service
-	@$(PYTEST) -m "not tf and not integration and not slow and not data and not chromium and not ray" $(ARGS)
+unit: $(VENV)/.dev ## tests in a minute: without TensorFlow, data packs and long runs of a service
+	@$(PYTEST) $(PARALLEL) -m "not tf and not integration and not slow and not data and not chromium and not ray" $(ARGS)
 
 .PHONY: test-all
 test-all: $(VENV)/.dev ## all tests, the Docker steps, and the README's steps in a fresh clone
