@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from app.errors import InvalidField, ServiceError
-from app.imaging import color, encoders, exif, resolution, xmp
+from app.imaging import color, encoders, exif, resolution, tiff_encoder, xmp
 from app.imaging.decoders import DECODERS, SIZE_READERS
 from app.imaging.decoders.base import (
     Decoded,
@@ -121,7 +121,7 @@ def encode(picture: Picture, output: Output) -> tuple[bytes, str]:
     if name == "png":
         data = encoders.encode_png(samples, metadata, picture.palette)
     elif name == "tiff":
-        data = encoders.encode_tiff(samples, metadata)
+        data = tiff_encoder.encode_tiff(samples, metadata)
     elif name == "jpeg":
         data = encoders.encode_jpeg(samples, metadata, output.quality)
     elif name == "webp":
@@ -163,7 +163,7 @@ def _select_metadata(picture: Picture, output: Output) -> tuple[Metadata, list[s
         kept = replace(kept, xmp=xmp.resize_xmp(kept.xmp, kept.xmp_sizes, picture.width, picture.height))
     if output.format == "jpeg":
         kept = encoders.drop_oversized_jpeg_metadata(kept)
-    elif kept.exif and output.format in ("tiff", "avif") and not encoders.is_exif_writable(kept.exif):
+    elif kept.exif and not encoders.is_exif_writable(kept.exif, output.format):
         kept = replace(kept, exif=None)
     if output.format in ("webp", "avif"):  # they have no field of their own for it
         kept = replace(kept, exif=resolution.write_exif(kept.exif, kept.resolution))

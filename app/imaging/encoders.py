@@ -1,7 +1,7 @@
 """Encodes pixels and metadata as the bytes of a file, one function per format.
 
-PNG and TIFF are written here rather than by a library: no available one writes gray, alpha, 8 and 16 bit together with
-EXIF, ICC and XMP, and both formats are little more than deflate with a header.
+PNG, and TIFF in `tiff_encoder`, are written by own code: no available library writes gray, alpha, 8 and 16 bit together
+with EXIF, ICC and XMP, and both formats are little more than deflate with a header.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from app.imaging import resolution
-from app.imaging.exif import DESCRIPTIVE_TAGS, EXIF_DIRECTORIES, remove_orientation
+from app.imaging.exif import remove_orientation
 from app.imaging.picture import Metadata
+from app.imaging.tiff_encoder import read_descriptive_entries
 from app.imaging.xmp import XMP_PREFIX
 
 Palette = Mapping[int, tuple[str, tuple[int, int, int]]]
@@ -193,75 +194,13 @@ def _make_pillow_options(metadata: Metadata) -> dict[str, bytes]:
     return {key: block for key, block in blocks.items() if block}
 
 
-def encode_tiff(samples: NDArray[Any], metadata: Metadata) -> bytes:
-    """Return a TIFF of `samples`, uint8 or uint16, (height, width, 1 to 4), deflated, with the horizontal predictor."""
-    height, width, count = samples.shape
-    depth = samples.dtype.itemsize
-    rows = max(_STRIP_BYTES // (width * count * depth), 1)
-    strips = [zlib.compress(strip, 1) for strip in _predict(samples, rows)]
-    offsets = np.cumsum([0, *(len(strip) for strip in strips[:-1])])
-    directory = TiffImagePlugin.ImageFileDirectory_v2()
-    if metadata.exif:
-        _copy_descriptive_tags(directory, metadata.exif)
-    directory[0x0100], directory[0x0101] = width, height
-    directory[0x0102] = (depth * 8,) * count
-    directory[0x0103] = 8  # Adobe deflate
-    directory[0x0106] = 1 if count < 3 else 2
-    directory[0x0115] = count
-    directory[0x0116] = rows
-    directory[0x011C] = 1
-    directory[0x013D] = 2  # horizontal predictor
-    if count in (2, 4):
-        directory[0x0152] = 2  # straight alpha
-    directory[0x0153] = (1,) * count
-    if metadata.resolution:
-        x, y = (TiffImagePlugin.IFDRational(*resolution.to_rational(value)) for value in metadata.resolution)
-        directory[0x011A], directory[0x011B] = x, y
-        directory[0x0128] = 2  # per inch
-    if metadata.xmp:
-        directory[0x02BC] = metadata.xmp
-        directory.tagtype[0x02BC] = 1
-    if metadata.icc:
-        directory[0x8773] = metadata.icc
-        directory.tagtype[0x8773] = 7
-    directory[0x0117] = tuple(len(strip) for strip in strips)
-    directory[0x0111] = tuple(int(offset) for offset in offsets)
-    directory.tagtype[0x0117] = directory.tagtype[0x0111] = 4
-    out = BytesIO()
-    directory.save(out)  # adds the directory's length to the strips' offsets
-    return b"".join([out.getvalue(), *strips])
-
-
-def _predict(samples: NDArray[Any], rows: int) -> Iterator[bytes]:
-    """Yield strips of `rows` rows as differences of each pixel to its left neighbor, little-endian."""
-    for top in range(0, samples.shape[0], rows):
-        strip = samples[top : top + rows]
-        differences = np.empty(strip.shape, strip.dtype.newbyteorder("<"))
-        differences[:, :1] = strip[:, :1]
-        np.subtract(strip[:, 1:], strip[:, :-1], out=differences[:, 1:], casting="unsafe")
-        yield differences.tobytes()
-
-
-def is_exif_writable(exif: bytes) -> bool:
-    """Tell whether Pillow, which writes EXIF into TIFF and AVIF, can read a block that comes from `clean_exif`."""
-    directory = TiffImagePlugin.ImageFileDirectory_v2()
+def is_exif_writable(exif: bytes, name: str) -> bool:
+    """Tell whether a block that comes from `clean_exif` can be written as format `name`, where it is read again."""
     try:
-        _copy_descriptive_tags(directory, exif)
-        directory.tobytes()
+        if name == "tiff":
+            read_descriptive_entries(exif)
+        elif name == "avif":
+            Image.Exif().load(exif)
     except Exception:  # Pillow raises nearly any exception for values of the wrong type
         return False
     return True
-
-
-def _copy_descriptive_tags(directory: TiffImagePlugin.ImageFileDirectory_v2, exif: bytes) -> None:
-    """Copy the descriptive tags of an EXIF block into a TIFF's directory."""
-    block = Image.Exif()
-    block.load(exif)
-    for tag in DESCRIPTIVE_TAGS:
-        if tag in block:
-            directory[tag] = block[tag]
-    for tag in EXIF_DIRECTORIES:
-        inner = dict(block.get_ifd(tag))
-        if inner:
-            directory[tag] = inner
-            directory.tagtype[tag] = 4

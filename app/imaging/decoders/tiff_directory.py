@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.imaging.decoders.base import MAX_METADATA_BYTES
+from app.imaging.exif import DESCRIPTIVE_TAGS
 
 _MAX_DIRECTORIES = 64
 _MAX_ENTRIES = 4096
@@ -29,6 +30,8 @@ _NUMERIC_TAGS = (
     *(_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES),
     *(_ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _EXTRA_SAMPLES, _SAMPLE_FORMAT),
 )
+
+_REPEATABLE = frozenset(DESCRIPTIVE_TAGS) - {_ORIENTATION}
 
 _Tags = dict[int, tuple[str, int, int]]
 
@@ -182,6 +185,8 @@ def _read_directory(data: bytes, order: str, big: bool, at: int, most: int) -> t
         tag, kind, length = struct.unpack_from(order + "HH" + layout, data, entry)
         character = _FORMATS.get(kind)
         if character is None:
+            continue
+        if tag in tags and tag in _REPEATABLE:  # tifffile writes two descriptions
             continue
         if tag in tags:  # readers differ in which of the two they use
             raise ValueError("a tag occurs twice")

@@ -8,6 +8,7 @@ from collections.abc import Container
 MAX_VALUE_BYTES = 1 << 24
 """Values of all entries that are copied from a directory."""
 _MAX_ENTRIES = 4096
+_LONG = 4
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 Entry = tuple[int, int, int, bytes]
@@ -54,6 +55,23 @@ def make_directory(entries: list[Entry], order: str, big: bool, at: int) -> byte
             table += struct.pack(order + layout, values_at + len(values))
             values += value + bytes(len(value) % 2)
     return head + table + bytes(inline) + values
+
+
+def make_directories(entries: list[Entry], inner: dict[int, list[Entry]], order: str, at: int) -> bytes:
+    """Return a directory for byte `at` of a file that is no BigTIFF, and behind it those that it points to, by tag."""
+    pointers = dict.fromkeys(inner, 0)
+
+    def make() -> bytes:
+        own = [(tag, _LONG, 1, struct.pack(order + "I", pointer)) for tag, pointer in pointers.items()]
+        return make_directory([*entries, *own], order, False, at)
+
+    end = at + len(make())
+    parts = []
+    for tag, below in inner.items():
+        pointers[tag] = end
+        parts.append(make_directory(below, order, False, end))
+        end += len(parts[-1])
+    return b"".join([make(), *parts])
 
 
 def make_header(order: str, big: bool, at: int) -> bytes:
