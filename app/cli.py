@@ -45,7 +45,8 @@ def main() -> int:
         print_line(f"serving on http://{host}:{settings.port} after {time.perf_counter() - begun:.1f} s, docs at /docs")
 
     ignore_signals()
-    server = Server(_configure_uvicorn(app, settings), app.state.shutdown, settings, report_listening)
+    report = app.state.metrics.count_malformed
+    server = Server(_configure_uvicorn(app, settings), app.state.shutdown, settings, report_listening, report)
     try:
         server.run(sockets)
     except ListenError as error:  # another process has begun to listen since `bind`

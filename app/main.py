@@ -99,6 +99,7 @@ def create_app(
 
     app.state.pipeline, app.state.shutdown, app.state.concurrency = pipeline, shutdown, concurrency
     app.state.settings, app.state.store, app.state.worker, app.state.jobs = settings, store, worker, job_service
+    app.state.metrics = metrics
     for router in (
         images.router(tasks, handler),
         styles.router(engine),

@@ -89,7 +89,7 @@ def serve(settings: Settings, registry: Registry) -> None:
     app = create_app(settings, engine=engine)
     config = uvicorn.Config(app, settings.host, settings.port, log_config=None, access_log=False)
     ignore_signals()
-    Server(config, app.state.shutdown, settings, lambda: None).run()
+    Server(config, app.state.shutdown, settings, lambda: None, app.state.metrics.count_malformed).run()
 
 
 if __name__ == "__main__":

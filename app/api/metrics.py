@@ -74,6 +74,12 @@ class Metrics:
         """Add the metrics that `collect` returns at each scrape."""
         self.registry.register(_CallbackCollector(collect))
 
+    def count_malformed(self, slug: str) -> None:
+        """Count a response to what is not a request, so that no path or method is known."""
+        problem = problems.BY_SLUG[slug]
+        self.requests.labels("other", "other", problem.status).inc()
+        self.problems.labels(slug).inc()
+
     def count_pixels(self, task: str, pixels: int) -> None:
         """Count the pixels of a decoded picture."""
         self.pixels.labels(task).inc(pixels)

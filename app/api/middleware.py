@@ -45,6 +45,9 @@ ACCEPTED_HEADERS = [
     "If-None-Match",
 ]
 
+NOSNIFF = {"X-Content-Type-Options": "nosniff"}
+"""A header of every response: browsers must not take a picture or a text for anything else."""
+
 OPEN = re.compile(r"/livez|/readyz|/docs(/.*)?|/openapi\.json|/problems(/.*)?")
 """Paths that need no API key and do not count towards the rate limit."""
 
@@ -77,7 +80,7 @@ class AccessLogMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = state["request_id"]
+                MutableHeaders(scope=message).update({"X-Request-Id": state["request_id"], **NOSNIFF})
             await send(message)
 
         self.metrics.active.inc()

@@ -264,7 +264,7 @@ TABLE: tuple[Problem, ...] = (
         400,
         "Malformed request",
         "The body is not a complete `multipart/form-data` form, the form has too many fields or too long a text, "
-        "or a header has an invalid value.",
+        "a header has an invalid value, or the request is not well-formed HTTP/1.1.",
         "Let an HTTP library or curl's `-F` build the form, and do not set `Content-Type` yourself.",
     ),
     Problem(

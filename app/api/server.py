@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from app.api.connection import Connection
 from app.api.lifecycle import Shutdown
 from app.settings import Settings
 
@@ -96,14 +97,19 @@ class Server(uvicorn.Server):
 
     `shutdown` is told of a signal at once: kept connections are refused new work then. After `RESTORE_STOP_TIMEOUT_S`
     whatever is still under way is answered with ShuttingDown. A thread that then holds up the end, because a device
-    hangs, is left.
+    hangs, is left. `report` is called with the slug of each problem of requests that no application saw.
     """
 
     def __init__(
-        self, config: uvicorn.Config, shutdown: Shutdown, settings: Settings, on_listening: Callable[[], object]
+        self,
+        config: uvicorn.Config,
+        shutdown: Shutdown,
+        settings: Settings,
+        on_listening: Callable[[], object],
+        report: Callable[[str], object],
     ) -> None:
         # Regardless of what is installed: `_drop_quiet_connections` needs connections of h11.
-        config.http, config.ws = "h11", "none"
+        config.http, config.ws = cast("type[asyncio.Protocol]", partial(Connection, report=report)), "none"
         config.timeout_graceful_shutdown = math.ceil(settings.stop_timeout_s + LAST_S)
         super().__init__(config)
         self._shutdown = shutdown
@@ -146,7 +152,7 @@ class Server(uvicorn.Server):
         now, patience = time.monotonic(), max(QUIET_S, self._body_timeout_s)
         before, self._quiet = self._quiet, {}
         for connection in self.server_state.connections:
-            assert isinstance(connection, H11Protocol)
+            assert isinstance(connection, Connection)
             cycle, transport = connection.cycle, connection.transport
             idle = cycle is None or cycle.response_complete or transport.is_closing()
             unread = 0 if idle else _unread(transport)

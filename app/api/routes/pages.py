@@ -23,7 +23,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_SAFE = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+_SAFE = {"Content-Security-Policy": _POLICY}
 
 _PAGE = """\
 <!doctype html>

@@ -187,7 +187,7 @@ def running(app: FastAPI) -> Iterator[tuple[Server, int]]:
     """Serve `app` from a thread and give its server and port."""
     config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
     up = threading.Event()
-    server = Server(config, app.state.shutdown, app.state.settings, up.set)
+    server = Server(config, app.state.shutdown, app.state.settings, up.set, app.state.metrics.count_malformed)
     thread = threading.Thread(target=server.run)
     thread.start()
     assert up.wait(30)

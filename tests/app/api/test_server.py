@@ -138,7 +138,7 @@ def test_what_is_not_done_when_the_end_comes_is_answered() -> None:
 def test_nothing_but_http_is_spoken_whatever_is_installed(service: Service) -> None:
     # Ray brings a library for WebSockets: a connection of its kind, in the server's list, ended the loop that looks.
     config = uvicorn.Config(service.app, ws=asyncio.Protocol, log_config=None)
-    server.Server(config, service.shutdown, service.settings, lambda: None)
+    server.Server(config, service.shutdown, service.settings, lambda: None, lambda _: None)
     config.load()
     assert config.ws_protocol_class is None
 
@@ -159,7 +159,7 @@ def test_a_bound_address_does_not_listen_yet_and_is_refused_once_another_process
         with pytest.raises(ListenError, match=f"{port} is already in use.*RESTORE_PORT=.*PORT="):
             bind(host, port)
         config = uvicorn.Config(never_called, host=host, port=port, lifespan="off", log_config=None)
-        server = Server(config, Shutdown(), Settings(), lambda: pytest.fail("it listens"))
+        server = Server(config, Shutdown(), Settings(), lambda: pytest.fail("it listens"), lambda _: None)
         with pytest.raises(ListenError, match=f"{port} is already in use"):
             server.run([first])
     first.close()
