@@ -1,10 +1,10 @@
-"""Decodes JPEG: simplejpeg (libjpeg-turbo) for gray and RGB, Pillow for CMYK and for files with harmless defects.
+"""Decodes JPEG: simplejpeg (libjpeg-turbo), and Pillow for files with harmless defects.
 
 simplejpeg refuses a file for any warning of libjpeg, also for one that says nothing about the pixels. Such a file is
 tried again without what causes these: metadata, odd values in the JFIF and Adobe segments, bytes before the end marker.
 
 A file may not cost more work than its size suggests: each scan is a pass over the whole picture, so pictures with many
-scans are refused.
+scans are refused, and so are those with less coded data than their size needs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import Image
 
 from app.errors import UnsupportedImage
 from app.imaging import resolution
@@ -35,6 +36,8 @@ _MANY_SCANS = 20
 _MAX_SCANNED_PIXELS = 2 * 10**9
 _SEARCH_BYTES = 1 << 20
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker in coded data, restart markers left out
+_FILL = re.compile(rb"\xff+")  # any number of these bytes may precede a marker
+_MAX_PIXELS_PER_BIT = 256  # a block of coefficients takes a bit at least, and belongs to at most so many pixels
 _MAX_STRAY_BYTES = 8
 _MAX_CUTS = 3
 _STRAY_BEFORE_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
@@ -141,15 +144,15 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     scans, end = _find_end(data, header.scan_start)
     if scans > _MANY_SCANS and scans * width * height > _MAX_SCANNED_PIXELS:
         raise UnsupportedImage(f"This JPEG has {scans} scans, which is too many; re-save it.", field="image")
+    if 8 * (end - header.scan_start) * _MAX_PIXELS_PER_BIT < width * height:
+        raise broken_image("jpeg")
     warnings: tuple[str, ...] = ("mpo=first",) if header.find(0xE2, b"MPF\0") else ()
     icc = header.icc
+    samples = _decode_samples(data, header, end, scans, max_pixels)
     if components == 4:
-        plain = header.plain + data[header.scan_start :]
-        samples = read_samples(open_with_pillow(plain, "jpeg", max_pixels), icc)
+        samples = read_samples(Image.frombuffer("CMYK", (width, height), samples, "raw", "CMYK", 0, 1), icc)
         icc = None
         warnings += ("color=srgb",)
-    else:
-        samples = _decode_gray_or_rgb(data, header, end, max_pixels)
     exif, xmp = header.find(0xE1, b"Exif\0\0"), header.find(0xE1, XMP_PREFIX)
     density = resolution.read_jfif(header.find(0xE0, b"JFIF\0"))
     return Decoded(samples, exif, icc, xmp, warnings, resolution=density)
@@ -159,9 +162,10 @@ def _read_header(data: bytes) -> _Header:
     """Read the segments up to the first scan. Raises BrokenImage, IndexError, ValueError if there is no scan."""
     at, marker, frame, segments = 2, 0, None, []
     for _ in range(MAX_PARTS):
-        start = at = data.index(b"\xff", at)
-        while data[at] == 0xFF:
-            at += 1
+        fill = _FILL.search(data, at)
+        if fill is None:
+            break
+        start, at = fill.span()
         kind = data[at]
         at += 1
         if kind in (0x00, 0x01) or 0xD0 <= kind <= 0xD8:
@@ -212,18 +216,18 @@ def _find_end(data: bytes, at: int) -> tuple[int, int]:
     raise broken_image("jpeg")
 
 
-def _decode_gray_or_rgb(data: bytes, header: _Header, end: int, max_pixels: int) -> NDArray[Any]:
-    """Return the samples, uint8 (height, width, 1 or 3), of a file whose end marker is at byte `end`."""
-    colorspace = "GRAY" if header.components == 1 else "RGB"
-    scans, tail = data[header.scan_start : end], data[end : end + 2]
+def _decode_samples(data: bytes, header: _Header, end: int, scans: int, max_pixels: int) -> NDArray[Any]:
+    """Return the samples, uint8 (height, width, 1, 3 or 4 for CMYK), of a file whose end marker is at byte `end`."""
+    colorspace = {1: "GRAY", 3: "RGB", 4: "CMYK"}[header.components]
+    coded, tail = data[header.scan_start : end], data[end : end + 2]
     warning = _try_simplejpeg(data, colorspace)
-    for _ in range(_MAX_CUTS):
+    for _ in range(_MAX_CUTS if scans <= _MANY_SCANS else 0):
         if not isinstance(warning, str):
             return warning
         stray = _STRAY_BEFORE_END.search(warning)
         if stray:
-            scans = scans[: max(len(scans) - int(stray[1]), 0)]
-        warning = _try_simplejpeg(b"".join([header.plain, scans, tail]), colorspace)
+            coded = coded[: max(len(coded) - int(stray[1]), 0)]
+        warning = _try_simplejpeg(b"".join([header.plain, coded, tail]), colorspace)
     if not isinstance(warning, str):
         return warning
     # Stray bytes between segments and odd but harmless parameters are common in good files; the rest is damage.
@@ -233,14 +237,15 @@ def _decode_gray_or_rgb(data: bytes, header: _Header, end: int, max_pixels: int)
     )
     if not harmless and "SOS" not in words and "subsampling" not in words:
         raise broken_image("jpeg")
-    return read_samples(open_with_pillow(b"".join([header.plain, scans, tail]), "jpeg", max_pixels))
+    image = open_with_pillow(b"".join([header.plain, coded, tail]), "jpeg", max_pixels)
+    return np.asarray(image) if image.mode == "CMYK" else read_samples(image)
 
 
 def _try_simplejpeg(data: bytes, colorspace: str) -> NDArray[Any] | str:
-    """Return the samples, uint8 (height, width, 1 or 3), or the last warning of libjpeg."""
+    """Return the samples, uint8 (height, width, 1, 3 or 4 for CMYK), or the last warning of libjpeg."""
     try:
         samples: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace)
-        return samples
+        return 255 - samples if colorspace == "CMYK" else samples  # files store CMYK inverted, as Photoshop does
     except ValueError as error:
         return str(error)
 

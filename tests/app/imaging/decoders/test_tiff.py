@@ -17,8 +17,7 @@ from app.imaging.decoders import tiff_entries, tiff_layout
 from app.imaging.decoders.tiff_directory import read_pages
 from app.imaging.decoders.tiff_layout import check_layout
 from app.imaging.decoders.tiff_pixels import keep_pixels
-from tests.app.imaging.samples import noise
-from tests.app.imaging.tiffs import (
+from tests.app.imaging.decoders.tiffs import (
     BITS,
     COMPRESSION,
     LONG,
@@ -35,6 +34,7 @@ from tests.app.imaging.tiffs import (
     tiff,
     tiled,
 )
+from tests.app.imaging.samples import noise
 
 PIXELS = bytes(range(256))
 """Those of a gray picture of 16×16."""
