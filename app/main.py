@@ -27,6 +27,7 @@ from app.api.readiness import ReadinessProbe
 from app.api.routes import health, images, jobs, model_cards, pages, styles
 from app.api.server import LAST_S
 from app.engine.protocol import ModelServer
+from app.imaging.decoder_pool import DecoderPool
 from app.jobs.store import JobStore
 from app.jobs.worker import Worker
 from app.limits.concurrency import ConcurrencyLimit
@@ -34,7 +35,7 @@ from app.limits.pixel_budget import PixelBudget
 from app.limits.rate import RateLimiter
 from app.pipeline import ImagePipeline
 from app.settings import Settings
-from app.startup import keep_models_current, save_latencies, start_engine
+from app.startup import keep_models_current, make_decoders, save_latencies, start_engine
 from app.tasks import TASKS
 from app.tasks.base import Task
 
@@ -59,12 +60,14 @@ def create_app(
     engine = engine or start_engine(settings)
     metrics, shutdown, readiness = Metrics(), Shutdown(), ReadinessProbe(engine, tasks)
     authenticator = Authenticator([key.get_secret_value() for key in settings.api_keys], settings.trusted_proxies)
+    decoders = make_decoders(settings)
     pipeline = ImagePipeline(
         engine,
         metrics,
         budget=PixelBudget(settings.decoded_megapixels),
         max_pixels=settings.max_pixels,
         max_output_pixels=settings.max_output_pixels,
+        decoders=decoders,
     )
     store = JobStore(
         settings.data_dir,
@@ -85,7 +88,7 @@ def create_app(
     app = FastAPI(
         title="restore",
         version=VERSION,
-        lifespan=_lifespan(settings, engine, worker, shutdown, readiness),
+        lifespan=_lifespan(settings, engine, decoders, worker, shutdown, readiness),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -97,6 +100,7 @@ def create_app(
     def document() -> bytes:
         return json.dumps(openapi.build(app, needs_key=authenticator.needs_key)).encode()
 
+    app.state.decoders = decoders
     app.state.pipeline, app.state.shutdown, app.state.concurrency = pipeline, shutdown, concurrency
     app.state.settings, app.state.store, app.state.worker, app.state.jobs = settings, store, worker, job_service
     app.state.metrics = metrics
@@ -125,12 +129,19 @@ def create_app(
 
 
 def _lifespan(
-    settings: Settings, engine: ModelServer, worker: Worker, shutdown: Shutdown, readiness: ReadinessProbe
+    settings: Settings,
+    engine: ModelServer,
+    decoders: DecoderPool | None,
+    worker: Worker,
+    shutdown: Shutdown,
+    readiness: ReadinessProbe,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the lifespan: background tasks that start before the first request and end after the last."""
 
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
+        if decoders is not None:
+            decoders.start()  # while models are loaded
         await worker.start()
         latencies = settings.data_dir / LATENCY_FILE
         await asyncio.to_thread(engine.latency.load, latencies)
@@ -146,6 +157,8 @@ def _lifespan(
         await asyncio.gather(*background, return_exceptions=True)
         await engine.close(LAST_S)
         await shutdown.drain()
+        if decoders is not None:
+            await decoders.close()
         await asyncio.to_thread(engine.latency.save, latencies)
 
     return run

@@ -39,6 +39,17 @@ class Upload:
     size: int
     filename: str
 
+    @property
+    def descriptor(self) -> int | None:
+        """The descriptor of the file if it is on disk, None if it is in memory."""
+        if getattr(self.file, "_rolled", True) is False:  # a SpooledTemporaryFile: asked for it, it would go to disk
+            return None
+        try:
+            self.file.flush()
+            return self.file.fileno()
+        except OSError:
+            return None
+
     def read(self) -> bytes:
         """Return the bytes of the file. May read from disk: call it on a thread."""
         self.file.seek(0)
@@ -98,11 +109,33 @@ class Observer(Protocol):
         """Record the duration of a stage of a request."""
 
 
+class Decoders(Protocol):
+    """Measures and decodes uploads: in this process, or in a `DecoderPool`."""
+
+    async def measure(self, source: Upload, *, max_pixels: int, client: str) -> tuple[int, int]:
+        """Return `codec.measure` of a file, and raise what it raises."""
+
+    async def decode(self, source: Upload, *, max_pixels: int, client: str, pixels: int) -> Picture:
+        """Return `codec.decode` of a file of so many `pixels`, and raise what it raises."""
+
+
+class InProcessDecoders:
+    """Measures and decodes in this process, on its threads: a file that crashes a library ends the service."""
+
+    async def measure(self, source: Upload, *, max_pixels: int, client: str) -> tuple[int, int]:  # noqa: ARG002
+        """Return `codec.measure` of a file, and raise what it raises."""
+        return await run_in_thread(_measure, source, max_pixels)
+
+    async def decode(self, source: Upload, *, max_pixels: int, client: str, pixels: int) -> Picture:  # noqa: ARG002
+        """Return `codec.decode` of a file, and raise what it raises."""
+        return await run_in_thread(_decode, source, max_pixels)
+
+
 class ImagePipeline:
     """Runs requests with the models of `engine`, within limits on pixels and device time.
 
     `max_pixels` is the limit for each input picture, `max_output_pixels` for the result. `budget` limits the memory for
-    decoded pictures of requests.
+    decoded pictures of requests. `decoders` measure and decode; by default, this process does.
     """
 
     def __init__(
@@ -113,6 +146,7 @@ class ImagePipeline:
         budget: PixelBudget,
         max_pixels: int,
         max_output_pixels: int,
+        decoders: Decoders | None = None,
     ) -> None:
         self.engine = engine
         self.budget = budget
@@ -120,11 +154,12 @@ class ImagePipeline:
         self._observer = observer
         self._max_pixels = max_pixels
         self._max_output_pixels = max_output_pixels
+        self._decoders = decoders or InProcessDecoders()
 
     async def run(self, request: ImageRequest, context: RequestContext, budget: PixelBudget | None = None) -> Encoded:
         """Return the result of `request`, within `budget` (by default, that of requests). Raises ServiceError."""
         clock = _StageClock()
-        sizes = await self.measure(request)
+        sizes = await self.measure(request, context.client)
         clock.lap("decode")
         budget = budget or self.budget
         if not request.options.uses_device:  # it neither waits for the device nor uses it
@@ -140,13 +175,14 @@ class ImagePipeline:
         options = request.options
         return self.engine.find(request.task.name, options.model_name).id if options.needs_model else ""
 
-    async def measure(self, request: ImageRequest) -> Sizes:
+    async def measure(self, request: ImageRequest, client: str) -> Sizes:
         """Return the number of pixels of each picture. Raises all errors that can be found without decoding."""
         # The bytes of a file are not kept: large files stay on disk until they are decoded.
-        sizes = {
-            field: await run_in_thread(_measure, upload, self._max_pixels, field)
-            for field, upload in request.uploads.items()
-        }
+        sizes = {}
+        for field, upload in request.uploads.items():
+            with _naming(field):
+                width, height = await self._decoders.measure(upload, max_pixels=self._max_pixels, client=client)
+            sizes[field] = width * height
         request.task.check(request.options, sizes, self.engine)
         self._check_result_size(sizes["image"], request.options.scale_factor)
         return sizes
@@ -169,10 +205,12 @@ class ImagePipeline:
         accept = None if request.wants_json else request.accept
         async with budget.hold((sum(sizes.values()) + sizes["image"] * scale**2) / 1e6, context.client):
             clock.lap("queue")
-            pictures = {
-                field: await run_in_thread(_decode, upload, self._max_pixels, field)
-                for field, upload in request.uploads.items()
-            }
+            pictures = {}
+            for field, upload in request.uploads.items():
+                with _naming(field):
+                    pictures[field] = await self._decoders.decode(
+                        upload, max_pixels=self._max_pixels, client=context.client, pixels=sizes[field]
+                    )
             picture = pictures["image"]
             self._observer.count_pixels(task.name, picture.width * picture.height)
             if not options.returns_table:  # reject a format that cannot store the result before the task runs
@@ -242,16 +280,12 @@ def _fingerprint(uploads: Mapping[str, Upload]) -> Hashable:
     return tuple(sorted((field, upload.fingerprint()) for field, upload in uploads.items()))
 
 
-def _measure(upload: Upload, max_pixels: int, field: str) -> int:
-    """Return the number of pixels of the picture."""
-    with _naming(field):
-        width, height = codec.measure(upload.read(), max_pixels=max_pixels)
-    return width * height
+def _measure(upload: Upload, max_pixels: int) -> tuple[int, int]:
+    return codec.measure(upload.read(), max_pixels=max_pixels)
 
 
-def _decode(upload: Upload, max_pixels: int, field: str) -> Picture:
-    with _naming(field):
-        return codec.decode(upload.read(), max_pixels=max_pixels)
+def _decode(upload: Upload, max_pixels: int) -> Picture:
+    return codec.decode(upload.read(), max_pixels=max_pixels)
 
 
 def _encode(picture: Picture, output: Output) -> tuple[bytes, str, tuple[str, ...]]:

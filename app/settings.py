@@ -154,6 +154,30 @@ class Settings(BaseSettings):
         "megapixels. It limits the memory of the process. Requests above it wait, with their "
         "files on disk. A picture that is larger than this is processed alone.",
     )
+    decoders: int = Field(
+        4,
+        ge=0,
+        le=256,
+        description="Number of processes that decode pictures. A picture that crashes a decoder, or takes too much of "
+        "its memory or time, costs its sender an error and nobody else anything. One client, and large pictures "
+        "together, use all but one of them. 0: pictures are decoded in the process of the service, as they are where "
+        "the system is not Linux.",
+    )
+    decoder_mb: int = Field(
+        3072,
+        ge=64,
+        le=1_000_000,
+        description="Memory that a decoder may use for one picture, in MiB: the file, the pixels, and what the "
+        "libraries need meanwhile. Pictures that take more get `too-many-pixels`.",
+    )
+    decoder_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that a decoder may take for one picture. After that the decoder is replaced, and the "
+        "request gets `broken-image`.",
+    )
     max_requests: int = Field(
         256,
         ge=1,

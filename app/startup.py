@@ -20,6 +20,7 @@ from app.engine.protocol import ModelServer
 from app.engine.ray import Cluster, RayEngine
 from app.engine.registry import Registry
 from app.errors import ServiceError
+from app.imaging.decoder_pool import DecoderPool, is_supported
 from app.settings import Settings
 from models.manifest import Manifest
 
@@ -31,6 +32,16 @@ log = structlog.get_logger("restore.startup")
 def start_engine(settings: Settings) -> ModelServer:
     """Return the engine that the settings name. Takes seconds. Raises ClusterError."""
     return _join_cluster(settings) if settings.engine == "ray" else _start_tensorflow(settings)
+
+
+def make_decoders(settings: Settings) -> DecoderPool | None:
+    """Return the decoder processes that the settings name, not started yet; None to decode in this process."""
+    if settings.decoders and is_supported():
+        return DecoderPool(
+            settings.decoders, memory_bytes=settings.decoder_mb * 2**20, timeout_s=settings.decoder_timeout_s
+        )
+    log.warning("decoding in this process", reason="RESTORE_DECODERS=0" if not settings.decoders else "not on Linux")
+    return None
 
 
 def _start_tensorflow(settings: Settings) -> LocalEngine:

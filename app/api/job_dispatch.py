@@ -75,7 +75,7 @@ class JobDispatcher:
         self, image_request: ImageRequest, client: str, key: str | None, digest: str, patience: float
     ) -> tuple[Job, bool]:
         """Return the new job and True, or an existing job with the same key and False."""
-        await self._pipeline.measure(image_request)
+        await self._pipeline.measure(image_request, client)
         size = sum(upload.size for upload in image_request.uploads.values())
         # Before the files are written; files that other requests are writing count, too.
         await self._worker.call(self._store.check_capacity, self._arriving + size)

@@ -142,7 +142,7 @@ TABLE: tuple[Problem, ...] = (
         "broken-image",
         422,
         "The picture is damaged",
-        "The file is truncated or corrupt and cannot be decoded.",
+        "The file is truncated or corrupt, or decoding it crashed or took too long (`RESTORE_DECODER_TIMEOUT_S`).",
         "Check that the file was uploaded completely and opens in an image viewer. Re-saving the file often fixes it.",
     ),
     Problem(
@@ -227,7 +227,8 @@ TABLE: tuple[Problem, ...] = (
         "too-many-pixels",
         413,
         "The picture has too many pixels",
-        "Width × height in the header of the file exceeds the limit (`RESTORE_MAX_PIXELS`).",
+        "Width × height in the header of the file exceeds the limit (`RESTORE_MAX_PIXELS`), or decoding it takes more "
+        "memory than one picture may use (`RESTORE_DECODER_MB`).",
         "Scale the picture down, or split it into parts.",
     ),
     Problem(

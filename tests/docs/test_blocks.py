@@ -59,7 +59,11 @@ def runs(block: Block) -> bool:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a service with the published models, which are loaded when they are first used."""
     settings = Settings(
-        models_dir=(ROOT / "models/published",), data_dir=tmp_path_factory.mktemp("data"), preload=(), reload_s=0
+        models_dir=(ROOT / "models/published",),
+        data_dir=tmp_path_factory.mktemp("data"),
+        preload=(),
+        reload_s=0,
+        decoders=0,
     )
     with running(create_app(settings)) as (_, port):
         yield f"http://127.0.0.1:{port}"

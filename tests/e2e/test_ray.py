@@ -107,7 +107,10 @@ def front(address: str, root: Path, tmp_path_factory: pytest.TempPathFactory) ->
     cluster = Cluster(address, replicas=2, cpus=1.5)
     engine = RayEngine([root], cluster, preload=["denoise/photo", "denoise/digits"], max_batch=1, replica=Watched)
     settings = Settings(
-        models_dir=(root,), data_dir=tmp_path_factory.mktemp("jobs"), preload=("denoise/photo", "denoise/digits")
+        models_dir=(root,),
+        data_dir=tmp_path_factory.mktemp("jobs"),
+        preload=("denoise/photo", "denoise/digits"),
+        decoders=0,
     )
     with running(create_app(settings, engine=engine)) as (_, port):
         until(lambda: engine.worker_count == 2)

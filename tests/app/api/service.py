@@ -169,7 +169,9 @@ def serving(
             model.name: Honest(2 if model.name == "lights" else 1) for model in models if model.name != "lost"
         }
         honest |= {model.name: Painter() for model in models if model.task == "stylize"}
-        chosen = Settings(**{"models_dir": (root,), "data_dir": Path(folder) / "data", "stop_timeout_s": 5, **settings})
+        chosen = Settings(
+            **{"models_dir": (root,), "data_dir": Path(folder) / "data", "stop_timeout_s": 5, "decoders": 0, **settings}
+        )
         registry = Registry(chosen.models_dir, Loader(honest | dict(fakes or {})))
         engine = LocalEngine(registry, max_batch=chosen.max_batch, max_megapixels=chosen.queue_megapixels)
         app = create_app(chosen, engine=engine, tasks=tasks, clock=clock)

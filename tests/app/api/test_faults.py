@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -108,6 +111,32 @@ def test_who_goes_away_while_his_picture_is_decoded_leaves_nothing(monkeypatch: 
         gate.set()
         assert held > 0  # a thread cannot be stopped: what it has is given back when it is done
         nothing_is_held(service)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="decoder processes need Linux")
+def test_of_fifty_requests_only_those_fail_whose_decoder_is_killed_or_segfaults() -> None:
+    with serving(decoders=4) as service, ThreadPoolExecutor(50) as senders:
+        pool = service.app.state.decoders
+        wait_until(lambda: len(pool.pids) == 4)
+        pids = pool.pids
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)  # so that pictures are in the middle of being decoded
+        answers = [senders.submit(service.denoise, model="identity") for _ in range(50)]
+        wait_until(lambda: len(pool.busy_pids) == 3)  # one client leaves one decoder to others
+        assert service.client.get("/livez").status_code == 200
+        killed, crashed, *_ = pool.busy_pids
+        os.kill(killed, signal.SIGKILL)
+        os.kill(crashed, signal.SIGSEGV)
+        for pid in set(pids) - {killed}:
+            os.kill(pid, signal.SIGCONT)
+        counts = Counter(answer.result().status_code for answer in answers)
+        assert counts == {200: 48, 413: 1, 422: 1}
+        for answer in answers:
+            if answer.result().status_code != 200:
+                slug = {413: "too-many-pixels", 422: "broken-image"}[answer.result().status_code]
+                assert refused(answer.result(), slug)["field"] == "image"
+        nothing_is_held(service)
+    assert pool.pids == []
 
 
 @pytest.mark.integration
