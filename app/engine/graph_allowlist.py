@@ -3,13 +3,15 @@
 Before a graph is loaded its operations are read from `saved_model.pb` and compared with two lists: `ALLOWED_OPERATIONS`
 and `operations` in the manifest. What a signature reaches, function by function, must be in both. The rest of the file
 is TensorFlow's own saving and restoring, whose file operations (`SAVER_OPERATIONS`) are allowed there and nowhere else.
+A node may call a function as if it were an operation, so no function may have the name of one.
 
 The operators of a LiteRT file are compared with two lists as well, `ALLOWED_LITERT_OPERATORS` and the manifest's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +68,18 @@ ALLOWED_LITERT_OPERATORS = frozenset(
 _OBJECT_KINDS = frozenset({"user_object", "variable", "function", "bare_concrete_function", "constant"})
 
 
-def forbidden_operations(graph: Any, listed: Iterable[str]) -> list[str]:
-    """Return what is wrong with the operations of a SavedModel's meta graph; the manifest lists `listed`."""
-    functions = {function.signature.name: function for function in graph.graph_def.library.function}
-    reachable = set(_reachable_operations(graph, functions))
+def forbidden_operations(graph: Any, listed: Iterable[str], is_operation: Callable[[str], bool]) -> list[str]:
+    """Return what is wrong with the operations of a SavedModel's meta graph; the manifest lists `listed`.
+
+    `is_operation` tells whether TensorFlow has an operation of a name.
+    """
+    library = graph.graph_def.library
+    functions = {function.signature.name: function for function in library.function}
+    calls = {name for name in functions if not is_operation(name)}
+    reachable = set(_reachable_operations(graph, functions)) - calls
     everywhere = {node.op for node in graph.graph_def.node}
-    everywhere |= {node.op for function in functions.values() for node in function.node_def}
-    everywhere -= functions.keys()
-    reachable -= functions.keys()
+    everywhere |= {node.op for function in library.function for node in function.node_def}
+    everywhere -= calls
     kinds = {node.WhichOneof("kind") for node in graph.object_graph_def.nodes}
     permitted = IMPLICIT_OPERATIONS | set(listed)
     return [
@@ -86,9 +92,22 @@ def forbidden_operations(graph: Any, listed: Iterable[str]) -> list[str]:
             f"operation {name} is not allowed"
             for name in sorted(everywhere - reachable - ALLOWED_OPERATIONS - SAVER_OPERATIONS)
         ),
+        *_find_ambiguous_functions(library, functions.keys() - calls),
         *(f"an object of kind {kind} is not allowed" for kind in sorted(map(str, kinds - _OBJECT_KINDS))),
         *(["assets are not allowed"] if graph.asset_file_def else []),
     ]
+
+
+def _find_ambiguous_functions(library: Any, named_like_operations: Iterable[str]) -> Iterator[str]:
+    """Yield what makes it uncertain which function a call reaches."""
+    for name in sorted(named_like_operations):
+        yield f"function {name} has the name of an operation"
+    counts = Counter(function.signature.name for function in library.function)
+    for name in sorted(name for name, count in counts.items() if count > 1):
+        yield f"function {name} is defined {counts[name]} times"
+    # TensorFlow may replace a function by another one with this attribute of the same value.
+    for name in sorted({one.signature.name for one in library.function if "api_implements" in one.attr}):
+        yield f"function {name} may be replaced by another, which is not allowed"
 
 
 def _reachable_operations(graph: Any, functions: Mapping[str, Any]) -> Iterator[str]:
@@ -119,9 +138,12 @@ def _reachable_operations(graph: Any, functions: Mapping[str, Any]) -> Iterator[
 def _find_called_functions(node: Any) -> Iterator[str]:
     """Yield the names of the functions that a node may call."""
     yield node.op  # a function may be called as if it were an operation
-    for attribute in node.attr.values():
-        yield attribute.func.name
-        yield from (function.name for function in attribute.list.func)
+    pending = list(node.attr.values())
+    while pending:
+        attribute = pending.pop()
+        for function in (attribute.func, *attribute.list.func):
+            yield function.name
+            pending.extend(function.attr.values())  # functions that a function gets as its arguments
 
 
 def forbidden_operators(folder: Path, quantized: QuantizedSignature) -> list[str]:

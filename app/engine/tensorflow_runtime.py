@@ -166,6 +166,7 @@ class Runtime:
         what is_transient."""
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from tensorflow.core.protobuf import saved_model_pb2
+        from tensorflow.python.framework import op_def_registry
 
         saved = saved_model_pb2.SavedModel()
         try:
@@ -178,7 +179,8 @@ class Runtime:
             return [f"saved_model.pb holds {len(saved.meta_graphs)} graphs instead of one"]
         graph = saved.meta_graphs[0]
         return [
-            *forbidden_operations(graph, manifest.operations),
+            *(f"{name} is not allowed beside saved_model.pb" for name in _find_other_graphs(folder)),
+            *forbidden_operations(graph, manifest.operations, lambda name: op_def_registry.get(name) is not None),
             *_mismatches(graph.signature_def, manifest.functions),
             *(problem for quantized in manifest.quantized for problem in forbidden_operators(folder, quantized)),
         ]
@@ -198,6 +200,12 @@ def _tensorflow() -> Any:
     gc.collect()
     gc.freeze()  # TensorFlow's own objects stay: collections after a model was unloaded need not visit them
     return tf
+
+
+def _find_other_graphs(folder: Path) -> list[str]:
+    """Return the other files that a version of TensorFlow may load instead of `saved_model.pb`, such as
+    `saved_model.pbtxt` and `saved_model.cpb`."""
+    return sorted(path.name for path in folder.glob("saved_model.*") if path.name != "saved_model.pb")
 
 
 def _mismatches(defined: Mapping[str, Any], expected: Mapping[str, Signature]) -> list[str]:

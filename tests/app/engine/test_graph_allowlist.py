@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +112,104 @@ def test_tables_and_assets_are_refused(runtime: Runtime, tmp_path: Path, build: 
     assert "operation LookupTableFindV2 is not allowed in a signature" in problems
 
 
-def test_a_signature_that_reaches_the_saver_is_refused(runtime: Runtime, build: Build) -> None:
-    """A graph whose signature was rewired by hand: what is allowed for saving is not allowed for serving."""
+@contextmanager
+def edited(folder: Path) -> Iterator[Any]:
+    """Yield the graph of a SavedModel, and write it back as it is then."""
     from tensorflow.core.protobuf import saved_model_pb2
 
-    import tensorflow as tf  # isort: skip
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    yield saved.meta_graphs[0]
+    (folder / "saved_model.pb").write_bytes(saved.SerializeToString())
+
+
+def add_function(graph: Any, name: str, operation: str) -> Any:
+    """Add a function of one node to the library of a graph, and return it."""
+    function = graph.graph_def.library.function.add()
+    function.signature.name = name
+    node = function.node_def.add()
+    node.name, node.op = "inner", operation
+    return function
+
+
+def serving_function(graph: Any) -> Any:
+    """Return the function of a graph that multiplies, which only the signature leads to."""
+    functions = graph.graph_def.library.function
+    return next(one for one in functions if any(node.op == "Mul" for node in one.node_def))
+
+
+@pytest.mark.parametrize("operation", ["ReadFile", "PyFunc", "EagerPyFunc", "WriteFile", "Mul"])
+def test_a_function_with_the_name_of_an_operation_is_refused(runtime: Runtime, build: Build, operation: str) -> None:
+    folder = build(lambda image: image * 2)
+    with edited(folder) as graph:
+        add_function(graph, operation, "NoOp")
+        serving_function(graph).node_def.add(name="call", op=operation)
+    problems = runtime.problems(folder, manifest())
+    assert f"function {operation} has the name of an operation" in problems
+    assert (f"operation {operation} is not allowed in a signature" in problems) == (operation != "Mul")
+    with pytest.raises(ModelUnavailable):
+        runtime.load(folder, manifest())
+
+
+@pytest.mark.parametrize("operation", ["ReadFile", "PyFunc", "WriteFile", "SaveV2"])
+def test_a_function_called_like_an_operation_is_followed(runtime: Runtime, build: Build, operation: str) -> None:
+    folder = build(lambda image: image * 2)
+    with edited(folder) as graph:
+        add_function(graph, "Brighten", "Sharpen")
+        add_function(graph, "Sharpen", operation)
+        serving_function(graph).node_def.add(name="call", op="Brighten")
+    assert runtime.problems(folder, manifest()) == [f"operation {operation} is not allowed in a signature"]
+
+
+def test_a_function_passed_to_a_function_is_followed(runtime: Runtime, build: Build) -> None:
+    folder = build(lambda image: image * 2)
+    with edited(folder) as graph:
+        apply = add_function(graph, "Apply", "PartitionedCall")
+        apply.signature.attr.add(name="what", type="func")
+        apply.node_def[0].attr["f"].placeholder = "what"
+        add_function(graph, "Hidden", "SaveV2")
+        call = serving_function(graph).node_def.add(name="call", op="PartitionedCall")
+        call.attr["f"].func.name = "Apply"
+        call.attr["f"].func.attr["what"].func.name = "Hidden"
+    assert runtime.problems(folder, manifest()) == ["operation SaveV2 is not allowed in a signature"]
+
+
+def test_a_function_that_may_be_another_is_refused(runtime: Runtime, build: Build) -> None:
+    folder = build(lambda image: image * 2)
+    with edited(folder) as graph:
+        add_function(graph, "Twice", "NoOp")
+        add_function(graph, "Twice", "Identity")
+        add_function(graph, "Replaced", "NoOp").attr["api_implements"].s = b"sharpen"
+    assert runtime.problems(folder, manifest()) == [
+        "function Twice is defined 2 times",
+        "function Replaced may be replaced by another, which is not allowed",
+    ]
+
+
+def test_an_operation_that_tensorflow_does_not_have_is_refused(runtime: Runtime, build: Build) -> None:
+    folder = build(lambda image: image * 2)
+    with edited(folder) as graph:
+        serving_function(graph).node_def.add(name="call", op="NoSuchFunction")
+    assert runtime.problems(folder, manifest()) == ["operation NoSuchFunction is not allowed in a signature"]
+
+
+@pytest.mark.parametrize("name", ["saved_model.pbtxt", "saved_model.cpb"])
+def test_a_second_graph_beside_the_first_is_refused(runtime: Runtime, build: Build, name: str) -> None:
+    folder = build(lambda image: image * 2)
+    assert runtime.problems(folder, manifest()) == []
+    (folder / name).touch()
+    assert runtime.problems(folder, manifest()) == [f"{name} is not allowed beside saved_model.pb"]
+    with pytest.raises(ModelUnavailable):
+        runtime.load(folder, manifest())
+
+
+def test_a_signature_that_reaches_the_saver_is_refused(runtime: Runtime, build: Build) -> None:
+    """A graph whose signature was rewired by hand: what is allowed for saving is not allowed for serving."""
+    import tensorflow as tf
 
     weight = tf.Variable(2.0)
     folder = build(lambda image: image * weight, weight=weight)
     assert runtime.problems(folder, manifest()) == []
-    saved = saved_model_pb2.SavedModel()
-    saved.ParseFromString((folder / "saved_model.pb").read_bytes())
-    graph = saved.meta_graphs[0]
-    graph.signature_def["denoise"].outputs["image"].name = graph.saver_def.restore_op_name + ":0"
-    (folder / "saved_model.pb").write_bytes(saved.SerializeToString())
+    with edited(folder) as graph:
+        graph.signature_def["denoise"].outputs["image"].name = graph.saver_def.restore_op_name + ":0"
     assert "operation RestoreV2 is not allowed in a signature" in runtime.problems(folder, manifest())
