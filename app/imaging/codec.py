@@ -10,6 +10,7 @@ import numpy as np
 
 from app.errors import InvalidField, ServiceError
 from app.imaging import color, encoders, exif, resolution, tiff_encoder, xmp
+from app.imaging.color_encoding import normalize_encoding
 from app.imaging.decoders import DECODERS, SIZE_READERS
 from app.imaging.decoders.base import (
     Decoded,
@@ -86,7 +87,10 @@ def _to_picture(decoded: Decoded, name: str) -> Picture:
     channels = 1 if samples.shape[2] < 3 else 3
     pixels = samples[..., :channels]
     alpha = np.ascontiguousarray(samples[..., channels]) if samples.shape[2] > channels else None
-    pixels, icc, profile_warnings = color.normalize_profile(pixels, decoded.icc)
+    if decoded.icc is None and decoded.encoding is not None:
+        pixels, icc, profile_warnings = normalize_encoding(pixels, decoded.encoding)
+    else:
+        pixels, icc, profile_warnings = color.normalize_profile(pixels, decoded.icc)
     return Picture(
         pixels=np.ascontiguousarray(pixels),
         alpha=alpha,

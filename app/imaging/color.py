@@ -85,11 +85,21 @@ def convert_linear_to_srgb(pixels: NDArray[Any], icc: bytes) -> NDArray[Any]:
     result = np.empty_like(pixels)
     for top in range(0, pixels.shape[0], _STRIP_ROWS):
         light = pixels[top : top + _STRIP_ROWS].astype(np.float32) / white
-        if matrix is not None:
-            light = light @ (_XYZ_TO_SRGB @ matrix).T
-        light = np.clip(light, 0.0, 1.0)
-        encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** np.float32(1 / 2.4) - 0.055)
-        result[top : top + _STRIP_ROWS] = np.rint(encoded * white)
+        result[top : top + _STRIP_ROWS] = np.rint(encode_srgb(light, matrix) * white)
+    return result
+
+
+def encode_srgb(light: NDArray[np.float32], rgb_to_xyz: NDArray[Any] | None) -> NDArray[np.float32]:
+    """Return light, (height, width, 1 or 3) with white as 1, as sRGB from 0 to 1; colors out of gamut clip.
+
+    `rgb_to_xyz` is the (3, 3) matrix of the light's own primaries to XYZ relative to D50, None for sRGB's or gray.
+    """
+    if rgb_to_xyz is not None:
+        light = light @ (_XYZ_TO_SRGB @ rgb_to_xyz).astype(np.float32).T
+    light = np.clip(light, 0.0, 1.0)
+    result: NDArray[np.float32] = np.where(
+        light <= 0.0031308, light * 12.92, 1.055 * light ** np.float32(1 / 2.4) - 0.055
+    )
     return result
 
 

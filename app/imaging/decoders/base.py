@@ -16,6 +16,7 @@ from PIL import Image
 
 from app.errors import AnimatedImage, BrokenImage, TooManyPixels, UnsupportedImage
 from app.imaging import color
+from app.imaging.color_encoding import ColorEncoding
 
 # Sizes are checked here, from the header. Pillow's own limit would only add warnings and errors of another type.
 Image.MAX_IMAGE_PIXELS = None
@@ -36,7 +37,7 @@ class Decoded:
     `samples`: uint8 or uint16, (height, width, 1 to 4): gray or RGB, with or without alpha. `exif`, `icc` and `xmp`
     are the blocks as the file has them, or None. `warnings` are `key=value` strings as in `Picture.warnings`.
     `upright` is True if the orientation is already applied. `resolution` is the format's own, in dots per inch of the
-    stored picture; if None, that of `exif` is used.
+    stored picture; if None, that of `exif` is used. `encoding` is what the file names instead of a color profile.
     """
 
     samples: NDArray[Any]
@@ -46,6 +47,7 @@ class Decoded:
     warnings: tuple[str, ...] = ()
     upright: bool = False
     resolution: tuple[float, float] | None = None
+    encoding: ColorEncoding | None = None
 
 
 def broken_image(name: str) -> BrokenImage:
