@@ -240,12 +240,12 @@ class _Reader:
     def _end(self, _: str) -> None:
         element = self._open.pop()
         at = self._parser.CurrentByteIndex
-        if not self._open:
-            self.end = max(element.content, self._data.index(b">", at) + 1)
         is_empty = self._data[element.content - 2 : element.content] == b"/>"
+        end = element.content if is_empty else self._data.index(b">", at) + 1
+        if not self._open:
+            self.end = end
         if self._gone_depth > len(self._open):
             self._gone_depth = 0
-            end = element.content if is_empty else self._data.index(b">", at) + 1
             self._changes.append((element.begin, end, b""))
         elif element.text and not is_empty:
             self._read_value(element.name, "".join(element.text), element.content, at)

@@ -224,3 +224,8 @@ def test_the_size_in_an_answer_is_that_of_its_picture(kind: str) -> None:
     larger = picture.with_pixels(picture.pixels.repeat(2, axis=0).repeat(2, axis=1), None)
     again = read(encode(larger, Output(kind))[0])
     assert again.metadata.xmp == packet('tiff:ImageWidth="24" tiff:ImageLength="16"')
+
+
+@pytest.mark.parametrize("packet", [b"<x:xmpmeta/>", b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'])
+def test_an_empty_packet(packet: bytes) -> None:
+    assert clean_xmp(packet).packet == packet
