@@ -1,4 +1,4 @@
-"""Decodes single-page TIFF: Pillow up to 8 bits per sample, OpenCV for 16 bits, own code for 16-bit gray with alpha."""
+"""Decodes single-page TIFF: Pillow up to 8 bits per sample, OpenCV for 16 bits, own code for kinds that these lack."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from app.errors import AnimatedImage, UnsupportedImage
 from app.imaging import resolution
@@ -23,6 +24,7 @@ from app.imaging.decoders.tiff_directory import TiffPage, read_pages
 from app.imaging.decoders.tiff_exif import read_exif
 from app.imaging.decoders.tiff_layout import check_layout
 from app.imaging.decoders.tiff_pixels import keep_pixels
+from app.imaging.decoders.tiff_samples import read_samples as read_stored_samples
 
 _CMYK = 5  # photometric interpretation
 _ORIENTATION, _XMP, _ICC = 0x0112, 0x02BC, 0x8773
@@ -50,12 +52,15 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     check_layout(data, page)
     icc, xmp = page.read_bytes(data, _ICC), page.read_bytes(data, _XMP)
     exif, warnings = _read_exif(data, page)
-    if page.is_gray_alpha_16:
-        samples = page.decode_gray_alpha(data)
+    if page.is_own:
+        samples = _make_colors(read_stored_samples(data, page), page, icc)
+        if page.photometric == _CMYK:
+            warnings += ("color=srgb", "depth=8") if page.depth == 16 else ("color=srgb",)
+            icc = None
     elif page.depth == 16 and page.photometric != _CMYK:
         samples = _decode_page_16_bit(keep_pixels(data, page), page)
     else:
-        image = open_with_pillow(keep_pixels(data, page), "tiff", max_pixels)
+        image = _open(keep_pixels(data, page), max_pixels)
         if image.mode in ("CMYK", "LAB"):
             warnings += ("color=srgb", "depth=8") if page.depth == 16 else ("color=srgb",)
         samples = read_samples(image, icc)
@@ -67,27 +72,53 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     return Decoded(samples, exif, icc, xmp, warnings, upright=_ORIENTATION in page.tags, resolution=density)
 
 
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Open a file whose directory is sound. Raises UnsupportedImage for a kind that Pillow does not know."""
+    try:
+        return open_with_pillow(data, "tiff", max_pixels)
+    except UnidentifiedImageError as error:
+        raise UnsupportedImage(
+            "TIFF with this combination of colors, samples and compression is not supported. Save it as 8 or 16 bit "
+            "gray or RGB.",
+            field="image",
+        ) from error
+
+
 def _decode_page_16_bit(data: bytes, page: TiffPage) -> NDArray[Any]:
-    """Return the samples, uint16 (height, width, 1, 3 or 4), as stored, with black as 0 and straight alpha."""
-    samples = decode_16_bit(data, "tiff", page.samples)
+    """Return the samples, uint16 (height, width, 1, 3 or 4), with black as 0 and straight alpha."""
+    return _make_colors(decode_16_bit(data, "tiff", page.samples), page, None)
+
+
+def _make_colors(stored: NDArray[Any], page: TiffPage, icc: bytes | None) -> NDArray[Any]:
+    """Return samples, (height, width, 1 to 4), of stored ones: gray or RGB with straight alpha, if there is any.
+
+    CMYK is converted to sRGB of 8 bit.
+    """
+    white = np.iinfo(stored.dtype).max
+    samples = stored[..., : page.colors]
     if page.white_is_zero:
-        samples = np.iinfo(np.uint16).max - samples
-    if page.samples == 4:
-        if page.alpha == "none":
-            return samples[..., :3]
-        if page.alpha == "premultiplied":
-            return _unpremultiply(samples)
-    return samples
+        samples = white - samples
+    alpha = stored[..., page.alpha_index, None] if page.alpha != "none" else None
+    if alpha is not None and page.alpha == "premultiplied":
+        samples = _unpremultiply(samples, alpha)
+    if page.photometric == _CMYK:
+        inks, alpha = _reduce_to_8_bit(samples), None if alpha is None else _reduce_to_8_bit(alpha)
+        samples = read_samples(Image.frombytes("CMYK", (page.width, page.height), inks.tobytes()), icc)
+    return samples if alpha is None else np.concatenate([samples, alpha], axis=2)
 
 
-def _unpremultiply(samples: NDArray[Any]) -> NDArray[Any]:
-    """Return (height, width, 4) samples with colors divided by alpha; colors under zero alpha become 0."""
+def _reduce_to_8_bit(samples: NDArray[Any]) -> NDArray[np.uint8]:
+    return samples.astype(np.uint8) if samples.dtype == np.uint8 else (samples >> 8).astype(np.uint8)
+
+
+def _unpremultiply(samples: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Return (height, width, channels) samples divided by (height, width, 1) alpha; 0 where alpha is."""
     white = np.iinfo(samples.dtype).max
-    result = samples.copy()
+    result = np.empty_like(samples)
     for row in range(samples.shape[0]):
-        alpha = samples[row, :, 3:].astype(np.float64)
-        colors = samples[row, :, :3] * np.divide(white, alpha, out=np.zeros_like(alpha), where=alpha > 0)
-        result[row, :, :3] = np.rint(np.minimum(colors, white))
+        opacity = alpha[row].astype(np.float64)
+        colors = samples[row] * np.divide(white, opacity, out=np.zeros_like(opacity), where=opacity > 0)
+        result[row] = np.rint(np.minimum(colors, white))
     return result
 
 

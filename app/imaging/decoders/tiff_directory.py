@@ -6,7 +6,6 @@ OpenCV and Pillow may read different sizes from the same TIFF, so an ambiguous f
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,20 @@ _NUMERIC_TAGS = (
     *(_ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _EXTRA_SAMPLES, _SAMPLE_FORMAT),
 )
 
+LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
+"""Compressions whose bytes are samples: none, LZW, deflate, PackBits, deflate, LZMA, ZSTD."""
+_OTHER_COMPRESSIONS = (2, 3, 4, 6, 7)
+"""Fax of three kinds, JPEG of two."""
+_UNREADABLE_COMPRESSIONS = {
+    **{34661: "JBIG", 34887: "LERC", 34892: "lossy JPEG", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"},
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
+    **dict.fromkeys((34676, 34677), "SGI Log"),
+}
+_PHOTOMETRICS = (0, 1, 2, 3, 5, 6, 8)
+"""White is 0, black is 0, RGB, palette, CMYK, YCbCr, CIELAB."""
+_YCBCR = 6
+_MAX_SAMPLES = 6
+_ALPHAS = {1: "premultiplied", 2: "straight"}
 _REPEATABLE = frozenset(DESCRIPTIVE_TAGS) - {_ORIENTATION}
 
 _Tags = dict[int, tuple[str, int, int]]
@@ -71,14 +84,40 @@ class TiffPage:
         return self.photometric == 0
 
     @property
-    def alpha(self) -> str:
-        """`straight`, `premultiplied` or `none`."""
-        return {1: "premultiplied", 2: "straight"}.get(self.numbers.get(_EXTRA_SAMPLES, (0,))[0], "none")
+    def colors(self) -> int:
+        """Samples per pixel that make its color; the others are extra samples."""
+        return {0: 1, 1: 1, 3: 1, 5: 4}.get(self.photometric, 3)
 
     @property
-    def is_gray_alpha_16(self) -> bool:
-        """Whether this is 16-bit gray with alpha, which neither Pillow nor OpenCV reads."""
-        return self.depth == 16 and self.samples == 2
+    def alpha(self) -> str:
+        """`straight`, `premultiplied` or `none`."""
+        return _ALPHAS[self.numbers[_EXTRA_SAMPLES][self._alpha_number]] if self._alpha_number >= 0 else "none"
+
+    @property
+    def alpha_index(self) -> int:
+        """The sample that is alpha, -1 if there is none."""
+        return self.colors + self._alpha_number if self._alpha_number >= 0 else -1
+
+    @property
+    def _alpha_number(self) -> int:
+        """Which extra sample is alpha, -1 if none is."""
+        kinds = self.numbers.get(_EXTRA_SAMPLES, ())[: max(self.samples - self.colors, 0)]
+        return next((number for number, kind in enumerate(kinds) if kind in _ALPHAS), -1)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether `tiff_samples` must read it, because libraries do not, or wrong."""
+        extra = self.samples - self.colors
+        if self.compression not in LOSSLESS or self.depth not in (8, 16) or self.photometric not in (0, 1, 2, 5):
+            return False
+        if self.depth == 16:
+            unknown_to_opencv = self.photometric != 5 and self.compression in (34925, 50000)
+            return (self.planar and self.samples > 1) or extra > (self.photometric == 2) or unknown_to_opencv
+        return (
+            (self.planar and (extra > 0 or (self.compression == 1 and self.samples > 1)))
+            or extra > {0: 0, 1: 1, 2: 1, 5: self.alpha == "none"}[self.photometric]
+            or (self.big and self.order == ">")
+        )
 
     def why_unsupported(self) -> str | None:
         """Return why this page cannot be decoded, as a sentence, or None."""
@@ -87,18 +126,26 @@ class TiffPage:
             return f"TIFF with {'/'.join(map(str, bits[:4]))} bits per sample is not supported."
         if any(kind not in (1, 4) for kind in self.numbers.get(_SAMPLE_FORMAT, (1,))):
             return "TIFF with signed or floating-point samples is not supported."
-        if self.big and self.order == ">" and self.depth != 16:
-            return "Big-endian BigTIFF is not supported."
-        if self.depth == 16:
-            if self.photometric not in (0, 1, 2, 5):
-                return "16-bit TIFF is supported as gray, RGB or CMYK only."
-            if self.planar and self.samples > 1:
-                return "16-bit TIFF with one plane per color is not supported."
-            if self.samples not in {0: (1,), 1: (1, 2), 2: (3, 4), 5: (4,)}[self.photometric]:
-                return f"TIFF with {self.samples} samples per pixel is not supported."
-            if self.is_gray_alpha_16 and (_TILE_WIDTH in self.tags or self.compression not in (1, 8, 32946)):
-                return "16-bit gray TIFF with alpha is supported in strips, uncompressed or deflated, only."
+        if self.compression not in LOSSLESS and self.compression not in _OTHER_COMPRESSIONS:
+            name = _UNREADABLE_COMPRESSIONS.get(self.compression, str(self.compression))
+            return f"TIFF with {name} compression is not supported."
+        if self.photometric not in _PHOTOMETRICS:
+            return f"TIFF with photometric interpretation {self.photometric} is not supported."
+        if self.samples < self.colors or (self.samples > self.colors and not self._may_have_extra_samples):
+            return f"TIFF with {self.samples} samples of {self.depth} bits per pixel is not supported."
+        if self.big and self.order == ">" and self.depth != 16 and not self.is_own:
+            return "Big-endian BigTIFF is supported with 8 or 16 bits per sample and lossless compression only."
+        if self.photometric == _YCBCR and self.planar:
+            return "TIFF with one plane per color is not supported as YCbCr."
+        if self.depth == 16 and self.photometric not in (0, 1, 2, 5):
+            return "16-bit TIFF is supported as gray, RGB or CMYK only."
+        if self.depth == 16 and self.compression not in LOSSLESS:
+            return "16-bit TIFF is supported with lossless compression only."
         return None
+
+    @property
+    def _may_have_extra_samples(self) -> bool:
+        return self.depth >= 8 and self.photometric in (0, 1, 2, 5) and self.samples <= _MAX_SAMPLES
 
     def read_bytes(self, data: bytes, tag: int) -> bytes | None:
         """Return the bytes of a tag, or None if it is absent or larger than MAX_METADATA_BYTES."""
@@ -112,34 +159,6 @@ class TiffPage:
         """Return the values of a tag of integers, or none. Raises ValueError if they end behind the file."""
         kind, count, at = self.tags.get(tag, ("B", 0, 0))
         return np.frombuffer(data, np.dtype(self.order + kind), count, at) if count else np.empty(0, np.uint32)
-
-    def decode_gray_alpha(self, data: bytes) -> NDArray[Any]:
-        """Return the samples of 16-bit gray with alpha: uint16, (height, width, 2), or (height, width, 1).
-
-        Raises ValueError or zlib.error if the strips are damaged.
-        """
-        rows = min(self.rows_per_strip, self.height)
-        offsets, lengths = (self.read_numbers(data, tag).tolist() for tag in (_STRIP_OFFSETS, _STRIP_BYTES))
-        result = np.empty((self.height, self.width, 2), np.uint16)
-        if len(offsets) != len(lengths) or len(offsets) != -(-self.height // rows):
-            raise ValueError("strips do not cover the picture")
-        for number, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
-            target = result[number * rows : (number + 1) * rows]
-            packed = data[offset : offset + length]
-            if self.compression != 1:
-                packed = zlib.decompressobj().decompress(packed, target.nbytes)
-            if len(packed) < target.nbytes:
-                raise ValueError("a strip is too short")
-            strip = np.frombuffer(packed[: target.nbytes], self.order + "u2").reshape(target.shape)
-            if self.numbers.get(_PREDICTOR, (1,))[0] == 2:
-                target[...] = np.cumsum(strip, axis=1, dtype=np.uint16)
-            else:
-                target[...] = strip
-        if self.alpha == "none":
-            return result[..., :1]
-        if self.alpha == "premultiplied":
-            raise ValueError("premultiplied gray is not supported")
-        return result
 
 
 def read_pages(data: bytes) -> list[TiffPage]:
@@ -207,7 +226,8 @@ def _make_page(order: str, big: bool, at: int, tags: _Tags, numbers: dict[int, t
     def first(tag: int, default: int) -> int:
         return numbers.get(tag, (default,))[0]
 
-    orientation = first(_ORIENTATION, 1)
+    orientation, photometric = first(_ORIENTATION, 1), first(_PHOTOMETRIC, 1)
+    is_jpeg = first(_COMPRESSION, 1) in (6, 7)
     return TiffPage(
         order=order,
         big=big,
@@ -216,9 +236,9 @@ def _make_page(order: str, big: bool, at: int, tags: _Tags, numbers: dict[int, t
         width=first(_WIDTH, 0),
         height=first(_HEIGHT, 0),
         depth=first(_BITS, 1),
-        samples=first(_SAMPLES, 1),
+        samples=first(_SAMPLES, 3 if is_jpeg and photometric in (2, _YCBCR) else 1),
         orientation=orientation if 1 <= orientation <= 8 else 1,
-        photometric=first(_PHOTOMETRIC, 1),
+        photometric=photometric,
         planar=first(_PLANAR, 1) == 2,
         compression=first(_COMPRESSION, 1),
         numbers=numbers,

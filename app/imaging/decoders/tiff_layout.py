@@ -5,9 +5,12 @@ Libraries decode whole tiles however small the picture is, and read the same byt
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from app.imaging.decoders.tiff_directory import TiffPage
+import numpy as np
+from numpy.typing import NDArray
+
+from app.imaging.decoders.tiff_directory import LOSSLESS, TiffPage
 
 MAX_SPARE_PARTS = 4096
 """A file may list so many strips or tiles more than its picture has."""
@@ -51,5 +54,22 @@ def check_layout(data: bytes, page: TiffPage) -> None:
     decoded = whole * max(page.samples, 1) * -(-page.depth // 8)
     if claimed > MAX_OVERLAP * (len(data) + decoded):
         raise ValueError("strips or tiles overlap")
+    _check_ends(data, page, page.read_numbers(data, offsets)[:parts], page.read_numbers(data, lengths)[:parts], part)
     if page.compression in _JPEG and data.count(b"\xff\xda") * part > MAX_SCANNED_PIXELS:
         raise ValueError("too many scans")
+
+
+def _check_ends(data: bytes, page: TiffPage, offsets: NDArray[Any], lengths: NDArray[Any], part_pixels: int) -> None:
+    """Raise ValueError if a strip or tile ends behind the file, where a library might find other bytes.
+
+    Readers of JPEG and of fax see for themselves where the data end, and the lengths are often wrong.
+    """
+    if page.compression not in LOSSLESS or (page.compression == 1 and _TILE_WIDTH not in page.tags):
+        return
+    ends = offsets.astype(np.float64)
+    if page.compression == 1:
+        ends += part_pixels * (1 if page.planar else page.samples) * page.depth // 8
+    elif len(lengths) == len(offsets):
+        ends += lengths
+    if ends.max(initial=0) > len(data):
+        raise ValueError("a strip or tile ends behind the file")
