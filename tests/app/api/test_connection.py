@@ -100,6 +100,19 @@ def test_a_bad_second_request_is_answered_after_the_first(service: Service) -> N
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"400"]
 
 
+def test_a_bad_chunk_after_the_response_closes_the_connection(service: Service) -> None:
+    before = count(service)
+    with socket.create_connection(("127.0.0.1", service.port), 20) as raw:
+        raw.sendall(b"POST /nothing HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
+        received = b""
+        while not received.endswith(b"}"):
+            received += raw.recv(2**16)
+        assert received.startswith(b"HTTP/1.1 404 ")
+        raw.sendall(b"ZZ\r\n")
+        assert raw.recv(2**16) == b""
+    assert count(service) == before
+
+
 def test_a_connection_reset_while_it_is_refused_does_no_harm(service: Service) -> None:
     with socket.create_connection(("127.0.0.1", service.port), 20) as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

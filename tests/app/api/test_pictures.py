@@ -259,3 +259,14 @@ def test_models_and_cards(service: Service) -> None:
     link = service.denoise().headers["link"]
     assert service.client.get(link.partition(">")[0][1:]).json()["state"] == "loaded"
     assert service.client.get("/models/denoise/photo@1").json()["id"] == "denoise/photo@1"
+
+
+@pytest.mark.parametrize(
+    ("path", "options"), [("/denoise", {}), ("/superres", {"scale": 2}), ("/superres", {"scale": 3})]
+)
+def test_print_resolution_stays_the_same_also_of_an_enlarged_picture(
+    service: Service, path: str, options: dict[str, int]
+) -> None:
+    answer = service.send(path, file(gradient(), "jpeg", dpi=(300, 300)), format="tiff", **options)
+    assert Image.open(io.BytesIO(answer.content)).info["dpi"] == (300, 300)
+    assert "resolution" not in answer.headers["x-applied"]
