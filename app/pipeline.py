@@ -6,6 +6,7 @@ Used by requests and jobs. Independent of HTTP, except for the value of `Accept`
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -17,14 +18,18 @@ import numpy as np
 
 from app import media_types
 from app.engine.protocol import ModelServer, RequestContext
-from app.errors import ResultTooLarge, ServiceError
+from app.errors import ResultTooLarge, ServiceError, WorkTooLarge
 from app.imaging import codec
 from app.imaging.codec import Output
 from app.imaging.picture import Picture
 from app.limits.admission import Admission
 from app.limits.pixel_budget import PixelBudget
-from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
+from app.tasks.base import Size, Sizes, Task, TaskOptions, TaskResult
+from app.tasks.tiling import count_computed, count_covered
+from models.manifest import Geometry
 
+MAX_WORK_RATIO = 2
+"""A picture may take so many times the work of a square one with the most pixels: a thin one takes whole tiles."""
 _FINGERPRINT_BYTES = 64 * 1024
 
 P = ParamSpec("P")
@@ -166,7 +171,9 @@ class ImagePipeline:
             return await self._process(request, sizes, context, budget, clock)
         kind = f"{self.find_model(request) or request.task.name} ×{request.options.scale_factor}"
         fingerprint = await run_in_thread(_fingerprint, request.uploads)
-        with self.admission.enter(kind, sizes["image"], context, fingerprint) as due:
+        geometry = self._find_geometry(request)
+        work = count_computed(sizes["image"], geometry) if geometry else sizes["image"].pixels
+        with self.admission.enter(kind, work, context, fingerprint) as due:
             return await self._process(request, sizes, replace(context, due=due), budget, clock)
 
     def find_model(self, request: ImageRequest) -> str:
@@ -175,17 +182,37 @@ class ImagePipeline:
         options = request.options
         return self.engine.find(request.task.name, options.model_name).id if options.needs_model else ""
 
+    def _find_geometry(self, request: ImageRequest) -> Geometry | None:
+        """Return how the model takes a picture, or None if the request needs no model."""
+        options = request.options
+        return self.engine.find(request.task.name, options.model_name).geometry if options.needs_model else None
+
     async def measure(self, request: ImageRequest, client: str) -> Sizes:
-        """Return the number of pixels of each picture. Raises all errors that can be found without decoding."""
+        """Return the size of each picture. Raises all errors that can be found without decoding."""
         # The bytes of a file are not kept: large files stay on disk until they are decoded.
         sizes = {}
         for field, upload in request.uploads.items():
             with _naming(field):
-                width, height = await self._decoders.measure(upload, max_pixels=self._max_pixels, client=client)
-            sizes[field] = width * height
+                size = await self._decoders.measure(upload, max_pixels=self._max_pixels, client=client)
+            sizes[field] = Size(*size)
         request.task.check(request.options, sizes, self.engine)
-        self._check_result_size(sizes["image"], request.options.scale_factor)
+        self._check_result_size(sizes["image"].pixels, request.options.scale_factor)
+        if geometry := self._find_geometry(request):
+            self._check_work(sizes["image"], geometry)
         return sizes
+
+    def _check_work(self, size: Size, geometry: Geometry) -> None:
+        """Raise WorkTooLarge if the tiles of a thin picture are too many."""
+        side = math.isqrt(self._max_pixels)
+        work, limit = count_computed(size, geometry), MAX_WORK_RATIO * count_computed(Size(side, side), geometry)
+        if work > limit and geometry.kind == "tiled":
+            raise WorkTooLarge(
+                f"The picture of {size.width}×{size.height} pixels is so thin that its tiles have {work} pixels; the "
+                f"limit is {limit}. Split it, and put the parts together into a less thin one.",
+                field="image",
+                value=work,
+                limit=limit,
+            )
 
     def _check_result_size(self, pixels: int, scale: int) -> None:
         result = pixels * scale**2
@@ -203,13 +230,16 @@ class ImagePipeline:
     ) -> Encoded:
         task, options, scale = request.task, request.options, request.options.scale_factor
         accept = None if request.wants_json else request.accept
-        async with budget.hold((sum(sizes.values()) + sizes["image"] * scale**2) / 1e6, context.client):
+        geometry = self._find_geometry(request)
+        covered = count_covered(sizes["image"], geometry) if geometry else sizes["image"].pixels
+        others = sum(size.pixels for field, size in sizes.items() if field != "image")
+        async with budget.hold((others + covered * (1 + scale**2)) / 1e6, context.client):
             clock.lap("queue")
             pictures = {}
             for field, upload in request.uploads.items():
                 with _naming(field):
                     pictures[field] = await self._decoders.decode(
-                        upload, max_pixels=self._max_pixels, client=context.client, pixels=sizes[field]
+                        upload, max_pixels=self._max_pixels, client=context.client, pixels=sizes[field].pixels
                     )
             picture = pictures["image"]
             self._observer.count_pixels(task.name, picture.width * picture.height)

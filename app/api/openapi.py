@@ -47,6 +47,7 @@ PICTURE_PROBLEMS = (
     "request-timeout",
     "upload-too-large",
     "too-many-pixels",
+    "work-too-large",
     "unsupported-image",
     "missing-field",
     "unknown-field",

@@ -256,8 +256,9 @@ TABLE: tuple[Problem, ...] = (
         "work-too-large",
         413,
         "The request needs too much computing time",
-        "The request would take longer than the service allows.",
-        "Reduce the work or run the request as a job, as `detail` says.",
+        "The request would take longer than the service allows. Models compute whole tiles, so a very thin picture "
+        "takes far more work than its pixels.",
+        "Reduce the work, split the picture or run the request as a job, as `detail` says.",
     ),
     Problem(
         errors.MalformedRequest("The form is incomplete: its closing boundary is missing."),

@@ -103,6 +103,26 @@ def make_plan(
     return Plan(height, width, scale, tuple(Tile(i, window, inner) for i, (window, inner) in enumerate(boxes)))
 
 
+def count_work(height: int, width: int, *, tile_size: int, tile_step: int, halo: int, multiple: int) -> int:
+    """Return how many pixels the windows of such a plan have together, without making it.
+
+    A thin picture of few pixels may have large windows, and all windows overlap.
+    """
+    margin = -(-halo // multiple) * multiple
+    tall, wide = (_sum_windows(side, tile_size, tile_step, margin) for side in (height, width))
+    return tall * wide
+
+
+def _sum_windows(length: int, size: int, step: int, margin: int) -> int:
+    """Return how long the windows of `_split_axis` are together."""
+    frame, stride = -(-length // step) * step, size - 2 * margin
+    whole = max(0, -(-(frame - size) // stride))  # windows before the one that reaches the end of the frame
+    covering = max(0, -(-(length - margin) // stride))
+    if 0 < covering <= whole:  # without a margin, they may cover the picture before
+        return covering * size
+    return whole * size + frame - whole * stride // step * step
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
     """One axis of a tile: where its window and its inner part begin and end, ends excluded."""

@@ -88,8 +88,11 @@ class Admission:
         return sum(work.remaining for work in self._requests.values())
 
     @contextmanager
-    def enter(self, kind: str, pixels: int, context: RequestContext, fingerprint: Hashable = None) -> Iterator[float]:
+    def enter(self, kind: str, work: int, context: RequestContext, fingerprint: Hashable = None) -> Iterator[float]:
         """Count a request inside the block, and record its device seconds. Yields the time when it is due.
+
+        `work` is how many pixels a model computes for it; from earlier requests of about the same work and the same
+        `kind` its device seconds are estimated.
 
         Requests that need less time are due sooner, so that a thumbnail does not wait for a large picture of the same
         client (due times in proportion to the work bound the maximum stretch: Bender, Chakrabarti & Muthukrishnan,
@@ -98,18 +101,18 @@ class Admission:
         `fingerprint` identifies a request of the same client that is sent again. Raises Overloaded if the request would
         miss its deadline; jobs and probes are always admitted.
         """
-        size = _round_size(pixels)
+        size = _round_size(work)
         seconds = self._latency.seconds(kind, "request", size)
-        work = _PendingWork(context.client, context.weight, seconds, fingerprint, context)
+        pending = _PendingWork(context.client, context.weight, seconds, fingerprint, context)
         if not (context.background or context.probe):
-            self._admit(work, context.deadline)
+            self._admit(pending, context.deadline)
         if context.background:
             self._jobs[id(context)] = context
         else:
-            self._requests[id(context)] = work
+            self._requests[id(context)] = pending
         now = self._observe()
         allowed = context.deadline - now
-        due = now + min(allowed * work.seconds / LONG_S, max(0.0, allowed - work.seconds) / 2)
+        due = now + min(allowed * pending.seconds / LONG_S, max(0.0, allowed - pending.seconds) / 2)
         try:
             yield due
             if context.usage.device_seconds:

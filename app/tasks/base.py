@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,8 +14,21 @@ from models.manifest import Manifest
 
 O = TypeVar("O", bound="TaskOptions")  # noqa: E741
 
-Sizes = Mapping[str, int]
-"""Pixels of the pictures of a request, by field."""
+
+class Size(NamedTuple):
+    """Width and height of a picture in pixels."""
+
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        """Width × height."""
+        return self.width * self.height
+
+
+Sizes = Mapping[str, Size]
+"""Sizes of the pictures of a request as stored (EXIF orientation is not applied), by field."""
 
 
 class TaskOptions(BaseModel):

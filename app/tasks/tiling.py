@@ -17,7 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 from app.engine.protocol import Arrays, Engine, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable, WrongSize
 from app.imaging.picture import Picture
-from app.imaging.tiles import Box, Canvas, Plan, Tile, cut, make_plan
+from app.imaging.tiles import Box, Canvas, Plan, Tile, count_work, cut, make_plan
+from app.tasks.base import Size
 from app.tasks.concurrency import bounded_gather
 from models.manifest import Geometry, Manifest, Signature
 
@@ -43,6 +44,26 @@ def require_signature(manifest: Manifest, name: str) -> Signature:
     if name not in manifest.signatures:
         raise ModelUnavailable(f"The model {manifest.id} has no signature {name!r}.", field="model", value=manifest.id)
     return manifest.signatures[name]
+
+
+def count_computed(size: Size, geometry: Geometry) -> int:
+    """Return how many pixels a model computes for a picture: those of all its tiles, which overlap."""
+    if geometry.kind != "tiled":
+        return size.pixels
+    return count_work(
+        size.height,
+        size.width,
+        tile_size=geometry.tile_size,
+        tile_step=geometry.tile_step,
+        halo=geometry.halo,
+        multiple=geometry.multiple,
+    )
+
+
+def count_covered(size: Size, geometry: Geometry) -> int:
+    """Return how many pixels the tiles of a picture cover: those of the picture, its sides rounded up to tile steps."""
+    step = geometry.tile_step if geometry.kind == "tiled" else 1
+    return -(-size.width // step) * -(-size.height // step) * step**2
 
 
 async def plan_for(picture: Picture, manifest: Manifest, signature: str) -> Plan:

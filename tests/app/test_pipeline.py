@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 
 from app.engine.latency_model import LatencyModel
-from app.engine.protocol import RequestContext
-from app.errors import ResultTooLarge
+from app.engine.protocol import BACKGROUND, Arrays, InferenceRequest, RequestContext
+from app.errors import ResultTooLarge, WorkTooLarge
 from app.imaging import codec
 from app.imaging.codec import Output
 from app.imaging.picture import Picture
+from app.limits.admission import Admission
 from app.limits.pixel_budget import PixelBudget
 from app.pipeline import Encoded, ImagePipeline, ImageRequest, Upload
 from app.tasks import superres
@@ -40,15 +44,23 @@ class Silent:
     def observe_stage(self, task: str, stage: str, seconds: float) -> None: ...
 
 
+def make_pipeline(engine: Enlarger, max_output_pixels: int = 10**7, max_pixels: int = 10**6) -> ImagePipeline:
+    return ImagePipeline(
+        engine, Silent(), budget=PixelBudget(100), max_pixels=max_pixels, max_output_pixels=max_output_pixels
+    )
+
+
+def make_request(width: int, height: int) -> ImageRequest:
+    """Ask for a black picture to be enlarged twice."""
+    data, _ = codec.encode(Picture(np.zeros((height, width, 3), np.uint8)), Output("png"))
+    upload = Upload(io.BytesIO(data), len(data), "a.png")
+    return ImageRequest(superres.TASK, superres.SuperresOptions(), Output("auto"), {"image": upload}, None)
+
+
 def enlarged(engine: Enlarger, max_output_pixels: int) -> Encoded:
     """Return a picture of 10 × 10 pixels enlarged twice."""
-    data, _ = codec.encode(Picture(np.zeros((10, 10, 3), np.uint8)), Output("png"))
-    upload = Upload(io.BytesIO(data), len(data), "a.png")
-    pipeline = ImagePipeline(
-        engine, Silent(), budget=PixelBudget(1), max_pixels=10**6, max_output_pixels=max_output_pixels
-    )
-    request = ImageRequest(superres.TASK, superres.SuperresOptions(), Output("auto"), {"image": upload}, None)
-    return asyncio.run(pipeline.run(request, RequestContext("test")))
+    pipeline = make_pipeline(engine, max_output_pixels)
+    return asyncio.run(pipeline.run(make_request(10, 10), RequestContext("test")))
 
 
 def test_result_too_large_is_refused_before_any_work() -> None:
@@ -60,6 +72,62 @@ def test_result_too_large_is_refused_before_any_work() -> None:
     assert (caught.value.limit, caught.value.value) == (399, 400)
     assert "100 pixels enlarged 2 times in width and height would be 400 pixels" in caught.value.detail
     assert engine.requests == []
+
+
+def count_pixels_computed(engine: Enlarger) -> int:
+    return sum(request.pixels for request in engine.requests)
+
+
+@pytest.mark.parametrize("size", [(10, 10), (4000, 1), (3, 1000), (300, 200)])
+def test_admission_goes_by_the_pixels_that_are_computed(size: tuple[int, int]) -> None:
+    engine = Enlarger()
+    pipeline = make_pipeline(engine)
+    seen: list[int] = []
+
+    class Recording(Admission):
+        @contextmanager
+        def enter(self, kind: str, work: int, *rest: Any) -> Iterator[float]:
+            seen.append(work)
+            with super().enter(kind, work, *rest) as due:
+                yield due
+
+    pipeline.admission = Recording(engine.latency)
+    asyncio.run(pipeline.run(make_request(*size), RequestContext("test")))
+    assert seen == [count_pixels_computed(engine)]
+
+
+def test_memory_is_held_for_whole_tiles() -> None:
+    engine = Enlarger()
+    pipeline = make_pipeline(engine)
+    held: list[float] = []
+
+    def note(request: InferenceRequest) -> Arrays:
+        held.append(pipeline.budget.used)
+        return enlarge(2)(request)
+
+    engine.function = note
+    step = NEAREST.geometry.tile_step
+    asyncio.run(pipeline.run(make_request(4000, 1), RequestContext("test")))
+    assert set(held) == {-(-4000 // step) * step * step * (1 + 2**2) / 1e6}
+
+
+@pytest.mark.parametrize("size", [(30_000, 1), (1, 30_000)])
+def test_a_picture_too_thin_for_its_pixels_is_refused_before_any_work(size: tuple[int, int]) -> None:
+    engine = Enlarger()
+    pipeline = make_pipeline(engine, max_pixels=40_000)
+    for context in (RequestContext("direct"), RequestContext("job", weight=BACKGROUND)):
+        with pytest.raises(WorkTooLarge) as caught:
+            asyncio.run(pipeline.run(make_request(*size), context))
+        assert caught.value.field == "image"
+        assert f"{size[0]}×{size[1]}" in caught.value.detail
+    with pytest.raises(WorkTooLarge):
+        asyncio.run(pipeline.measure(make_request(*size), "test"))  # as for a new job
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("size", [(200, 200), (400, 100), (1000, 40), (4, 4)])
+def test_pictures_of_usual_proportions_are_not_too_thin(size: tuple[int, int]) -> None:
+    asyncio.run(make_pipeline(Enlarger(), max_pixels=40_000).measure(make_request(*size), "test"))
 
 
 def fingerprint(data: bytes) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.imaging.tiles import Canvas, Plan, cut, make_plan
+from app.imaging.tiles import Canvas, Plan, count_work, cut, make_plan
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -98,6 +98,14 @@ def test_the_inner_parts_cover_each_pixel_once(height: int, width: int, geometry
         assert window.right == frame[1] or frame[1] > window.right >= inner.right + halo
     assert (count == 1).all()
     assert [tile.index for tile in plan.tiles] == list(range(len(plan.tiles)))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), geometries())
+@settings(max_examples=200)
+def test_the_work_is_counted_without_a_plan(height: int, width: int, geometry: dict[str, Any]) -> None:
+    plan = make_plan(height, width, **geometry)
+    work = sum(tile.window.height * tile.window.width for tile in plan.tiles)
+    assert count_work(height, width, **geometry) == work == count_work(width, height, **geometry)
 
 
 @given(st.integers(1, 300), st.integers(1, 300), geometries())

@@ -404,5 +404,5 @@ TASK = Task(
         "mask": "The area to fill, as a picture: white (any value above 0; in lossy formats, above 31 of 255) is "
         "filled. Its size must be that of the upright picture."
     },
-    problems=("conflicting-fields", "mask-size", "mask-empty", "mask-full", "work-too-large"),
+    problems=("conflicting-fields", "mask-size", "mask-empty", "mask-full"),
 )

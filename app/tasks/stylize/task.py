@@ -227,5 +227,5 @@ TASK = Task(
     check=_check,
     probe=_probe,
     pictures={"style_image": "Picture with the style to apply, instead of a preset in `style`."},
-    problems=("conflicting-fields", "unknown-style", "work-too-large", "weights-missing"),
+    problems=("conflicting-fields", "unknown-style", "weights-missing"),
 )

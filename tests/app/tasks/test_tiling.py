@@ -14,8 +14,9 @@ from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable, Overloaded, WrongSize
 from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
+from app.tasks.base import Size
 from app.tasks.concurrency import IN_FLIGHT, ordered_gather
-from app.tasks.tiling import plan_for, run_tiled, sample
+from app.tasks.tiling import count_computed, count_covered, plan_for, run_tiled, sample
 from models.manifest import Geometry, Manifest, SizeRule
 from tests.engines import Function, FunctionEngine, enlarge, identity, shift
 from tests.model_repository import digit_signatures, manifest, superres_signatures
@@ -53,6 +54,23 @@ def test_what_needs_no_more_than_the_halo_is_the_same_in_tiles_as_in_one(size: t
     one = run(image, shift(3), manifest(geometry=TILED.model_copy(update={"tile_size": 128})))
     np.testing.assert_array_equal(many, one)
     np.testing.assert_array_equal(many[:, 3:], image.pixels[:, :-3])
+
+
+@pytest.mark.parametrize("size", [Size(1, 1), Size(90, 1), Size(47, 31), Size(200, 300)])
+def test_what_is_computed_is_counted_before(size: Size) -> None:
+    image = picture(size.height, size.width)
+    computed = 0
+
+    def counting(request: InferenceRequest) -> Arrays:
+        nonlocal computed
+        computed += request.pixels
+        return identity(request)
+
+    run(image, counting, manifest(geometry=TILED))
+    assert count_computed(size, TILED) == computed
+    assert size.pixels <= count_covered(size, TILED) <= computed
+    whole = Geometry(kind="whole")
+    assert count_computed(size, whole) == count_covered(size, whole) == size.pixels
 
 
 def test_a_halo_that_is_too_small_shows() -> None:
