@@ -13,7 +13,7 @@ import h11
 import structlog
 import uvicorn
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from app.api import problems
@@ -75,7 +75,9 @@ class Connection(H11Protocol):
         answer = problems.response(error, request_id)
         answer.headers["X-Request-Id"] = request_id
         answer.headers.update(NOSNIFF)
-        head = h11.Response(status_code=answer.status_code, headers=[*answer.raw_headers, CLOSE_HEADER])
+        reason = STATUS_PHRASES[answer.status_code]
+        headers = [*answer.raw_headers, CLOSE_HEADER]
+        head = h11.Response(status_code=answer.status_code, headers=headers, reason=reason)
         events = head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         slug = problems.of(error).slug
