@@ -12,7 +12,7 @@ FROM python:3.12-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin restore
 WORKDIR /srv/restore
 COPY --from=environment /opt/venv /opt/venv
-COPY LICENSE ./
+COPY LICENSE NOTICE ./
 COPY models models
 COPY app app
 # A volume that is mounted here for the first time takes its owner from the image.

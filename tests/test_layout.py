@@ -53,10 +53,10 @@ def test_locks_have_hashes_and_no_urls(lock: str) -> None:
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("serve.txt", ["cpu"]),
-        ("dev.txt", ["cpu", "dev", "train"]),
-        ("gpu.txt", ["gpu", "train"]),
-        ("ray.txt", ["cpu", "ray"]),
+        ("serve.txt", ["cpu", "heif"]),
+        ("dev.txt", ["cpu", "dev", "heif", "train"]),
+        ("gpu.txt", ["gpu", "heif", "train"]),
+        ("ray.txt", ["cpu", "heif", "ray"]),
     ],
 )
 def test_locks_satisfy_the_project_dependencies(lock: str, extras: list[str]) -> None:

@@ -51,7 +51,7 @@ class ImageForm(BaseModel):
     format: Literal["auto", "png", "jpeg", "webp", "tiff", "avif"] = Field(
         "auto",
         description="Format of the result. `auto` uses the format in `Accept`, else the format of the input if it can "
-        "store the result (16 bit, transparency, size), else PNG.",
+        "store the result (16 bit, transparency, size; JPEG for HEIC), else PNG.",
         examples=["auto"],
     )
     quality: int = Field(90, ge=1, le=100, description="Quality of JPEG, WebP and AVIF; 100 is best.", examples=[90])

@@ -119,8 +119,8 @@ def form_body(task: Task[Any]) -> Schema:
     image = {
         "type": "string",
         "format": "binary",
-        "description": "The picture, as JPEG, PNG, WebP, TIFF, BMP or AVIF. The format is detected from the content, "
-        "not from the file name.",
+        "description": "The picture, as JPEG, PNG, WebP, TIFF, BMP, AVIF, HEIC or GIF of one frame. The format is "
+        "detected from the content, not from the file name.",
     }
     others = {name: {"type": "string", "format": "binary", "description": text} for name, text in task.pictures.items()}
     properties = {"image": image, **others, **schema["properties"]}

@@ -127,14 +127,15 @@ TABLE: tuple[Problem, ...] = (
     ),
     Problem(
         errors.UnsupportedImage(
-            "The file looks like a GIF. Supported formats are JPEG, PNG, WebP, TIFF, BMP and AVIF.",
+            "The file looks like a video. Supported formats are JPEG, PNG, WebP, TIFF, BMP, AVIF, HEIC and GIF.",
             field="image",
         ),
         "unsupported-image",
         415,
         "Unsupported file format",
-        "The file is not a JPEG, PNG, WebP, TIFF, BMP or AVIF picture, or it uses a variant of the format that is "
-        "not supported. The format is detected from the content of the file, not from its name.",
+        "The file is not a JPEG, PNG, WebP, TIFF, BMP, AVIF, HEIC or GIF picture, or it uses a variant of the format "
+        "that is not supported; `detail` says which. HEIC needs a part that may not be installed. The format is "
+        "detected from the content of the file, not from its name.",
         "Convert the file to a supported format, for example PNG.",
     ),
     Problem(

@@ -24,10 +24,6 @@ from app.imaging.picture import Metadata, Picture
 __all__ = ["Output", "choose_format", "decode", "encode", "list_losses", "measure"]
 
 
-_ORIENTED_BY_CONTAINER = ("avif",)
-"""Formats whose boxes say how the picture is turned; XMP does not."""
-
-
 def measure(data: bytes, *, max_pixels: int) -> tuple[int, int]:
     """Return (width, height) from the header of a file, as stored: EXIF orientation is not applied.
 
@@ -41,7 +37,7 @@ def measure(data: bytes, *, max_pixels: int) -> tuple[int, int]:
 
 
 def decode(data: bytes, *, max_pixels: int) -> Picture:
-    """Decode a JPEG, PNG, WebP, TIFF, BMP or AVIF file; the format is detected from its first bytes.
+    """Decode a file of any format in `DECODERS`, which is detected from its first bytes.
 
     Raises UnsupportedImage, BrokenImage, AnimatedImage, and, before any pixel is decoded, TooManyPixels.
     """
@@ -77,7 +73,7 @@ def _to_picture(decoded: Decoded, name: str) -> Picture:
             packet = xmp.clean_xmp(decoded.xmp)
         except xmp.InvalidXmp:
             warnings += ("xmp=dropped",)
-    if orientation is None and packet and name not in _ORIENTED_BY_CONTAINER:
+    if orientation is None and packet:
         orientation = packet.orientation
     orientation = 1 if decoded.upright or orientation is None else orientation
     density = decoded.resolution or resolution.read_exif(exif_block)

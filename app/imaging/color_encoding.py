@@ -70,16 +70,18 @@ def from_code_points(primaries: int, transfer: int) -> ColorEncoding | None:
     return ColorEncoding(*_PRIMARIES[primaries], curve)
 
 
-def from_gamma(gamma: float, chromaticities: Chromaticities | None) -> ColorEncoding:
-    """Return the encoding for a decoding gamma, such as 2.2, and chromaticities, by default those of sRGB.
+def from_gamma(gamma: float, chromaticities: Chromaticities) -> ColorEncoding:
+    """Return the encoding for a decoding gamma, such as 2.2, and chromaticities; sRGB's for ones that span no space.
 
     Gammas and chromaticities that are sRGB's but for rounding are sRGB.
     """
-    name = "bt709"
-    if chromaticities and np.abs(np.subtract(chromaticities, _BT709)).max() > 0.005:
-        name = "custom"
-    else:
+    name = "custom"
+    try:
+        compute_rgb_to_xyz(chromaticities)
+    except ValueError:
         chromaticities = _BT709
+    if np.abs(np.subtract(chromaticities, _BT709)).max() <= 0.005:
+        name, chromaticities = "bt709", _BT709
     if abs(gamma - 1) < 0.05:
         transfer = "linear"
     else:

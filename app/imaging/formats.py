@@ -48,17 +48,22 @@ FORMATS = {
 }
 MAX_TIFF_BYTES = 2**32 - 2**20
 LOSSLESS = ("png", "tiff")
-_SUPPORTED = "Supported formats are JPEG, PNG, WebP, TIFF, BMP and AVIF."
+_SUPPORTED = "Supported formats are JPEG, PNG, WebP, TIFF, BMP, AVIF, HEIC and GIF."
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Offset, bytes, and what the file is.
 UNSUPPORTED_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"GIF8", "a GIF"),
     (0, b"%PDF", "a PDF document"),
     (0, b"8BPS", "a Photoshop document"),
     (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
     (0, b"\xff\x0a", "a JPEG XL picture"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (4, b"ftypcrx ", "a camera RAW picture"),
+    (0, b"FUJIFILMCCD-RAW", "a camera RAW picture"),
+    (0, b"IIRO", "a camera RAW picture"),
+    (0, b"IIU\0", "a camera RAW picture"),
+    (8, b"CR\2\0", "a camera RAW picture"),
     (0, b"\0\0\1\0", "a Windows icon"),
     (0, b"\x76\x2f\x31\x01", "an OpenEXR picture"),
     (0, b"#?RADIANCE", "a Radiance HDR picture"),
@@ -71,7 +76,7 @@ UNSUPPORTED_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 
 
 def sniff(data: bytes) -> str:
-    """Return the format of a file by its first bytes: `jpeg`, `png`, `webp`, `tiff`, `bmp` or `avif`.
+    """Return the format of a file by its first bytes: `jpeg`, `png`, `webp`, `tiff`, `bmp`, `avif`, `heic` or `gif`.
 
     Raises UnsupportedImage, which says what the file looks like instead.
     """
@@ -81,13 +86,17 @@ def sniff(data: bytes) -> str:
         return "png"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
-    if data.startswith(_TIFF_SIGNATURES):
+    if data.startswith(_TIFF_SIGNATURES) and data[8:12] != b"CR\2\0":  # Canon's RAW begins like a TIFF
         return "tiff"
     if data.startswith(b"BM") and len(data) >= 18 and data[14] in (12, 40, 52, 56, 64, 108, 124):
         return "bmp"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
     brands = _read_brands(data)
     if brands & {b"avif", b"avis"}:
         return "avif"
+    if brands & _HEIC_BRANDS:
+        return "heic"
     raise UnsupportedImage(f"The file looks like {_describe_file(data, brands)}. {_SUPPORTED}", field="image")
 
 
@@ -103,11 +112,11 @@ def _describe_file(data: bytes, brands: set[bytes]) -> str:
     """Return what an unsupported file seems to be, as in "a GIF"."""
     if not data:
         return "an empty file"
-    if brands:
-        return "a HEIC picture" if brands & {b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc"} else "a video"
     for offset, magic, name in UNSUPPORTED_SIGNATURES:
         if data.startswith(magic, offset):
             return name
+    if brands:
+        return "a video"
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
     if head[:1] == b"<":
         return "an SVG drawing" if b"<svg" in data[:4096].lower() else "an HTML or XML document"
@@ -180,8 +189,11 @@ def choose_format(picture: Picture, wanted: str, accept: str | None) -> str:
 
 
 def _input_format(picture: Picture) -> str:
-    """Return the format that the picture was decoded from, or `png` if that cannot store it as it is now."""
-    entry = FORMATS.get(picture.format)
+    """Return the format that the picture was decoded from, or `png` if that cannot store it as it is now.
+
+    HEIC is not written; JPEG takes its place, which every reader knows.
+    """
+    entry = FORMATS.get("jpeg" if picture.format == "heic" else picture.format)
     is_16_bit = picture.pixels.dtype.itemsize == 2
     if entry is None or (is_16_bit and not entry.supports_16_bit) or why_unsupported(picture, entry.name):
         return "png"

@@ -28,6 +28,8 @@ def compute_rgb_to_xyz(chromaticities: Chromaticities) -> NDArray[np.float64]:
     if abs(np.linalg.det(columns)) < 1e-3:
         raise ValueError("the primaries lie on a line")
     columns = columns * np.linalg.solve(columns, white)
+    if np.abs(columns).max() > 10:
+        raise ValueError("the primaries are far from any color")
     adaptation = np.linalg.inv(_BRADFORD) @ np.diag((_BRADFORD @ _D50) / (_BRADFORD @ white)) @ _BRADFORD
     result: NDArray[np.float64] = adaptation @ columns
     return result

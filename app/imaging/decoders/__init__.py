@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.imaging.decoders import avif, bmp, jpeg, png, tiff, webp
+from app.imaging.decoders import avif, bmp, gif, heic, jpeg, png, tiff, webp
 from app.imaging.decoders.base import Decoded, Size
 
 SIZE_READERS: dict[str, Callable[[bytes], Size]] = {
@@ -15,6 +15,8 @@ SIZE_READERS: dict[str, Callable[[bytes], Size]] = {
     "png": png.read_size,
     "webp": webp.read_size,
     "avif": avif.read_size,
+    "heic": heic.read_size,
+    "gif": gif.read_size,
     "bmp": bmp.read_size,
     "tiff": tiff.read_size,
 }
@@ -25,6 +27,8 @@ DECODERS: dict[str, Callable[[bytes, int], Decoded]] = {
     "png": png.decode,
     "webp": webp.decode,
     "avif": avif.decode,
+    "heic": heic.decode,
+    "gif": gif.decode,
     "bmp": bmp.decode,
     "tiff": tiff.decode,
 }

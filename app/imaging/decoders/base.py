@@ -148,3 +148,14 @@ def decode_16_bit(data: bytes, name: str, count: int) -> NDArray[Any]:
     if array.shape[2] >= 3:
         array = cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return array if array.shape[2] == count else array[..., :count]
+
+
+def unpremultiply(samples: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Return (height, width, channels) samples divided by (height, width, 1) alpha; 0 where alpha is."""
+    white = np.iinfo(samples.dtype).max
+    result = np.empty_like(samples)
+    for row in range(samples.shape[0]):
+        opacity = alpha[row].astype(np.float64)
+        colors = samples[row] * np.divide(white, opacity, out=np.zeros_like(opacity), where=opacity > 0)
+        result[row] = np.rint(np.minimum(colors, white))
+    return result

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.imaging import resolution
+from app.imaging.color_encoding import ColorEncoding, from_code_points, from_gamma
 from app.imaging.decoders.base import (
     MAX_METADATA_BYTES,
     MAX_PARTS,
@@ -58,6 +59,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     icc = exif = xmp = density = None
     seen_icc = seen_xmp = False
     trns = b""
+    named: dict[bytes, bytes] = {}
     for kind, content, chunk in _read_chunks(data):
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             stripped.append(chunk)
@@ -70,6 +72,8 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
             icc = _inflate_profile(content.partition(b"\0")[2][1:])
         elif kind == b"eXIf":
             exif = content
+        elif kind in (b"cICP", b"sRGB", b"gAMA", b"cHRM"):
+            named.setdefault(kind, content)
         elif kind == b"pHYs":
             density = resolution.read_phys(content)
         elif kind == b"iTXt" and not seen_xmp and content.startswith(b"XML:com.adobe.xmp\0"):
@@ -79,7 +83,24 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     samples = _decode_samples(b"".join(stripped), header, max_pixels)
     if header.color_type in (_GRAY, _RGB) and trns:
         samples = _add_transparent_color(samples, header, trns)
-    return Decoded(samples, exif, icc, xmp, resolution=density)
+    encoding, warnings = _read_encoding(named, icc is not None)
+    if encoding and not encoding.is_srgb:
+        icc = None  # only `cICP` takes precedence over a profile
+    return Decoded(samples, exif, icc, xmp, warnings, resolution=density, encoding=encoding)
+
+
+def _read_encoding(named: dict[bytes, bytes], has_profile: bool) -> tuple[ColorEncoding | None, tuple[str, ...]]:
+    """Return the encoding that chunks name, by type, in the specification's order of precedence, and warnings."""
+    if b"cICP" in named:
+        primaries, transfer, matrix, full_range = named[b"cICP"][:4].ljust(4, b"\0")
+        encoding = from_code_points(primaries, transfer) if matrix == 0 and full_range == 1 else None
+        return encoding, () if encoding else ("color=ignored",)
+    gamma = int.from_bytes(named.get(b"gAMA", b"")[:4], "big") / 100_000
+    if has_profile or b"sRGB" in named or not 0.1 <= gamma <= 10:
+        return None, ()
+    numbers = struct.unpack_from(">8I", named.get(b"cHRM", b"").ljust(32, b"\0"))
+    white, red, green, blue = ((numbers[i] / 100_000, numbers[i + 1] / 100_000) for i in range(0, 8, 2))
+    return from_gamma(1 / gamma, (red, green, blue, white)), ()
 
 
 def _read_header(data: bytes) -> _Header:

@@ -117,6 +117,8 @@ class Still:
             if len(data) < sum(length for _, length in item.extents) or total > len(self.file.data):
                 raise ValueError("data of the picture is missing, or used twice")
             kept = [entry for entry in item.properties if _describes_pixels(entry)]
+            if item is self.primary and item.kind == b"grid":  # in some files only the tiles have one
+                kept += [(b"colr", content) for content in self.color_properties if content[:4] == b"nclx"]
             contents[number] = (item.kind, kept, data)
         references = [
             (kind, begin, ends)

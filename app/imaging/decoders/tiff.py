@@ -19,6 +19,7 @@ from app.imaging.decoders.base import (
     decode_16_bit,
     open_with_pillow,
     read_samples,
+    unpremultiply,
 )
 from app.imaging.decoders.tiff_directory import TiffPage, read_pages
 from app.imaging.decoders.tiff_exif import read_exif
@@ -100,7 +101,7 @@ def _make_colors(stored: NDArray[Any], page: TiffPage, icc: bytes | None) -> NDA
         samples = white - samples
     alpha = stored[..., page.alpha_index, None] if page.alpha != "none" else None
     if alpha is not None and page.alpha == "premultiplied":
-        samples = _unpremultiply(samples, alpha)
+        samples = unpremultiply(samples, alpha)
     if page.photometric == _CMYK:
         inks, alpha = _reduce_to_8_bit(samples), None if alpha is None else _reduce_to_8_bit(alpha)
         samples = read_samples(Image.frombytes("CMYK", (page.width, page.height), inks.tobytes()), icc)
@@ -109,17 +110,6 @@ def _make_colors(stored: NDArray[Any], page: TiffPage, icc: bytes | None) -> NDA
 
 def _reduce_to_8_bit(samples: NDArray[Any]) -> NDArray[np.uint8]:
     return samples.astype(np.uint8) if samples.dtype == np.uint8 else (samples >> 8).astype(np.uint8)
-
-
-def _unpremultiply(samples: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Return (height, width, channels) samples divided by (height, width, 1) alpha; 0 where alpha is."""
-    white = np.iinfo(samples.dtype).max
-    result = np.empty_like(samples)
-    for row in range(samples.shape[0]):
-        opacity = alpha[row].astype(np.float64)
-        colors = samples[row] * np.divide(white, opacity, out=np.zeros_like(opacity), where=opacity > 0)
-        result[row] = np.rint(np.minimum(colors, white))
-    return result
 
 
 def _read_exif(data: bytes, page: TiffPage) -> tuple[bytes | None, tuple[str, ...]]:

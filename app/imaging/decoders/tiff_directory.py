@@ -24,6 +24,7 @@ _FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: 
 
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 0x00FE, 0x0100, 0x0101, 0x0102, 0x0103, 0x0106
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES = 0x0111, 0x0112, 0x0115, 0x0116, 0x0117
+_SUB_DIRECTORIES, _DNG_VERSION = 0x014A, 0xC612
 _PLANAR, _PREDICTOR, _TILE_WIDTH, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 0x011C, 0x013D, 0x0142, 0x0152, 0x0153
 _NUMERIC_TAGS = (
     *(_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES),
@@ -121,6 +122,9 @@ class TiffPage:
 
     def why_unsupported(self) -> str | None:
         """Return why this page cannot be decoded, as a sentence, or None."""
+        is_reduced = self.numbers.get(_SUBFILE_TYPE, (0,))[0] & 1
+        if _DNG_VERSION in self.tags or (is_reduced and _SUB_DIRECTORIES in self.tags):
+            return "This is a camera RAW file, which is not supported: develop it first."
         bits = self.numbers.get(_BITS, (1,))
         if len(set(bits)) > 1 or self.depth not in (1, 2, 4, 8, 16):
             return f"TIFF with {'/'.join(map(str, bits[:4]))} bits per sample is not supported."

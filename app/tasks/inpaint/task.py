@@ -204,7 +204,7 @@ def _find_hole(picture: Picture, mask: Picture | None) -> Mask:
                 limit=f"{picture.width}×{picture.height}",
             )
         # In lossy formats, black is rarely exactly 0.
-        least = LOSSY_BLACK * mask.maximum // 255 if mask.format in ("jpeg", "webp", "avif") else 0
+        least = LOSSY_BLACK * mask.maximum // 255 if mask.format in ("jpeg", "webp", "avif", "heic") else 0
         hole = np.asarray((mask.pixels > least).any(axis=-1))
         if mask.alpha is not None:
             hole &= mask.alpha > least

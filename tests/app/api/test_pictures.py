@@ -20,6 +20,8 @@ from app import media_types
 from app.engine.protocol import Arrays
 from app.imaging import classical_inpaint
 from tests.app.api.service import Honest, Service, file, gradient, hole, opened, png, serving, wait_until
+from tests.app.imaging.heic_writer import write_heic
+from tests.app.imaging.samples import exif
 from tests.model_repository import manifest, photo_signatures
 
 
@@ -162,6 +164,17 @@ def test_an_odd_request_id_is_replaced(service: Service, given: str) -> None:
 def test_format_wins_over_accept_and_auto_keeps(service: Service, form: str, accept: str, expected: str) -> None:
     answer = service.denoise(format=form, headers={"Accept": accept})
     assert (answer.status_code, answer.headers["content-type"]) == (200, expected)
+
+
+def test_pictures_of_phones_and_gif(service: Service) -> None:
+    """Formats that are read and not written: the answer is a JPEG, or a PNG where that is needed."""
+    deep = gradient().astype(np.uint16) * 257
+    phone = write_heic({"8": (gradient(), {"exif": b"Exif\0\0" + exif(6)}), "16": (deep, {})})
+    for data, expected in ((phone["8"], "jpeg"), (phone["16"], "png"), (file(gradient(), "gif"), "png")):
+        answer = service.denoise(data)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, f"image/{expected}")
+    height, width, _ = gradient().shape
+    assert opened(service.denoise(phone["8"]).content).shape == (width, height, 3)
 
 
 def test_accept_may_come_on_several_lines(service: Service) -> None:

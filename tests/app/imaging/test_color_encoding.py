@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -15,7 +16,7 @@ from app.imaging.bmff import read_media_file, write_media_file
 from app.imaging.codec import Output, decode, encode
 from app.imaging.color_encoding import from_code_points, from_gamma, normalize_encoding
 from app.imaging.picture import Picture
-from tests.app.imaging.samples import save_with_pillow, smooth
+from tests.app.imaging.samples import DISPLAY_P3, icc_rgb, png, save_with_pillow, smooth
 
 BT709, UNSPECIFIED, BT2020, P3 = 1, 2, 9, 12
 GAMMA_22, LINEAR, SRGB, PQ, HLG = 4, 8, 13, 16, 18
@@ -176,8 +177,69 @@ def test_hues_stay_when_highlights_roll_off() -> None:
 
 
 def test_a_gamma_near_srgb_is_srgb() -> None:
-    rounded = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.3127, 0.329))
-    assert from_gamma(1 / 0.45455, None).is_srgb
+    srgb = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.3127, 0.329))
+    rounded = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.313, 0.329))
+    assert from_gamma(1 / 0.45455, srgb).is_srgb
     assert from_gamma(2.2, rounded).is_srgb
-    assert not from_gamma(1.8, None).is_srgb
-    assert from_gamma(1.0, None).transfer == "linear"
+    assert not from_gamma(1.8, srgb).is_srgb
+    assert from_gamma(1.0, srgb).transfer == "linear"
+
+
+def chunks(**named: bytes) -> list[tuple[bytes, bytes]]:
+    return [(kind.encode(), content) for kind, content in named.items()]
+
+
+def gamma(value: float) -> bytes:
+    return struct.pack(">I", round(value * 100_000))
+
+
+WIDE = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (chunks(gAMA=gamma(1)), "color=bt709-linear->srgb"),
+        (chunks(gAMA=gamma(1), cHRM=WIDE), "color=custom-linear->srgb"),
+        (chunks(cICP=b"\x09\x10\0\1"), "color=bt2020-pq->srgb"),
+        (chunks(cICP=b"\x09\x10\0\1", iCCP=b"icc\0\0" + zlib.compress(icc_rgb(DISPLAY_P3))), "color=bt2020-pq->srgb"),
+        (chunks(cICP=b"\1\x0d\0\0"), "color=ignored"),
+        (chunks(cICP=b"\1\x0d\1\1"), "color=ignored"),
+        (chunks(cICP=b"\1"), "color=ignored"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_png_that_is_converted(named: list[tuple[bytes, bytes]], said: str, dtype: type) -> None:
+    picture = read(png(smooth(4, 5, 3, dtype), 2, 8 * np.dtype(dtype).itemsize, *named))
+    assert picture.warnings == (said,)
+    assert picture.pixels.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("named", "has_profile"),
+    [
+        (chunks(cICP=b"\x0c\x0d\0\1"), True),
+        (chunks(gAMA=gamma(1 / 1.8)), True),
+        (chunks(gAMA=gamma(1 / 2.2), cHRM=WIDE), True),
+        (chunks(gAMA=gamma(1 / 2.2)), False),
+        (chunks(gAMA=gamma(0)), False),
+        (chunks(gAMA=gamma(1 / 2.2), cHRM=bytes(32)), False),
+        (chunks(gAMA=gamma(1 / 2.2), cHRM=b"\xff" * 32), False),
+        (chunks(cHRM=WIDE), False),
+        (chunks(gAMA=gamma(1), sRGB=b"\0"), False),
+        (chunks(cICP=b"\1\x0d\0\1", gAMA=gamma(1)), False),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_whose_values_stay(named: list[tuple[bytes, bytes]], has_profile: bool, channels: int) -> None:
+    pixels = smooth(4, 5, channels)
+    picture = read(png(pixels, 2 if channels == 3 else 0, 8, *named))
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert bool(picture.metadata.icc) == has_profile
+    assert picture.warnings == ()
+
+
+def test_a_profile_in_png_is_not_overruled_by_gamma() -> None:
+    profile = icc_rgb(DISPLAY_P3)
+    named = chunks(gAMA=gamma(1), iCCP=b"icc\0\0" + zlib.compress(profile))
+    assert read(png(smooth(4, 5, 3), 2, 8, *named)).metadata.icc == profile
