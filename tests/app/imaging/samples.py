@@ -61,6 +61,21 @@ def png(rows: NDArray[Any], color: int, depth: int, *extra: tuple[bytes, bytes],
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*entry) for entry in chunks)
 
 
+def sampled_jpeg(factors: int, width: int, height: int) -> bytes:
+    """A gray JPEG of 8 × 8 checks; only brightness is sampled `factors` times: h in the high 4 bits, and v."""
+    data = save_with_pillow(np.zeros((8, 8, 3), np.uint8), "JPEG", quality=95, subsampling=0)
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    across, down = factors >> 4, factors & 15
+    size = struct.pack(">HH", height, width)
+    head = data[: frame + 5] + size + data[frame + 9 : frame + 11] + bytes((factors,)) + data[frame + 12 : scan + 14]
+    # In the usual tables: a DC difference of 3 (or -3) and no AC values; then two blocks of color without any.
+    blocks = [("01111" if i % 2 else "01100") + "1010" for i in range(across * down)]
+    bits = ("".join(blocks) + "0000" * 2) * (-(-width // (8 * across)) * -(-height // (8 * down)))
+    bits += "1" * (-len(bits) % 8)
+    packed = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    return head + packed + b"\xff\xd9"
+
+
 def exif(
     orientation: int = 1, order: str = "<", thumbnail: bytes = b"", size: tuple[int, int] = (7, 5), filler: int = 0
 ) -> bytes:

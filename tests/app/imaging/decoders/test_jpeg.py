@@ -12,7 +12,7 @@ from PIL import Image
 from app.errors import BrokenImage, UnsupportedImage
 from app.imaging.codec import decode
 from app.imaging.picture import Picture
-from tests.app.imaging.samples import DISPLAY_P3, icc_rgb, noise, save_with_pillow, smooth
+from tests.app.imaging.samples import DISPLAY_P3, icc_rgb, noise, sampled_jpeg, save_with_pillow, smooth
 
 PROFILE = icc_rgb(DISPLAY_P3)
 JFIF_END = 20  # of Pillow's files: the start marker and an APP0 segment
@@ -114,24 +114,9 @@ def test_any_revision_of_jfif(revision: bytes) -> None:
     np.testing.assert_array_equal(picture.pixels, read(data).pixels)
 
 
-def sampled(factors: int) -> bytes:
-    """A JPEG of 2 × 2 units, a checkerboard; brightness, but no color, is sampled `factors` (h and v) times."""
-    data = photo(subsampling=0)
-    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
-    across, down = factors >> 4, factors & 15
-    size = struct.pack(">HH", 16 * down, 16 * across)
-    head = data[: frame + 5] + size + data[frame + 9 : frame + 11] + bytes((factors,)) + data[frame + 12 : scan + 14]
-    # In the usual tables: a DC difference of 3 (or -3) and no AC values; then two blocks of color without any.
-    blocks = [("01111" if i % 2 else "01100") + "1010" for i in range(across * down)]
-    bits = ("".join(blocks) + "0000" * 2) * 4
-    bits += "1" * (-len(bits) % 8)
-    packed = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
-    return head + packed + b"\xff\xd9"
-
-
 @pytest.mark.parametrize("factors", [0x11, 0x21, 0x22, 0x42, 0x24, 0x41, 0x14, 0x31, 0x13, 0x32])
 def test_any_sampling_that_libjpeg_knows(factors: int) -> None:
-    data = sampled(factors)
+    data = sampled_jpeg(factors, 16 * (factors >> 4), 16 * (factors & 15))
     expected = np.asarray(Image.open(BytesIO(data)))
     picture = read(data)
     assert np.ptp(picture.pixels) > 0
