@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import signal
@@ -15,10 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import structlog
 
 from app.errors import BrokenImage, Overloaded, ServiceError, TooManyPixels
 from app.imaging import decoder_wire
+from app.imaging.decoder_memory import MappedSegment, SegmentCache
 from app.imaging.decoder_wire import ProtocolError
 
 log = structlog.get_logger(__name__)
@@ -51,13 +52,14 @@ class DecoderBug(RuntimeError):
 class Decoder:
     """A decoder process, which decodes one file at a time."""
 
-    def __init__(self, pid: int, connection: socket.socket) -> None:
+    def __init__(self, pid: int, connection: socket.socket, segments: SegmentCache) -> None:
         self.pid = pid
         self.is_aborted = False
         """Whether `abort` was called."""
         self.is_worn = False
         """Whether the process asked to be replaced: it has kept too much memory, or done many calls."""
         self._connection = connection
+        self._segments = segments
 
     @property
     def has_ended(self) -> bool:
@@ -73,27 +75,29 @@ class Decoder:
         must be ended.
         """
         deadline = time.monotonic() + timeout_s
-        message = {"do": verb, "max_pixels": max_pixels, "size": source.size}
-        descriptor = source.descriptor
-        self._connection.settimeout(timeout_s)
-        if descriptor is None:
-            decoder_wire.send(self._connection, message, source.read())
-        else:
-            decoder_wire.send(self._connection, message, descriptors=[descriptor])
+        kept = self._segments.take() if verb == "decode" else None
+        self._send({"do": verb, "max_pixels": max_pixels, "size": source.size}, source, kept, timeout_s)
         answer, _, descriptors = decoder_wire.receive(self._connection, deadline)
-        memory: mmap.mmap | None = None
-        try:
-            if descriptors:
-                memory = decoder_wire.map_segment(descriptors[0])
-        finally:
-            for one in descriptors:
-                os.close(one)
+        made = MappedSegment(descriptors[0]) if descriptors else None
         self.is_worn = bool(answer.get("retire"))
+        if kept is not None and (made is not None or "value" not in answer):
+            self._segments.give_back(kept)
+            kept = None
         if "error" in answer:
             raise decoder_wire.rebuild_error(answer["error"])
         if "bug" in answer:
             raise DecoderBug(answer["bug"])
+        segment = made or kept
+        memory = np.empty(0, np.uint8) if segment is None else self._segments.view(segment)
         return decoder_wire.rebuild(answer.get("value"), memory)
+
+    def _send(self, message: dict[str, Any], source: Source, kept: MappedSegment | None, timeout_s: float) -> None:
+        self._connection.settimeout(timeout_s)
+        descriptor = source.descriptor
+        descriptors = [] if descriptor is None else [descriptor]
+        descriptors += [] if kept is None else [kept.descriptor]
+        data = source.read() if descriptor is None else b""
+        decoder_wire.send(self._connection, message | {"kept": kept is not None}, data, descriptors)
 
     def abort(self) -> None:
         """Make a call that another thread waits for raise EOFError."""
@@ -111,6 +115,7 @@ class DecoderServer:
 
     def __init__(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
+        self._segments = SegmentCache()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -137,7 +142,7 @@ class DecoderServer:
                     self._stop()
                     continue
                 if descriptors:
-                    return Decoder(answer["pid"], socket.socket(fileno=descriptors[0]))
+                    return Decoder(answer["pid"], socket.socket(fileno=descriptors[0]), self._segments)
                 log.error("decoder not started", error=answer.get("failed"))
                 break
         raise Overloaded("No process can be started to decode the picture. Try again later.", retry_after=5)
@@ -160,6 +165,7 @@ class DecoderServer:
         """End the process and all decoder processes, and wait until they have ended."""
         with self._lock:
             self._stop()
+        self._segments.clear()
 
     def _start(self) -> None:
         own, theirs = socket.socketpair()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import mmap
 import os
 import socket
 import struct
@@ -109,31 +108,28 @@ class Segment:
         self.size += -(-len(view) // _ALIGNMENT) * _ALIGNMENT
         return offset
 
-    def write(self) -> int:
-        """Return a file descriptor of the memory. Raises OSError if there is too little of it."""
+    def write(self, kept: int | None = None) -> int:
+        """Return a file descriptor of the memory: `kept`, that of an older segment, if it is large enough.
+
+        Raises OSError if there is too little memory.
+        """
+        if kept is not None and self.size <= os.fstat(kept).st_size:
+            self._fill(kept)
+            return kept
         descriptor = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.posix_fallocate(descriptor, 0, self.size)  # at once: page by page takes several times as long
-            for offset, view in self._parts:
-                done = 0
-                while done < len(view):
-                    done += os.pwrite(descriptor, view[done:], offset + done)
+            os.posix_fallocate(descriptor, 0, self.size)
+            self._fill(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
         return descriptor
 
-
-def map_segment(descriptor: int) -> mmap.mmap:
-    """Map a segment of a decoder process, which cannot shrink it from now on. Raises ProtocolError."""
-    import fcntl  # not on Windows, where there are no decoder processes
-
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    except OSError as error:
-        raise ProtocolError("not a segment") from error
-    size = os.fstat(descriptor).st_size
-    return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    def _fill(self, descriptor: int) -> None:
+        for offset, view in self._parts:  # written, not mapped: page by page takes twice as long
+            done = 0
+            while done < len(view):
+                done += os.pwrite(descriptor, view[done:], offset + done)
 
 
 def flatten(value: object, segment: Segment) -> Any:
@@ -155,21 +151,22 @@ def flatten(value: object, segment: Segment) -> Any:
     raise TypeError(f"a decoder process cannot send a {type(value).__name__}")
 
 
-def rebuild(described: Any, memory: mmap.mmap | None) -> Any:
-    """Return the value that `flatten` described. Arrays lie in `memory` and keep it mapped. Raises ProtocolError."""
+def rebuild(described: Any, memory: NDArray[Any]) -> Any:
+    """Return the value that `flatten` described, with `memory`, uint8, as the bytes of its segment. Arrays are views of
+    it. Raises ProtocolError."""
     try:
-        return _rebuild(described, memory if memory is not None else b"")
+        return _rebuild(described, memory)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError("not a value") from error
 
 
-def _rebuild(described: Any, memory: mmap.mmap | bytes) -> Any:
+def _rebuild(described: Any, memory: NDArray[Any]) -> Any:
     if not isinstance(described, dict):
         return described
     if "array" in described:
         return _rebuild_array(described["array"], described["dtype"], tuple(described["shape"]), memory)
     if "bytes" in described:
-        return bytes(memory[described["bytes"] : described["bytes"] + described["length"]])
+        return memory[described["bytes"] : described["bytes"] + described["length"]].tobytes()
     if "tuple" in described:
         return tuple(_rebuild(one, memory) for one in described["tuple"])
     if "list" in described:
@@ -180,7 +177,7 @@ def _rebuild(described: Any, memory: mmap.mmap | bytes) -> Any:
     return _CLASSES[described["class"]](**fields)
 
 
-def _rebuild_array(offset: int, dtype: str, shape: tuple[int, ...], memory: mmap.mmap | bytes) -> NDArray[Any]:
+def _rebuild_array(offset: int, dtype: str, shape: tuple[int, ...], memory: NDArray[Any]) -> NDArray[Any]:
     # NumPy accepts some negative numbers, and reads what lies before the memory.
     if dtype not in _DTYPES or min(offset, *shape) < 0:
         raise ProtocolError("not an array of samples")

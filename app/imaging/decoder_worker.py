@@ -127,30 +127,28 @@ def _call(
     """Do what `message` says and send the answer; return about how many bytes that took."""
     segment = Segment()
     sent: list[int] = []
+    kept = descriptors.pop() if message["kept"] else None
     try:
         if descriptors:
-            data = _read_file(descriptors.pop(), message["size"])
+            data = _read_file(descriptors[0], message["size"])
         function = {"measure": codec.measure, "decode": codec.decode}[message["do"]]
         answer = {"value": decoder_wire.flatten(function(data, max_pixels=message["max_pixels"]), segment)}
-        if segment.size:
-            sent = [segment.write()]
+        if segment.size and (written := segment.write(kept)) != kept:
+            sent = [written]
     except Exception as error:
         answer = _describe(error)
     decoder_wire.send(connection, answer | {"retire": retire}, descriptors=sent)
-    for descriptor in sent:
+    for descriptor in [*sent, *descriptors, *([] if kept is None else [kept])]:
         os.close(descriptor)
     return len(data) + segment.size
 
 
 def _read_file(descriptor: int, size: int) -> bytes:
-    """Read a file from its beginning, and close it. The service uses the same position in the file: it stays."""
-    try:
-        data = os.pread(descriptor, size, 0)
-        while len(data) < size and (more := os.pread(descriptor, size - len(data), len(data))):
-            data += more
-        return data
-    finally:
-        os.close(descriptor)
+    """Read a file from its beginning. The service uses the same position in the file: it stays."""
+    data = os.pread(descriptor, size, 0)
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), len(data))):
+        data += more
+    return data
 
 
 def _describe(error: Exception) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 
 from app.errors import InvalidField, ServiceError, TooManyPixels
 from app.imaging import decoder_wire
+from app.imaging.decoder_memory import MappedSegment, SegmentCache
 from app.imaging.decoder_wire import ProtocolError, Segment
 from app.imaging.picture import Metadata, Picture
 from tests.app.imaging.samples import noise
@@ -26,11 +27,8 @@ def carried(value: object) -> Any:
     segment = Segment()
     described = decoder_wire.flatten(value, segment)
     if not segment.size:
-        return decoder_wire.rebuild(described, None)
-    descriptor = segment.write()
-    memory = decoder_wire.map_segment(descriptor)
-    os.close(descriptor)
-    return decoder_wire.rebuild(described, memory)
+        return decoder_wire.rebuild(described, np.empty(0, np.uint8))
+    return decoder_wire.rebuild(described, SegmentCache().view(MappedSegment(segment.write())))
 
 
 def test_a_picture_with_everything() -> None:
@@ -77,9 +75,7 @@ def test_a_value_of_another_class_is_not_sent() -> None:
 def test_values_that_no_decoder_sends_are_refused(described: dict[str, Any]) -> None:
     segment = Segment()
     segment.add(b"\1")
-    descriptor = segment.write()
-    memory = decoder_wire.map_segment(descriptor)
-    os.close(descriptor)
+    memory = SegmentCache().view(MappedSegment(segment.write()))
     with pytest.raises(ProtocolError):
         decoder_wire.rebuild(described, memory)
 
@@ -88,19 +84,6 @@ def test_values_that_no_decoder_sends_are_refused(described: dict[str, Any]) -> 
 def test_errors_that_no_decoder_sends_are_refused(described: Any) -> None:
     with pytest.raises(ProtocolError):
         decoder_wire.rebuild_error(described)
-
-
-def test_only_memory_that_cannot_shrink_is_mapped() -> None:
-    with tempfile.TemporaryFile() as file, pytest.raises(ProtocolError):
-        decoder_wire.map_segment(file.fileno())
-    segment = Segment()
-    segment.add(b"abc")
-    descriptor = segment.write()
-    memory = decoder_wire.map_segment(descriptor)
-    with pytest.raises(PermissionError):
-        os.ftruncate(descriptor, 0)
-    os.close(descriptor)
-    assert memory[:3] == b"abc"
 
 
 def test_messages_carry_bytes_and_descriptors() -> None:
