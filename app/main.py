@@ -116,11 +116,13 @@ def create_app(
     exception_handlers.install(app)
     _add_middleware(app, settings, authenticator, metrics)
     metrics.watch_pipeline(pipeline)
+    metrics.watch_decoders(decoders)
     metrics.watch_engine(engine)
     metrics.watch_jobs(worker)
     metrics.watch_queue_age(
         {
             "requests": lambda: pipeline.budget.oldest_seconds,
+            "decoders": lambda: 0.0 if decoders is None else decoders.queue.oldest_seconds,
             "tiles": lambda: max((one.oldest_seconds for one in engine.devices.values()), default=0.0),
             "jobs": lambda: worker.oldest_queued_seconds,
         }

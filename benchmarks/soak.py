@@ -12,7 +12,7 @@ number and `--seed`.
 and,
   if the task preserves colors, these colors; some requests are repeated at the end and must get the same answer.
 * No 5xx, and invalid requests get the right problem.
-* Resident memory, as the median of each tenth of the run: the last is compared with the second (warm).
+* Resident memory of all processes, as the median of each tenth of the run: the last is compared with the second (warm).
 * At the end, the service holds no pixels, tiles or requests.
 
 The exit code is 1 if any check but memory fails; memory is reported only.
@@ -234,7 +234,8 @@ class Soak:
                     problem = f"{type(error).__name__}: {error}"
                 if problem:
                     self.failures.append(f"{number} {request.path} {request.fields}: {problem}")
-                self.resident.append(mebibytes(self.process, "VmRSS"))
+                if number % 10 == 0:
+                    self.resident.append(mebibytes(self.process))
 
     def _send(self, client: httpx.Client, request: SoakRequest) -> str:
         """Send one request; return what is wrong with its answer, or an empty string."""

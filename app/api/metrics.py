@@ -22,8 +22,9 @@ from prometheus_client.registry import Collector
 
 from app.api import problems
 from app.engine.protocol import ModelServer
+from app.imaging.decoder_pool import FAILURES, DecoderPool
 from app.jobs.worker import Worker
-from app.limits.memory import read_memory_limit
+from app.limits.memory import read_memory_limit, read_proportional_memory
 from app.pipeline import ImagePipeline
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -99,6 +100,25 @@ class Metrics:
                 "restore_pending_work_seconds",
                 "Estimated device time that admitted requests still need.",
                 admission.seconds,
+            )
+
+        self.watch(collect)
+
+    def watch_decoders(self, decoders: DecoderPool | None) -> None:
+        """Add what the decoder processes use, and how often one failed; zeros if there are none."""
+
+        def collect() -> Iterable[Metric]:
+            pids = [] if decoders is None else [pid for pid in (decoders.server_pid, *decoders.pids) if pid is not None]
+            failures = dict.fromkeys(FAILURES, 0) | (dict(decoders.failures) if decoders is not None else {})
+            used = 0 if decoders is None else decoders.queue.used
+            yield gauge("restore_decoders_used", "Decoder processes that work on a file.", used)
+            yield gauge(
+                "restore_decoder_memory_bytes",
+                "Memory of all decoder processes together.",
+                sum(map(read_proportional_memory, pids)),
+            )
+            yield counter(
+                "restore_decoder_failures", "Decoder processes that ended while they decoded.", failures, "reason"
             )
 
         self.watch(collect)

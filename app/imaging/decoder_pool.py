@@ -20,6 +20,8 @@ from app.imaging.picture import Picture
 
 log = structlog.get_logger(__name__)
 
+FAILURES = ("crash", "killed", "timeout")
+"""Reasons why a process ends in the middle of a file: a crash, the system or an operator, its deadline."""
 LARGE_PIXELS = 4_000_000
 """Pixels from which a picture is large: it does not use the last decoder."""
 
@@ -37,7 +39,7 @@ class DecoderPool:
     def __init__(self, size: int, *, memory_bytes: int, timeout_s: float) -> None:
         self.queue = DecoderQueue(size)
         self.failures: Counter[str] = Counter()
-        """Number of processes that ended in the middle of a file, by reason: crash, killed, timeout."""
+        """Number of processes that ended in the middle of a file, by reason (one of FAILURES)."""
         self.size = size
         self._timeout_s = timeout_s
         self._server = DecoderServer(memory_bytes)

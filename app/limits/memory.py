@@ -1,8 +1,9 @@
-"""How much memory the process may use: the limit of its control group (a container's), or the machine's memory."""
+"""How much memory the process may use, by its control group (a container) or its machine, and how much others use."""
 
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,15 @@ def read_memory_limit(root: Path = Path("/")) -> int | None:
     with suppress(ValueError, OSError):  # a system without these names
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min(limits, default=None)
+
+
+def read_proportional_memory(pid: int, root: Path = Path("/")) -> int:
+    """Return the resident memory of a process in bytes, where what several share is divided; 0 if it has ended."""
+    with suppress(OSError):
+        found = re.search(r"^Pss:\s+(\d+) kB", (root / f"proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
+    return 0
 
 
 def _read_cgroup_limits(root: Path) -> list[int]:

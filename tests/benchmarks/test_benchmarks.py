@@ -17,6 +17,7 @@ from app.engine.local import LocalEngine
 from app.engine.registry import Registry
 from benchmarks import memory, replicas
 from benchmarks.simulated_service import SimulatedLoader
+from tests.app.api.service import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -69,5 +70,19 @@ def test_the_large_picture_has_the_size_that_was_asked_for() -> None:
         assert abs(picture.width * picture.height / 1e6 - 0.6) < 0.01
 
 
-def test_memory_of_this_process_is_read() -> None:
-    assert memory.mebibytes(os.getpid(), "VmHWM") >= memory.mebibytes(os.getpid(), "VmRSS") > 0
+def test_memory_of_a_process_and_of_all_that_it_started_is_read() -> None:
+    assert memory.family(os.getpid())[0] == os.getpid()
+    program = "import sys; kept = b'x' * (50 << 20); print(flush=True); sys.stdin.read()"
+    alone = memory.mebibytes(os.getpid())
+    with (
+        memory.Peak(os.getpid()) as peak,
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+    ):
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert child.pid in memory.family(os.getpid())
+        assert memory.mebibytes(child.pid) >= 50
+        assert memory.mebibytes(os.getpid()) > alone
+        wait_until(lambda: peak.mebibytes > alone)
+        child.communicate()
+    assert child.pid not in memory.family(os.getpid())

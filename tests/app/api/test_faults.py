@@ -135,6 +135,10 @@ def test_of_fifty_requests_only_those_fail_whose_decoder_is_killed_or_segfaults(
             if answer.result().status_code != 200:
                 slug = {413: "too-many-pixels", 422: "broken-image"}[answer.result().status_code]
                 assert refused(answer.result(), slug)["field"] == "image"
+        text = service.client.get("/metrics").text
+        for reason, count in (("killed", 1), ("crash", 1), ("timeout", 0)):
+            assert f'restore_decoder_failures_total{{reason="{reason}"}} {count}.0' in text
+        assert float(re.findall(r"^restore_decoder_memory_bytes (\S+)$", text, re.MULTILINE)[0]) > 10e6
         nothing_is_held(service)
     assert pool.pids == []
 

@@ -116,7 +116,9 @@ def test_the_age_of_the_oldest_entry_of_each_queue_is_measured() -> None:
 
     slow = Slow()
     with serving({"slow": slow}) as service:
-        wait_until(lambda: ages(service) == {"requests": 0, "tiles": 0, "jobs": 0})  # after the models' probes
+        wait_until(
+            lambda: ages(service) == {"requests": 0, "decoders": 0, "tiles": 0, "jobs": 0}
+        )  # after the models' probes
         for _ in range(2):  # one runs, the other waits
             assert service.denoise(model="slow", headers={"Prefer": "respond-async"}).status_code == 202
         wait_until(lambda: ages(service)["tiles"] > 0 and ages(service)["jobs"] > 0)
@@ -124,7 +126,7 @@ def test_the_age_of_the_oldest_entry_of_each_queue_is_measured() -> None:
         wait_until(lambda: all(ages(service)[queue] > before[queue] for queue in ("tiles", "jobs")))
         assert ages(service)["requests"] == 0
         slow.gate.set()
-        wait_until(lambda: ages(service) == {"requests": 0, "tiles": 0, "jobs": 0})
+        wait_until(lambda: ages(service) == {"requests": 0, "decoders": 0, "tiles": 0, "jobs": 0})
 
 
 def test_batches_refusals_and_models_are_counted() -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from app.limits.memory import read_memory_limit
+from app.limits.memory import read_memory_limit, read_proportional_memory
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -37,3 +38,16 @@ def test_control_groups_of_version_1_are_read_too(tmp_path: Path) -> None:
     assert read_memory_limit(tmp_path) == 2097152
     write(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")  # no limit
     assert read_memory_limit(tmp_path) == MACHINE
+
+
+def test_memory_of_another_process(tmp_path: Path) -> None:
+    write(
+        tmp_path, "proc/7/smaps_rollup", "0-1 ---p 0 00:00 0 [rollup]\nRss:  2048 kB\nPss:  1024 kB\nPss_Dirty: 3 kB\n"
+    )
+    assert read_proportional_memory(7, tmp_path) == 1024 * 1024
+    assert read_proportional_memory(8, tmp_path) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says")
+def test_memory_of_this_process() -> None:
+    assert 0 < read_proportional_memory(os.getpid()) < MACHINE
