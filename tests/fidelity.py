@@ -303,7 +303,8 @@ def _odd_files() -> Iterator[Kind]:
 def _heic() -> Iterator[Kind]:
     array, deep, profile = smooth(HEIGHT, WIDTH, 4), smooth(HEIGHT, WIDTH, 3, np.uint16), icc_rgb(DISPLAY_P3)
     colors = array[..., :3].copy()
-    metadata = {"exif": b"Exif\0\0" + exif(size=(WIDTH, HEIGHT)), "xmp": XMP, "icc_profile": profile}
+    upright = XMP.replace(b'Orientation="6"', b'Orientation="1"')  # pillow-heif would turn the picture
+    metadata = {"exif": b"Exif\0\0" + exif(size=(WIDTH, HEIGHT)), "xmp": upright, "icc_profile": profile}
     files = write_heic({"8 bit": (colors, metadata), "alpha": (array, {}), "10 bit": (deep, {})})
     full: dict[str, Any] = {"profile": profile, "tags": True, "xmp": True}
     yield Kind("EXIF + ICC + XMP, HEIC", files["8 bit"], colors / 255, "heic", exact=False, **full)
