@@ -44,8 +44,9 @@ def send(
     text = json.dumps(message, default=str).encode()
     head = _HEAD.pack(len(text), len(data)) + text
     sent = socket.send_fds(connection, [head], descriptors)
-    connection.sendall(head[sent:])
-    connection.sendall(data)
+    for rest in (head[sent:], data):
+        if rest:  # sending nothing fails, too, where the other side has got the message and gone
+            connection.sendall(rest)
 
 
 def receive(connection: socket.socket, deadline: float | None = None) -> tuple[dict[str, Any], bytes, list[int]]:
