@@ -97,15 +97,18 @@ def read_boxes(data: bytes) -> Iterator[Box]:
 
 
 def read_media_file(data: bytes) -> MediaFile:
-    """Return the items of a file. Raises ValueError or struct.error if its boxes are broken or there is no `meta`."""
+    """Return the items of a file; a file of tracks alone need not have any.
+
+    Raises ValueError, struct.error, KeyError or IndexError if its boxes are broken or missing.
+    """
     meta, file = None, MediaFile(data, data[8:12], has_tracks=False)
     for kind, content in read_boxes(data):
         if kind == b"meta" and meta is None:
             meta = content[4:]
         file.has_tracks = file.has_tracks or kind == b"moov"
-    if meta is None:
-        raise ValueError("no meta box")
-    boxes = dict(reversed(list(read_boxes(meta))))  # the first of each type
+    boxes = dict(reversed(list(read_boxes(meta or b""))))  # the first of each type
+    if file.has_tracks and b"pitm" not in boxes:
+        return file
     file.idat = boxes.get(b"idat", b"")
     _read_item_infos(file, boxes[b"iinf"])
     _read_locations(file, boxes[b"iloc"])
@@ -210,7 +213,8 @@ def write_media_file(
 ) -> bytes:
     """Return a file of these items: number to (type, properties, data). `brands` begins with the major one.
 
-    All properties are written as essential: a reader that does not know one must not read the item.
+    Equal data is written once. All properties are written as essential: a reader that does not know one must not read
+    the item.
     """
     pool: dict[Box, int] = {}
     associations, infos, linked = [], [], []
@@ -236,10 +240,12 @@ def write_media_file(
     # Offset and length of four bytes each, so the size of the location box is known before its offsets are.
     location_size = 18 + 18 * len(items)
     at = len(head) + 12 + sum(map(len, boxes)) + location_size + 8
-    entries = []
+    entries, places = [], {}
     for number, (_, _, data) in items.items():
-        entries.append(struct.pack(">IHHHII", number, 0, 0, 1, at, len(data)))
-        at += len(data)
+        if data not in places:
+            places[data] = at
+            at += len(data)
+        entries.append(struct.pack(">IHHHII", number, 0, 0, 1, places[data], len(data)))
     location = write_box(b"iloc", b"\2\0\0\0\x44\0", struct.pack(">I", len(items)), *entries)
-    media = write_box(b"mdat", *(data for _, _, data in items.values()))
+    media = write_box(b"mdat", *places)
     return head + write_box(b"meta", bytes(4), *boxes, location) + media

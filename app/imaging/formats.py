@@ -115,6 +115,8 @@ def _describe_file(data: bytes, brands: set[bytes]) -> str:
     for offset, magic, name in UNSUPPORTED_SIGNATURES:
         if data.startswith(magic, offset):
             return name
+    if b"mif3" in brands:
+        return "an AVIF or HEIC picture with a `mini` box, which few programs read yet"
     if brands:
         return "a video"
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")

@@ -110,15 +110,18 @@ class Still:
             width, height = (-(-side // _BLOCK) * _BLOCK for side in _read_extent(self.items[number]))
             if any(header.width > width or header.height > height for header in headers):
                 raise broken_image(self.name)
-        contents, total = {}, 0
+        contents, blocks, total = {}, {}, 0
         for number, item in self.items.items():
-            data = self.file.read(item)
-            total += len(data)
+            place = (item.in_idat, *item.extents)
+            if place not in blocks:  # equal tiles may share their data
+                blocks[place] = self.file.read(item)
+                total += len(blocks[place])
+            data = blocks[place]
             if len(data) < sum(length for _, length in item.extents) or total > len(self.file.data):
-                raise ValueError("data of the picture is missing, or used twice")
+                raise ValueError("data of the picture is missing, or overlaps")
             kept = [entry for entry in item.properties if _describes_pixels(entry)]
-            if item is self.primary and item.kind == b"grid":  # in some files only the tiles have one
-                kept += [(b"colr", content) for content in self.color_properties if content[:4] == b"nclx"]
+            if item is self.primary and b"colr" not in dict(kept):  # in some files only the tiles of a grid have it
+                kept += [entry for entry in self.items[next(iter(self.headers))].properties if _is_nclx(entry)][:1]
             contents[number] = (item.kind, kept, data)
         references = [
             (kind, begin, ends)
@@ -140,8 +143,11 @@ class Still:
 
 
 def _describes_pixels(entry: Box) -> bool:
-    kind, content = entry
-    return kind in _PIXEL_PROPERTIES or (kind == b"colr" and content[:4] == b"nclx")
+    return entry[0] in _PIXEL_PROPERTIES or _is_nclx(entry)
+
+
+def _is_nclx(entry: Box) -> bool:
+    return entry[0] == b"colr" and entry[1][:4] == b"nclx"
 
 
 def read_still(data: bytes, coding: bytes, name: str) -> Still:
@@ -150,7 +156,7 @@ def read_still(data: bytes, coding: bytes, name: str) -> Still:
     Raises AnimatedImage, UnsupportedImage, and nearly any other exception for a broken file.
     """
     file = read_media_file(data)
-    if file.has_tracks and file.brand in _SEQUENCE_BRANDS:
+    if file.has_tracks and (file.brand in _SEQUENCE_BRANDS or file.primary not in file.items):
         raise AnimatedImage(f"The {name} file is a sequence of frames; send a single picture.", field="image")
     items: dict[int, Item] = {}
     _add_item(file, file.primary, coding, name, items)
@@ -158,10 +164,20 @@ def read_still(data: bytes, coding: bytes, name: str) -> Still:
         alphas = [alpha for alpha in file.refer_to(b"auxl", number) if _is_alpha(file.items.get(alpha, Item()))]
         for alpha in alphas[:1]:
             _add_item(file, alpha, coding, name, items)
-    headers = {}
+    headers: dict[int, list[CodedHeader]] = {}
+    known: dict[tuple[Any, ...], list[CodedHeader]] = {}
+    total = 0
     for number, item in items.items():
-        if item.kind == coding:
-            headers[number] = _read_headers(file, item, name)
+        if item.kind != coding:
+            continue
+        config = item.find(_CONFIGURATION[coding]) or b""
+        place = (config, item.in_idat, *item.extents)
+        if place not in known:  # equal tiles may share their data; others may not, so that work is bounded
+            total += len(config) + sum(min(length or len(data), len(data)) for _, length in item.extents)
+            if total > 2 * len(data):
+                raise ValueError("data of the picture overlaps")
+            known[place] = _read_headers(file, item, config, name)
+        headers[number] = known[place]
     return Still(file, coding, name, file.items[file.primary], items, headers)
 
 
@@ -199,9 +215,8 @@ def _read_grid(file: MediaFile, number: int, item: Item) -> tuple[int, ...]:
     return tiles
 
 
-def _read_headers(file: MediaFile, item: Item, name: str) -> list[CodedHeader]:
+def _read_headers(file: MediaFile, item: Item, config: bytes, name: str) -> list[CodedHeader]:
     """Return the headers of a coded item. Raises ValueError if there are none, UnsupportedImage for many frames."""
-    config = item.find(_CONFIGURATION[item.kind]) or b""
     data = file.read(item)
     if item.kind == b"av01":
         headers, frames = read_av1_headers(data)

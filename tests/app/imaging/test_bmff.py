@@ -16,7 +16,7 @@ from app.imaging.bmff import Box, read_boxes, read_media_file, write_box, write_
 from app.imaging.codec import decode, measure
 from app.imaging.coded_headers import read_av1_headers
 from app.imaging.picture import Picture
-from tests.app.imaging.samples import save_with_pillow, smooth
+from tests.app.imaging.samples import noise, save_with_pillow, smooth
 
 MANY = 10**7
 BRANDS = b"avifmif1miaf"
@@ -52,7 +52,8 @@ def grid(columns: int, rows: int, width: int, height: int, tile: NDArray[Any], *
     properties, data = coded(tile)
     numbers = tuple(range(2, 2 + columns * rows))
     head = struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, width, height)
-    items = {1: (b"grid", [extent(width, height), *properties[1:2]], head)}
+    shared = [entry for entry in properties if entry[0] in options.get("shared", (b"pixi",))]
+    items = {1: (b"grid", [extent(width, height), *shared], head)}
     items |= dict.fromkeys(numbers, (b"av01", properties, data))
     return write_media_file(BRANDS, 1, items, [(b"dimg", 1, options.get("tiles", numbers))])
 
@@ -111,9 +112,11 @@ def test_the_orientation_in_exif_is_not_applied_again() -> None:
 # Parts
 
 
-def test_a_grid() -> None:
+@pytest.mark.parametrize("shared", [(b"pixi",), (b"pixi", b"colr")])
+def test_a_grid(shared: tuple[bytes, ...]) -> None:
+    """The grid names its color encoding, or leaves that to its tiles."""
     tile = smooth(64, 64, 3)
-    found = read(grid(2, 1, 100, 64, tile)).pixels
+    found = read(grid(2, 1, 100, 64, tile, shared=shared)).pixels
     one = read(avif(tile)).pixels
     np.testing.assert_array_equal(found, np.concatenate([one, one], axis=1)[:, :100])
 
@@ -212,6 +215,18 @@ def test_a_part_that_is_used_many_times_does_not_cost_more_than_the_file() -> No
     bomb = write_box(b"ftyp", boxes[b"ftyp"]) + write_box(b"meta", bytes(4), meta) + write_box(b"mdat", boxes[b"mdat"])
     with pytest.raises(BrokenImage):
         read(bomb)
+
+
+@pytest.mark.timeout(20)
+def test_tiles_whose_data_overlaps_are_refused() -> None:
+    """A thousand tiles that all begin in one place, each a byte longer than the one before."""
+    file = bytearray(grid(32, 32, 2048, 2048, noise(64, 64, 3)))
+    at = file.index(b"iloc") + 14
+    ends = [int.from_bytes(file[at + 18 * i + 14 : at + 18 * i + 18], "big") for i in range(1025)]
+    for i in range(1, 1025):
+        struct.pack_into(">I", file, at + 18 * i + 14, ends[i] - i % 1000)
+    with pytest.raises(BrokenImage):
+        read(bytes(file))
 
 
 @pytest.mark.parametrize(
