@@ -36,6 +36,7 @@ from tests.app.imaging.decoders.tiffs import (
     tiff,
     tiled,
 )
+from tests.app.imaging.heic_writer import write_heic
 from tests.app.imaging.samples import chunk, icc_cmyk, icc_rgb, save_with_pillow, smooth
 
 Files = Iterator[tuple[str, Callable[[], bytes]]]
@@ -52,7 +53,7 @@ EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, THUMBNAIL_AT, THUMBNAIL_BYTES = 0x8769,
 def make_files() -> dict[str, Callable[[], bytes]]:
     """Return all generators by name."""
     groups = (exif_files, xmp_files, profile_files, png_files, jpeg_files, tiff_files, bmp_files, webp_files)
-    return {name: make for group in (*groups, avif_files, gif_files, other_files) for name, make in group()}
+    return {name: make for group in (*groups, avif_files, heic_files, gif_files, other_files) for name, make in group()}
 
 
 # EXIF: directories that loop, and entries and values without end
@@ -158,6 +159,7 @@ def exif_files() -> Files:
         "png": (MEGA, lambda block: png((b"eXIf", block))),
         "webp": (MEGA, lambda block: save_with_pillow(BASE, "WEBP", lossless=True, exif=block)),
         "avif": (MEGA, avif_with_exif),
+        "heic": (MEGA, heic_with_exif),
         "tiff": (MEGA, lambda block: tiff_of({EXIF_IFD: 16 + SIDE**2, GPS_IFD: 16 + SIDE**2}, block[8:])),
     }
     for carrier, (size, wrap) in carriers.items():
@@ -495,16 +497,54 @@ def webp_files() -> Files:
     yield "webp-length", lambda: b"RIFF\xff\xff\xff\xffWEBPVP8L\xff\xff\xff\xff" + image[1]
 
 
-def coded_avif() -> tuple[list[Box], bytes]:
-    file = read_media_file(save_with_pillow(BASE, "AVIF", quality=95, subsampling="4:4:4"))
+Coded = tuple[list[Box], bytes]
+"""Properties and data of BASE in an ISO media file."""
+
+
+def read_coded(data: bytes) -> Coded:
+    file = read_media_file(data)
     item = file.items[file.primary]
     return item.properties, file.read(item)
+
+
+@functools.cache
+def coded_avif() -> Coded:
+    return read_coded(save_with_pillow(BASE, "AVIF", quality=95, subsampling="4:4:4"))
+
+
+@functools.cache
+def heic() -> bytes:
+    return write_heic({"base": (BASE, {})})["base"]
 
 
 def avif_with_exif(block: bytes) -> bytes:
     properties, data = coded_avif()
     items = {1: (b"av01", properties, data), 2: (b"Exif", [], bytes(4) + block)}
     return write_media_file(b"avifmif1", 1, items, [(b"cdsc", 2, (1,))])
+
+
+def heic_with_exif(block: bytes) -> bytes:
+    properties, data = read_coded(heic())
+    items = {1: (b"hvc1", properties, data), 2: (b"Exif", [], bytes(4) + block)}
+    return write_media_file(b"heicmif1", 1, items, [(b"cdsc", 2, (1,))])
+
+
+def heic_of_size(width: int, height: int, *, coded: bool) -> bytes:
+    """A file whose extent, and where `coded` its sequence header, are not those of its pixels."""
+    properties, data = read_coded(heic())
+    extent: Box = (b"ispe", struct.pack(">III", 0, width, height))
+    more = [extent if kind == b"ispe" else (kind, content) for kind, content in properties]
+    if coded:
+        more = [(kind, content[: len(content) // 2] if kind == b"hvcC" else content) for kind, content in more]
+    return write_media_file(b"heicmif1", 1, {1: (b"hvc1", more, data)}, [])
+
+
+def heic_files() -> Files:
+    yield "heic-large-extent", partial(heic_of_size, 8000, 8000, coded=False)
+    yield "heic-huge-extent", partial(heic_of_size, 2**31, 2**31, coded=False)
+    yield "heic-half-header", partial(heic_of_size, SIDE, SIDE, coded=True)
+    yield "heic-half", lambda: heic()[: len(heic()) // 2]
+    yield "heic-boxes", lambda: heic()[:32] + write_box(b"free", b"") * 1_000_000 + heic()[32:]
 
 
 def avif_files() -> Files:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from PIL import Image
 
 from tests.app.imaging.decoders.tiffs import ROWS_PER_STRIP, STRIP_BYTES, STRIP_OFFSETS, gray, tiled
+from tests.app.imaging.heic_writer import write_heic
 from tests.app.imaging.samples import (
     DISPLAY_P3,
     XMP,
@@ -27,7 +28,7 @@ HEIGHT, WIDTH = 40, 56
 
 def make_seeds() -> list[bytes]:
     """Return good files: every format, color model, depth, compression and block of metadata."""
-    return [*_make_plain(), *_make_described(), *_make_tiffs()]
+    return [*_make_plain(), *_make_described(), *_make_tiffs(), *_make_heics()]
 
 
 def _make_plain() -> Iterator[bytes]:
@@ -75,6 +76,12 @@ def _make_tiffs() -> Iterator[bytes]:
     deep = noise(HEIGHT, WIDTH, 1, np.uint16)
     yield save_with_pillow(Image.fromarray(deep[..., 0]), "tiff")
     yield save_with_pillow(Image.fromarray(deep[..., 0]), "tiff", compression="tiff_lzw")
+
+
+def _make_heics() -> Iterable[bytes]:
+    plain = {str(channels): (smooth(HEIGHT, WIDTH, channels), {}) for channels in (1, 3, 4)}
+    described = {"info": {"exif": b"Exif\0\0" + exif(6), "xmp": XMP}}
+    return write_heic({**plain, "exif": (smooth(HEIGHT, WIDTH, 3), described)}).values()
 
 
 def damage(data: bytes, chance: random.Random) -> bytes:
