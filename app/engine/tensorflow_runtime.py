@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +192,8 @@ class Runtime:
 def _tensorflow() -> Any:
     """Import TensorFlow quietly and let a GPU's memory grow with need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
-    import tensorflow as tf
+    with _without_notes():
+        import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
     for gpu in tf.config.list_physical_devices("GPU"):
@@ -200,6 +204,31 @@ def _tensorflow() -> Any:
     gc.collect()
     gc.freeze()  # TensorFlow's own objects stay: collections after a model was unloaded need not visit them
     return tf
+
+
+_NOTE = re.compile(rb"I\d{4} .*|WARNING: All log messages before absl::InitializeLog.*")
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Drop the notes that TensorFlow writes to standard error before it reads its log level, such as that oneDNN is
+    used (on newer processors only); pass everything else on."""
+    try:
+        kept, written = os.dup(2), tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+    except OSError:  # no standard error, or no room for a file
+        yield
+        return
+    with written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            written.seek(0)
+            for line in written:
+                if not _NOTE.match(line):
+                    os.write(2, line)
 
 
 def _find_other_graphs(folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from app.engine.local import LocalEngine
 from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.engine.registry import Registry
-from app.engine.tensorflow_runtime import Runtime
+from app.engine.tensorflow_runtime import Runtime, _without_notes
 from app.errors import ModelUnavailable, Overloaded
 from models import manifest as contract
 from models import repository
@@ -205,7 +205,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from app.engine.local import LocalEngine
 from app.engine.protocol import RequestContext, InferenceRequest
 from app.engine.registry import Registry
-from app.engine.tensorflow_runtime import Runtime
+from app.engine.tensorflow_runtime import Runtime, _without_notes
 
 async def main(root):
     runtime = Runtime()
@@ -446,6 +446,14 @@ def test_loading_a_published_model_writes_nothing_to_standard_error() -> None:
         capture_output=True, text=True, timeout=240, check=True, env=environment,
     )  # fmt: skip
     assert done.stderr == ""
+
+
+def test_only_notes_of_the_import_are_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    with _without_notes():
+        os.write(2, b"I0000 00:00:1795925530.986860   30585 port.cc:153] oneDNN custom operations are on.\n")
+        os.write(2, b"E0000 something is broken\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "E0000 something is broken\nafter\n"
 
 
 def test_threads_get_the_same_results_together_as_alone(runtime: Runtime) -> None:
