@@ -71,6 +71,7 @@ def _fork(control: socket.socket, memory_bytes: int, children: set[int]) -> None
                 _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() == server:
                     _limit(memory_bytes)
+                    _silence_libraries()
                     _work(own)
             except BaseException:
                 traceback.print_exc()
@@ -96,6 +97,14 @@ def _limit(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):  # without it, the kernel may choose another process
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+
+
+def _silence_libraries() -> None:
+    """Drop what libraries write to standard error: a line for each error in a file, and a file may have thousands."""
+    sys.stderr = os.fdopen(os.dup(2), "w")  # for tracebacks
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
 
 
 def _read_memory() -> tuple[int, int]:

@@ -161,6 +161,19 @@ def test_pictures_and_errors_are_those_of_the_codec() -> None:
     use(compare)
 
 
+def test_libraries_write_nothing_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """In the service itself, libpng writes "libpng error: IDAT: …" for such a file."""
+    damaged = bytearray(png(noise(64, 64, 3).astype(np.uint16) * 257, color=2, depth=16))
+    damaged[-40] ^= 0xFF
+
+    async def work(pool: DecoderPool) -> None:
+        with pytest.raises(BrokenImage):
+            await decode(pool, bytes(damaged))
+
+    use(work)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_file_on_disk_is_read_there_and_stays_where_it_was(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(SMALL)
