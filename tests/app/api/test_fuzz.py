@@ -6,7 +6,6 @@ documented problem in our own form.
 
 from __future__ import annotations
 
-import io
 import os
 import random
 from collections import Counter
@@ -15,15 +14,14 @@ from typing import Any
 
 import httpx
 import jsonschema_rs
-import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from PIL import Image
 from schemathesis import GenerationMode
 
 from app.api import problems
-from tests.app.api.service import Service, file, gradient, serving
+from tests.app.api.service import Service, serving
+from tests.app.imaging.mutations import damage, make_seeds
 
 pytestmark = pytest.mark.integration
 
@@ -111,51 +109,6 @@ def sender(service: Service, operation: Any, cases: Any, document: dict[str, Any
     return send
 
 
-def seeds() -> list[bytes]:
-    """Return good files of every format and many kinds."""
-    color, grey = gradient(40, 56), gradient(40, 56, 1)
-    see_through = np.dstack([color, grey])
-    deep = (gradient(40, 56, 1)[..., 0].astype(np.uint16) * 257).copy()
-    palette, cmyk, sixteen = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    Image.fromarray(color).quantize(16).save(palette, "png", transparency=0)
-    Image.fromarray(color).convert("CMYK").save(cmyk, "jpeg")
-    Image.fromarray(deep).save(sixteen, "png")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    files = [palette.getvalue(), cmyk.getvalue(), sixteen.getvalue()]
-    files += [file(pixels, form) for form in ("png", "tiff", "webp") for pixels in (color, grey, see_through)]
-    files += [file(color, "jpeg", exif=exif), file(color, "jpeg", progressive=True), file(grey, "jpeg")]
-    files += [file(color, "bmp"), file(color, "avif"), file(see_through, "avif")]
-    files += [file(color, "tiff", compression=packing) for packing in ("tiff_lzw", "tiff_adobe_deflate", "packbits")]
-    return files
-
-
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Return `data` with a few random faults."""
-    wrong = bytearray(data)
-    for _ in range(chance.choice([0, 1, 1, 2, 4])):
-        if len(wrong) < 8:
-            break
-        at = int(len(wrong) * chance.random() ** 3)  # headers are where damage leads somewhere
-        length = chance.randint(1, 16)
-        match chance.randrange(7):
-            case 0:
-                wrong[at] ^= 1 << chance.randrange(8)
-            case 1:
-                wrong[at : at + length] = chance.randbytes(length)
-            case 2:
-                del wrong[at : at + length]
-            case 3:
-                wrong[at:at] = wrong[at : at + length * 4]
-            case 4:
-                wrong[at : at + 4] = chance.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\1\0\0"])
-            case 5:
-                del wrong[len(wrong) - int(len(wrong) * chance.random() ** 2) :]
-            case _:
-                wrong += chance.randbytes(length)
-    return bytes(wrong)
-
-
 FIELDS = {
     "model": ["", "photo", "identity@1", "digits", "nearest", "fotos", "photo@2", "@", "\0", "ä" * 99],
     "format": ["auto", "png", "jpeg", "webp", "tiff", "avif", "gif", ""],
@@ -179,14 +132,14 @@ def request(chance: random.Random, good: list[bytes]) -> tuple[str, dict[str, An
     if chance.random() < 0.03:
         texts["surprise"] = "1"
     filename = chance.choice(["a.png", "b.jpg", "c", "ü\u202e.tiff", "x" * 300])
-    content = {"files": {"image": (filename, damaged(chance.choice(good), chance))}, "data": texts}
+    content = {"files": {"image": (filename, damage(chance.choice(good), chance))}, "data": texts}
     return path, content | {"headers": {"Accept": ACCEPTS[int(len(ACCEPTS) * chance.random() ** 2)]}}
 
 
 @pytest.mark.timeout(3000)
 def test_damaged_pictures(fuzzed: Service) -> None:
     document = fuzzed.client.get("/openapi.json").json()
-    good = seeds()
+    good = make_seeds()
     outcomes: Counter[str] = Counter()
     for index in range(REQUESTS * 2 // 3):
         chance = random.Random(SEED + index)

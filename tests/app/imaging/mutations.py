@@ -1,4 +1,4 @@
-"""Good files of every format and kind, and random damage to them."""
+"""Good files of every format and kind, random damage to them, and a check that the codec stands it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
+from app.errors import ServiceError
+from app.imaging.codec import decode
 from tests.app.imaging.decoders.tiffs import ROWS_PER_STRIP, STRIP_BYTES, STRIP_OFFSETS, gray, tiled
 from tests.app.imaging.heic_writer import write_heic
 from tests.app.imaging.samples import (
@@ -82,6 +84,20 @@ def _make_heics() -> Iterable[bytes]:
     plain = {str(channels): (smooth(HEIGHT, WIDTH, channels), {}) for channels in (1, 3, 4)}
     described = {"info": {"exif": b"Exif\0\0" + exif(6), "xmp": XMP}}
     return write_heic({**plain, "exif": (smooth(HEIGHT, WIDTH, 3), described)}).values()
+
+
+def check_changed_bytes(data: bytes, places: int) -> None:
+    """Decode 300 copies of `data` with `places` random bytes: each is a picture within the limit, or a ServiceError."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        changed = bytearray(data)
+        for place in rng.integers(0, len(data), places):
+            changed[place] = rng.integers(256)
+        try:
+            picture = decode(bytes(changed), max_pixels=100_000)
+        except ServiceError:
+            continue
+        assert picture.width * picture.height <= 100_000
 
 
 def damage(data: bytes, chance: random.Random) -> bytes:

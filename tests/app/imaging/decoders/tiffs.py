@@ -63,33 +63,21 @@ def gray(
     link: int = 0,
 ) -> bytes:
     """Return a gray picture of one strip, which is `body`; tags in `more` are added, or replace those it has."""
-    tags: dict[int, Value] = {
-        WIDTH: width,
-        HEIGHT: height,
-        BITS: 8,
-        COMPRESSION: compression,
-        PHOTOMETRIC: 1,
-        SAMPLES: 1,
-        STRIP_OFFSETS: 16,
-        ROWS_PER_STRIP: height,
-        STRIP_BYTES: len(body),
-    }
-    return tiff(tags | dict(more or {}), body, big=big, link=link)
+    strip: dict[int, Value] = {STRIP_OFFSETS: 16, ROWS_PER_STRIP: height, STRIP_BYTES: len(body)}
+    return tiff(_gray_tags(width, height, compression) | strip | dict(more or {}), body, big=big, link=link)
 
 
 def tiled(width: int, height: int, tile: tuple[int, int], body: bytes, compression: int = 8) -> bytes:
     """Return a gray picture whose tiles, (width, height) each, all are `body`."""
     count = -(-width // tile[0]) * -(-height // tile[1])
-    tags: dict[int, Value] = {
-        WIDTH: width,
-        HEIGHT: height,
-        BITS: 8,
-        COMPRESSION: compression,
-        PHOTOMETRIC: 1,
-        SAMPLES: 1,
+    tiles: dict[int, Value] = {
         TILE_WIDTH: tile[0],
         TILE_HEIGHT: tile[1],
         TILE_OFFSETS: [16] * count,
         TILE_BYTES: [len(body)] * count,
     }
-    return tiff(tags, body)
+    return tiff(_gray_tags(width, height, compression) | tiles, body)
+
+
+def _gray_tags(width: int, height: int, compression: int) -> dict[int, Value]:
+    return {WIDTH: width, HEIGHT: height, BITS: 8, COMPRESSION: compression, PHOTOMETRIC: 1, SAMPLES: 1}
