@@ -26,7 +26,7 @@ from app.limits.admission import Admission
 from app.limits.pixel_budget import PixelBudget
 from app.tasks.base import Size, Sizes, Task, TaskOptions, TaskResult
 from app.tasks.tiling import count_computed, count_covered
-from models.manifest import Geometry
+from models.manifest import Geometry, Manifest
 
 MAX_WORK_RATIO = 2
 """A picture may take so many times the work of a square one with the most pixels: a thin one takes whole tiles."""
@@ -179,13 +179,17 @@ class ImagePipeline:
     def find_model(self, request: ImageRequest) -> str:
         """Return the id of the model for the request, or an empty string if it needs none. Raises UnknownModel,
         ModelUnavailable."""
-        options = request.options
-        return self.engine.find(request.task.name, options.model_name).id if options.needs_model else ""
+        manifest = self._find_manifest(request)
+        return manifest.id if manifest else ""
 
     def _find_geometry(self, request: ImageRequest) -> Geometry | None:
         """Return how the model takes a picture, or None if the request needs no model."""
+        manifest = self._find_manifest(request)
+        return manifest.geometry if manifest else None
+
+    def _find_manifest(self, request: ImageRequest) -> Manifest | None:
         options = request.options
-        return self.engine.find(request.task.name, options.model_name).geometry if options.needs_model else None
+        return self.engine.find(request.task.name, options.model_name) if options.needs_model else None
 
     async def measure(self, request: ImageRequest, client: str) -> Sizes:
         """Return the size of each picture. Raises all errors that can be found without decoding."""
@@ -197,7 +201,8 @@ class ImagePipeline:
             sizes[field] = Size(*size)
         request.task.check(request.options, sizes, self.engine)
         self._check_result_size(sizes["image"].pixels, request.options.scale_factor)
-        if geometry := self._find_geometry(request):
+        geometry = self._find_geometry(request)
+        if geometry and geometry.kind == "tiled":
             self._check_work(sizes["image"], geometry)
         return sizes
 
@@ -205,7 +210,7 @@ class ImagePipeline:
         """Raise WorkTooLarge if the tiles of a thin picture are too many."""
         side = math.isqrt(self._max_pixels)
         work, limit = count_computed(size, geometry), MAX_WORK_RATIO * count_computed(Size(side, side), geometry)
-        if work > limit and geometry.kind == "tiled":
+        if work > limit:
             raise WorkTooLarge(
                 f"The picture of {size.width}×{size.height} pixels is so thin that its tiles have {work} pixels; the "
                 f"limit is {limit}. Split it, and put the parts together into a less thin one.",

@@ -36,6 +36,11 @@ class DenoiseOptions(TaskOptions):
         examples=[0.0],
     )
 
+    @property
+    def uses_device(self) -> bool:
+        """Whether the model runs: strength 0 leaves the pixels as they are, and a network changes each a little."""
+        return self.strength != 0
+
 
 async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, context: RequestContext) -> TaskResult:
     """Return the picture without noise: same size, channels, depth and alpha.
@@ -45,7 +50,7 @@ async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, con
     watch = Stopwatch(context)
     manifest = find_model(options, engine)
     signature = require_signature(manifest, "denoise")
-    if options.strength == 0:  # a network changes every picture a little
+    if not options.uses_device:
         return TaskResult(picture, manifest.id, {"strength": "0.000"}, watch.seconds())
     plan = await plan_for(picture, manifest, "denoise")
     decisions: dict[str, str] = {}

@@ -64,6 +64,8 @@ def test_strength_0_leaves_the_pixels_as_they_are() -> None:
     answer, engine = run(picture(), DenoiseOptions(strength=0), answering())
     np.testing.assert_array_equal(answer.picture.pixels, picture().pixels)
     assert (answer.decisions, engine.requests) == ({"strength": "0.000"}, [])
+    assert not DenoiseOptions(strength=0).uses_device  # so it does not wait for others
+    assert DenoiseOptions().uses_device
 
 
 def test_auto_is_the_median_of_eight_tiles() -> None:
