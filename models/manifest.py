@@ -82,8 +82,9 @@ class Tensor(_Part):
 class Signature(_Part):
     """A function of the SavedModel: `scale` is output size over input size.
 
-    `precisions` are functions {precision: name} with the same float32 inputs and outputs that compute in another
-    precision. The service measures which one is the fastest on its device, and uses it.
+    `bfloat16` says that the convolutions and matrix products of this function may be computed in bfloat16, with float32
+    inputs and outputs and the same weights. `precisions` are further functions {precision: name} of the SavedModel with
+    the same float32 inputs and outputs that compute in another precision. The service decides which of them it uses.
     """
 
     renamed = {"variants": "precisions"}
@@ -93,11 +94,14 @@ class Signature(_Part):
     scale: Positive = 1
     precision: Precision = "float32"
     precisions: dict[Precision, str] = {}
+    bfloat16: bool = False
 
     @model_validator(mode="after")
     def _check_precisions(self) -> Self:
         if self.precision in self.precisions:
             raise ValueError(f"precisions: {self.precision} is already the precision of the signature")
+        if self.bfloat16 and (self.precision != "float32" or "bfloat16" in self.precisions):
+            raise ValueError("bfloat16 needs a float32 signature without a function for bfloat16 in precisions")
         return self
 
     def at(self, precision: Precision) -> Self:

@@ -50,6 +50,9 @@ class Part:
     """The momentum of the exponential moving average of the weights."""
     hours = 1.0
     """How long `train` takes by default."""
+    bfloat16 = False
+    """Whether the service may compute it in bfloat16: set it where the difference was measured
+    (`tests/published/test_bfloat16.py`)."""
     start: str | None = None
     """The part of the same model whose weights a first training starts from, where names match."""
 

@@ -64,6 +64,18 @@ def test_precisions_are_functions_of_another_precision() -> None:
     ]
 
 
+def test_a_signature_may_say_that_it_can_be_computed_in_bfloat16() -> None:
+    data = example("tiled")
+    assert not contract.parse(json.dumps(data)).signatures["denoise"].bfloat16
+    data["signatures"]["denoise"]["bfloat16"] = True
+    assert contract.parse(json.dumps(data)).signatures["denoise"].bfloat16
+    needed = "signatures.denoise: bfloat16 needs a float32 signature without a function for bfloat16 in precisions"
+    for key, value in {"precisions": {"bfloat16": "denoise_bfloat16"}, "precision": "float16"}.items():
+        other = copy.deepcopy(data)
+        other["signatures"]["denoise"][key] = value
+        assert problems(other) == [needed]
+
+
 def test_all_breaches_are_reported_at_once() -> None:
     data = example("tiled")
     data["task"] = "Sharpen!"

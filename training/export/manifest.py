@@ -60,7 +60,12 @@ def describe(
         parameters=parameters(networks),
         flops_per_pixel=max(flops_per_pixel(network, own or (recipe.side(64),) * 2) for network in networks.values()),
         licence=LICENCE,
-        signatures={name: signature(network, recipe.inputs, recipe.side(64)) for name, network in networks.items()},
+        signatures={
+            name: signature(
+                network, recipe.inputs, recipe.side(64), bfloat16=name in recipe.parts and recipe.parts[name].bfloat16
+            )
+            for name, network in networks.items()
+        },
         geometry=geometry,
         defaults=dict(recipe.defaults),
         classes=[Class(id=number, name=name, color=color) for number, name, color in recipe.classes],
@@ -84,12 +89,16 @@ def parameters(networks: Mapping[str, keras.Model]) -> int:
     return sum(int(np.prod(variable.shape)) for variable in own.values())
 
 
-def signature(network: keras.Model, inputs: Mapping[str, dict[str, Any]], side: int = 64) -> Signature:
-    """Return the entry of `network`, which takes sides of `side` pixels; `inputs` as a recipe has them."""
+def signature(
+    network: keras.Model, inputs: Mapping[str, dict[str, Any]], side: int = 64, *, bfloat16: bool = False
+) -> Signature:
+    """Return the entry of `network`, which takes sides of `side` pixels; `inputs` and `bfloat16` as a recipe has
+    them."""
     return Signature(
         inputs={key: _tensor(inputs.get(key, {}), key, tensor) for key, tensor in network.input.items()},
         outputs={key: _tensor(inputs.get(key, {}), key, tensor, given=False) for key, tensor in network.output.items()},
         scale=scale_of(network, side),
+        bfloat16=bfloat16,
     )
 
 

@@ -57,6 +57,7 @@ class FillPhotos(InpaintPart):
     learning_rate = 8e-4
     steps_per_epoch = 25
     hours = 2.0
+    bfloat16 = True
     preview_fill = 255
 
     def network(self) -> keras.Model:

@@ -58,6 +58,7 @@ class Upscale(Part):
     batch = 5
     learning_rate = 8e-4
     steps_per_epoch = 25
+    bfloat16 = True
     patch = PATCH
 
     def __init__(self, scale: int, hours: float) -> None:

@@ -48,6 +48,7 @@ class UpscaleUnet(Upscale):
     batch = 8
     learning_rate = 1e-3
     steps_per_epoch = 50
+    bfloat16 = False
 
     def network(self) -> keras.Model:
         """Return image [N,H,W,3] -> image [N,2H,2W,3], not clipped; height and width are multiples of 8."""

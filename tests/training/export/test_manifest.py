@@ -81,3 +81,10 @@ def test_scale_and_cost() -> None:
     assert scale_of(tiny.network()) == 1
     assert flops_per_pixel(stack(2), (32, 32)) == 2 * 2 * 9 * 3 * 3
     assert flops_per_pixel(tiny.network(), (32, 48)) == 2 * 9 * (4 * 8 + 8 * 3)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_part_says_whether_it_can_be_computed_in_bfloat16(bfloat16: bool) -> None:
+    from training.export.manifest import signature
+
+    assert signature(tiny.network(), {}, bfloat16=bfloat16).bfloat16 == bfloat16
