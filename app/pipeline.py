@@ -253,7 +253,8 @@ class ImagePipeline:
                 codec.choose_format(outline, request.output.format, accept)
             clock.lap("decode")
             further = {field: further for field, further in pictures.items() if field != "image"}
-            result = await task.run(picture, options, self.engine, context, **further)
+            exact = replace(context, exact=picture.pixels.dtype == np.uint16)  # in bfloat16 its levels would be lost
+            result = await task.run(picture, options, self.engine, exact, **further)
             clock.lap("task")
             if result.table is not None:
                 return self._finish(request, result, b"", media_types.TABLE, (), clock)

@@ -196,6 +196,13 @@ class Settings(BaseSettings):
     max_batch: int = Field(
         64, ge=1, le=1024, description="Maximum batch size, in tiles. The manifest of a model can set less."
     )
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="Precision that models are computed in, where they allow it; everything else is computed in "
+        "float32, and so are 16-bit pictures. `auto`: bfloat16 on a processor with instructions for it (AMX or "
+        "AVX512-BF16), else int8 where a model has it and it was measured to be faster. `X-Applied` has the precision "
+        "that was used.",
+    )
     data_dir: Path = Field(
         Path("var"),
         description="Folder for jobs: a database, and the input and result files. It is created if it does not exist. "

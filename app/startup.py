@@ -16,6 +16,13 @@ import structlog
 from app.api.readiness import ReadinessProbe
 from app.engine.latency_model import LatencyModel
 from app.engine.local import LocalEngine
+from app.engine.precision import (
+    MeasuredPrecisions,
+    PrecisionSetting,
+    has_bfloat16,
+    has_fast_bfloat16,
+    processor_name,
+)
 from app.engine.protocol import ModelServer
 from app.engine.ray import Cluster, RayEngine
 from app.engine.registry import Registry
@@ -25,6 +32,9 @@ from app.settings import Settings
 from models.manifest import Manifest
 
 LATENCY_SAVE_S = 300.0
+
+PRECISION_FILE = "precision.json"
+"""The file in `RESTORE_DATA_DIR` with the precisions that were measured to be the fastest."""
 
 log = structlog.get_logger("restore.startup")
 
@@ -61,7 +71,19 @@ def _start_tensorflow(settings: Settings) -> LocalEngine:
         accelerated=runtime.device != "CPU",
         device=runtime.device,
         latency=LatencyModel(f"{runtime.device}, {platform.machine()}, {os.cpu_count()} cores"),
+        precision=_choose_precision(settings, on_cpu=runtime.device == "CPU"),
+        fast_bfloat16=runtime.device == "CPU" and has_fast_bfloat16(),
+        measured=MeasuredPrecisions(
+            settings.data_dir / PRECISION_FILE, f"{runtime.device}, {processor_name()}, {os.cpu_count()} cores"
+        ),
     )
+
+
+def _choose_precision(settings: Settings, *, on_cpu: bool) -> PrecisionSetting:
+    if settings.precision == "bfloat16" and not (on_cpu and has_bfloat16()):
+        log.warning("bfloat16 needs a processor with AVX-512; float32 is used")
+        return "float32"
+    return settings.precision
 
 
 def _join_cluster(settings: Settings) -> RayEngine:
@@ -75,6 +97,7 @@ def _join_cluster(settings: Settings) -> RayEngine:
             max_batch=settings.max_batch,
             max_megapixels=settings.queue_megapixels,
             budget=settings.models_mb * 2**20,
+            precision=settings.precision,
         )
 
 

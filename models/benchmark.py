@@ -1,4 +1,4 @@
-"""Which of two ways to compute the same is faster on this machine; for training and for the service."""
+"""Which of two ways to compute the same is faster on this machine."""
 
 from __future__ import annotations
 

@@ -78,6 +78,11 @@ class Tensor(_Part):
             raise ValueError("the first value of a range must be less than the second")
         return self
 
+    def shape_at(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape of a batch of one for a tile of `size` (height, width)."""
+        free = iter(size if self.per == "tile" else ())
+        return (1, *(next(free, 1) if length == -1 else length for length in self.shape[1:]))
+
 
 class Signature(_Part):
     """A function of the SavedModel: `scale` is output size over input size.

@@ -53,7 +53,7 @@ class ReadinessProbe:
         self._results: dict[str, ProbeResult] = {}
         self._probed_at: dict[str, float] = {}
         self._lock = asyncio.Lock()
-        self._references: dict[tuple[str, ...], NDArray[Any]] = {}  # by the model's id and digests
+        self._references: dict[tuple[str, ...], NDArray[Any]] = {}  # by the model's id, digests and precisions
         self.warming = True
         """While True, a probe does not load models, because they are being loaded at start. Set to False afterwards."""
 
@@ -97,7 +97,8 @@ class ReadinessProbe:
         except Exception as error:
             log.exception("readiness probe failed", model=model.id)
             return ProbeResult(False, type(error).__name__)
-        reference = self._references.setdefault((model.id, *model.files.values()), pixels)
+        key = (model.id, *model.files.values(), *self._engine.precisions(model).values())
+        reference = self._references.setdefault(key, pixels)
         if reference.shape != pixels.shape or np.abs(reference.astype(np.int16) - pixels).max() > TOLERANCE:
             return _report_failure(model, "another result than before")
         return ProbeResult(True)

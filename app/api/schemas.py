@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.manifest import Manifest, Precision, QualityTable
+from app.engine.precision import Precision
+from models.manifest import Manifest, QualityTable
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Link = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
@@ -153,8 +154,10 @@ class Model(_Answer):
     flops_per_pixel: int | None = Field(None, description="Floating-point operations per pixel of the input.")
     licence: str | None = Field(None, description="License of the weights.")
     created: Annotated[datetime.date, Field()] | None = Field(None, description="Date of the export.")
-    precision: list[Precision] | None = Field(None, description="Precisions that are used on this machine.")
-    precisions: list[Precision] | None = Field(None, description="Precisions that the model supports.")
+    precision: list[Precision] | None = Field(
+        None, description="Precisions that are used on this machine; 16-bit pictures are computed in float32."
+    )
+    precisions: list[Precision] | None = Field(None, description="Precisions that the model can be computed in.")
     scales: list[int] | None = Field(None, description="Scale factors that the model supports.")
     device: str | None = Field(None, description="Device on which the model is loaded.")
     mebibytes_per_megapixel: float | None = Field(None, description="Memory per megapixel of input, in MiB.")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from app.engine.protocol import Arrays
-from models.manifest import Manifest, QuantizedSignature, Signature, Tensor
+from models.manifest import Manifest, QuantizedSignature, Signature
 
 
 class QuantizedModel:
@@ -23,36 +23,26 @@ class QuantizedModel:
         or whose signatures are not those of the manifest."""
         from ai_edge_litert.interpreter import Interpreter
 
-        self.signature = quantized.signature
-        self._tensors = manifest.signatures[quantized.signature].inputs
-        self._sizes = quantized.sizes
         content = (folder / quantized.file).read_bytes()
         self._interpreter = Interpreter(model_content=content, num_threads=usable_cores())
         self._lock = threading.Lock()
         self._runners = {}
+        signature = manifest.signatures[quantized.signature]
         for size in quantized.sizes:
             runner = self._interpreter.get_signature_runner("{}x{}".format(*size))
-            problems = _mismatches(runner, manifest.signatures[quantized.signature], size)
+            problems = _mismatches(runner, signature, size)
             if problems:
                 raise ValueError("; ".join(problems))
-            self._runners[_shapes({name: _fixed(tensor, size) for name, tensor in self._tensors.items()})] = runner
-
-    def accepts(self, inputs: Arrays) -> bool:
-        """Whether `inputs` are a batch of one, of a size that the file has."""
-        return _shapes({name: array.shape for name, array in inputs.items()}) in self._runners
+            self._runners[_shapes({name: tensor.shape_at(size) for name, tensor in signature.inputs.items()})] = runner
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return the outputs by name, float32. Raises RuntimeError or ValueError."""
-        runner = self._runners[_shapes({name: array.shape for name, array in inputs.items()})]
+        """Return the outputs by name, float32. Raises RuntimeError, or ValueError for inputs that are not a batch of
+        one of a size that the file has."""
+        runner = self._runners.get(_shapes({name: array.shape for name, array in inputs.items()}))
+        if runner is None:
+            raise ValueError("the file has no function for this size")
         with self._lock:
             return dict(runner(**inputs))
-
-    def random_inputs(self) -> Arrays:
-        """Return inputs of its first size, uniform between 0 and 1."""
-        random = np.random.default_rng(0)
-        return {
-            name: random.random(_fixed(tensor, self._sizes[0]), np.float32) for name, tensor in self._tensors.items()
-        }
 
 
 def usable_cores() -> int:
@@ -64,8 +54,8 @@ def _mismatches(runner: Any, signature: Signature, size: tuple[int, int]) -> lis
     """Compare names, dtypes and shapes of a LiteRT signature with what the manifest says for `size`."""
     larger = (size[0] * signature.scale, size[1] * signature.scale)
     sides = [
-        ("input", runner.get_input_details(), {key: _fixed(one, size) for key, one in signature.inputs.items()}),
-        ("output", runner.get_output_details(), {key: _fixed(one, larger) for key, one in signature.outputs.items()}),
+        ("input", runner.get_input_details(), {key: one.shape_at(size) for key, one in signature.inputs.items()}),
+        ("output", runner.get_output_details(), {key: one.shape_at(larger) for key, one in signature.outputs.items()}),
     ]
     problems = []
     for where, found, expected in sides:
@@ -74,12 +64,6 @@ def _mismatches(runner: Any, signature: Signature, size: tuple[int, int]) -> lis
         if defined != wanted:
             problems.append(f"the {where}s at {size[0]}x{size[1]} are {defined}, the manifest says {wanted}")
     return problems
-
-
-def _fixed(tensor: Tensor, size: tuple[int, int]) -> tuple[int, ...]:
-    """Return the shape of a batch of one whose free height and width are `size`."""
-    free = iter(size)
-    return (1, *(next(free, 1) if length == -1 else length for length in tensor.shape[1:]))
 
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, tuple[int, ...]], ...]:

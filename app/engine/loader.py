@@ -14,7 +14,9 @@ class Model(Protocol):
     """A model in memory. Several threads call it at once where a device runs several batches at once."""
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
-        """Return the outputs of a batch by name, float32; raises Overloaded or ModelUnavailable."""
+        """Return the outputs of a batch by name, float32; raises Overloaded or ModelUnavailable.
+
+        `signature` is the name of one, or of a function that computes it in another precision (`precision`)."""
 
 
 class Loader(Protocol):

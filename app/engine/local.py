@@ -7,12 +7,14 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import structlog
 
 from app.engine.latency_model import MAX_BATCH_S, LatencyModel
+from app.engine.precision import MeasuredPrecisions, Precision, PrecisionChoice, PrecisionSetting
 from app.engine.protocol import Arrays, Counters, InferenceRequest, ModelStatus, RequestContext
 from app.engine.registry import Registry
 from app.engine.scheduler import Scheduler
@@ -22,7 +24,7 @@ from models.manifest import Geometry, Manifest, Tensor
 log = structlog.get_logger(__name__)
 
 MARGIN = 1.1
-"""How many times as fast as the float32 function one of another precision must be to be used in its place."""
+"""How many times as fast as the signature's own precision another one must be measured to be used in its place."""
 
 _TURNS = 4
 
@@ -34,6 +36,9 @@ class LocalEngine:
 
     A request goes to the device with the least work ahead, so that the tiles of a picture spread; a model is loaded on
     a device when its first request comes there.
+
+    `precision` says in which precision models are computed, where they have it; `auto` takes bfloat16 where it is fast
+    (`fast_bfloat16`), else what is measured to be the fastest. `measured` keeps these answers.
     """
 
     def __init__(
@@ -46,6 +51,9 @@ class LocalEngine:
         accelerated: bool = False,
         device: str = "unnamed",
         latency: LatencyModel | None = None,
+        precision: PrecisionSetting = "float32",
+        fast_bfloat16: bool = False,
+        measured: MeasuredPrecisions | None = None,
     ) -> None:
         self.registry = registry
         self.device = device
@@ -64,8 +72,11 @@ class LocalEngine:
         self._limits: dict[str, int] = {}
         self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._loading_requests: Counter[str] = Counter()  # requests that wait for a model to be loaded, by device
-        self._functions: dict[str, dict[str, str]] = {}  # {model: {signature: function that computes it}}
-        self._chosen_for: dict[str, Manifest] = {}  # the manifest for which that was measured
+        self._precision: PrecisionSetting = precision
+        self._fast_bfloat16 = fast_bfloat16
+        self._measured = MeasuredPrecisions() if measured is None else measured
+        self._choices: dict[str, dict[str, PrecisionChoice]] = {}  # by model and signature
+        self._chosen_for: dict[str, Manifest] = {}  # the manifest for which that was chosen
         self._choosing = asyncio.Lock()
 
     @property
@@ -92,24 +103,23 @@ class LocalEngine:
         return self.registry.defaults()
 
     def find(self, task: str, name: str | None = None) -> Manifest:
-        """Return the manifest of model `name` (`name` or `name@version`), or of the task's default when None.
-
-        The precision of its signatures is the one that they are computed with here, once the model was loaded.
-        """
+        """Return the manifest of model `name` (`name` or `name@version`), or of the task's default when None."""
         manifest = self.registry.find(task, name)
         self._limits[manifest.id] = min(self._max_batch, max(manifest.serving.batch_sizes))
-        return self.as_run(manifest)
+        return manifest
 
-    def as_run(self, manifest: Manifest) -> Manifest:
-        """Return `manifest` with the precision that each signature is computed with here."""
-        chosen = self._functions.get(manifest.id)
-        if not chosen:
-            return manifest
-        signatures = {
-            name: signature.at(manifest.functions.get(chosen.get(name, name), signature).precision)
-            for name, signature in manifest.signatures.items()
+    def precisions(self, manifest: Manifest) -> dict[str, str]:
+        """Return {signature: the precision that it is computed in}; of a model that was never loaded, as far as that is
+        known."""
+        chosen = self._choices.get(manifest.id, {})
+        return {
+            name: chosen[name].used if name in chosen else self._plan(manifest, name) for name in manifest.signatures
         }
-        return manifest.model_copy(update={"signatures": signatures})
+
+    def _plan(self, manifest: Manifest, signature: str) -> str:
+        choice = PrecisionChoice.of(manifest, signature)
+        preferred = choice.preferred(self._precision, fast_bfloat16=self._fast_bfloat16)
+        return preferred or self._measured.get(manifest, signature) or choice.own
 
     async def run(self, request: InferenceRequest) -> Arrays:
         """Return the outputs of `request`, loading its model if it is not in memory."""
@@ -128,8 +138,8 @@ class LocalEngine:
         context = RequestContext(request_id=f"warm {manifest.id}", client="warm-up", probe=True)
         first = warm_sizes(manifest.geometry)[0]
         for device, request in itertools.product(self.schedulers, warmup_requests(manifest, context, every_size=True)):
-            is_quick = 2 * self.latency.seconds(manifest.id, request.signature, request.pixels) <= MAX_BATCH_S
-            if every_size or is_quick or request.pixels == first[0] * first[1]:
+            is_first = every_size or request.pixels == first[0] * first[1]
+            if is_first or 2 * self._seconds(request) <= MAX_BATCH_S:
                 await self._measure(request, device)
         self.registry.mark_ready(manifest.id)
         log.info("model warm", model=manifest.id, seconds=round(context.usage.device_seconds, 2))
@@ -137,9 +147,13 @@ class LocalEngine:
     async def _measure(self, request: InferenceRequest, device: str) -> None:
         """Run `request`, and measure its batches if they were not measured at an earlier start."""
         await self._run(request, device)
-        limit = self._limits[request.model]
+        request, limit = self._resolve(request)
         if limit > 1 and not self.latency.knows(request.model, request.signature, request.pixels, 2):
             await self.schedulers[device].measure(request, limit)
+
+    def _seconds(self, request: InferenceRequest) -> float:
+        resolved, _ = self._resolve(request)
+        return self.latency.seconds(resolved.model, resolved.signature, resolved.pixels)
 
     async def refresh(self) -> None:
         """Poll the model repository. New versions are promoted once they are warm; what cannot be warmed never is."""
@@ -169,13 +183,27 @@ class LocalEngine:
 
     async def _run(self, request: InferenceRequest, device: str) -> Arrays:
         with self.registry.lease(request.model):
-            if (request.model, device) in self._loads or self.registry.find_loaded(request.model, device) is None:
+            if (request.model, device) in self._loads or not self._is_ready(request.model, device):
                 self._loading_requests[device] += 1
                 try:
                     await self._load(request.model, device)
                 finally:
                     self._loading_requests[device] -= 1
-            return await self.schedulers[device].submit(request, self._limits.get(request.model, 1))
+            resolved, limit = self._resolve(request)
+            return await self.schedulers[device].submit(resolved, limit)
+
+    def _is_ready(self, model: str, device: str) -> bool:
+        return model in self._choices and self.registry.find_loaded(model, device) is not None
+
+    def _resolve(self, request: InferenceRequest) -> tuple[InferenceRequest, int]:
+        """Return `request` for the function that computes its signature, and the largest batch that this takes."""
+        limit = self._limits.get(request.model, 1)
+        choice = self._choices.get(request.model, {}).get(request.signature)
+        if choice is None:
+            return request, limit
+        precision = choice.for_request(request.inputs, request.context)
+        request.context.usage.add_precision(request.signature, precision)
+        return replace(request, signature=choice.functions[precision]), 1 if precision == "int8" else limit
 
     async def _load(self, model: str, device: str) -> None:
         # One load for all requests that wait for it; it goes on when they are cancelled.
@@ -191,11 +219,11 @@ class LocalEngine:
         task, _, name = model.partition("/")
         manifest = self.registry.find(task, name)
         async with self._choosing:
-            measured = self._chosen_for.get(model, manifest)
-            if (measured.files, measured.signatures) != (manifest.files, manifest.signatures):
-                self._functions.pop(model, None)  # another model with the same version number
-            if model not in self._functions and any(one.precisions for one in manifest.signatures.values()):
-                self._functions[model] = await self._choose_functions(manifest, device)
+            chosen_for = self._chosen_for.get(model)
+            # It may be another model with the same version number.
+            if chosen_for is None or (chosen_for.files, chosen_for.signatures) != (manifest.files, manifest.signatures):
+                self._choices.pop(model, None)
+                self._choices[model] = await self._choose(manifest, device)
                 self._chosen_for[model] = manifest
 
     def _end_load(self, key: tuple[str, str], done: asyncio.Task[None]) -> None:
@@ -203,43 +231,80 @@ class LocalEngine:
         if not done.cancelled():
             done.exception()  # retrieved, also when no request waits any more
 
-    async def _choose_functions(self, manifest: Manifest, device: str) -> dict[str, str]:
-        """Return {signature: function to run for it}: precisions are timed, in turn, on a whole tile.
+    async def _choose(self, manifest: Manifest, device: str) -> dict[str, PrecisionChoice]:
+        """Return the choice for each signature. It holds for all devices: the tiles of a picture are of one
+        precision."""
+        choices = {name: PrecisionChoice.of(manifest, name) for name in manifest.signatures}
+        for name, choice in choices.items():
+            wanted = choice.preferred(self._precision, fast_bfloat16=self._fast_bfloat16)
+            kept = self._measured.get(manifest, name)
+            wanted = wanted or next((one for one in choice.candidates if one == kept), None)
+            wanted = wanted or await self._find_fastest(manifest, name, choice, device)
+            if wanted == choice.own or await self._works(manifest, name, wanted, choice, device):
+                choice.used = wanted
+            else:
+                log.warning("precision not available", model=manifest.id, signature=name, precision=wanted)
+        return choices
 
-        One choice per model on all devices: the tiles of a picture are all of one precision.
+    async def _works(
+        self, manifest: Manifest, name: str, precision: Precision, choice: PrecisionChoice, device: str
+    ) -> bool:
+        size = warm_sizes(manifest.geometry)[0] if precision != "int8" else _whole_tile(manifest, name)
+        request = replace(_gray_request(manifest, name, size), signature=choice.functions[precision])
+        return math.isfinite(await self._time(request, device))
+
+    async def _find_fastest(self, manifest: Manifest, name: str, choice: PrecisionChoice, device: str) -> Precision:
+        """Return the precision that took least at its best, or the signature's own if it is no slower by MARGIN.
+
+        They are timed in turn, on a whole tile. The answer is kept if all of them worked.
         """
-        size = warm_sizes(manifest.geometry)[-1]
-        chosen = {}
-        for name, signature in manifest.signatures.items():
-            seconds = {function: [math.inf] for function in (name, *signature.precisions.values())}
-            for turn, function in itertools.product(range(_TURNS), seconds if signature.precisions else ()):
-                taken = await self._measure_function(manifest, function, size, device)
-                seconds[function] += [taken] if turn else []  # the first call of a shape prepares it
-            chosen[name] = clearly_fastest(name, seconds)
-            if signature.precisions:
-                best = {function: round(min(times), 4) for function, times in seconds.items()}
-                log.info("precision chosen", model=manifest.id, signature=name, function=chosen[name], seconds=best)
-        return chosen
+        request = _gray_request(manifest, name, _whole_tile(manifest, name))
+        seconds: dict[Precision, list[float]] = {precision: [] for precision in choice.candidates}
+        for turn, (precision, times) in itertools.product(range(_TURNS), seconds.items()):
+            taken = await self._time(replace(request, signature=choice.functions[precision]), device)
+            times += [taken] if turn else []  # the first call of a size prepares it
+        best = {precision: min(times) for precision, times in seconds.items()}
+        found = clearly_fastest(choice.own, best)
+        log.info("precision measured", model=manifest.id, signature=name, precision=found, seconds=best)
+        if all(map(math.isfinite, best.values())):
+            await asyncio.to_thread(self._measured.keep, manifest, name, found)
+        return found
 
-    async def _measure_function(self, manifest: Manifest, function: str, size: tuple[int, int], device: str) -> float:
-        """Return the seconds that a call of `function` takes; infinity where the device cannot run it."""
-        context = RequestContext(request_id=f"measure {manifest.id}", client="warm-up", probe=True)
+    async def _time(self, request: InferenceRequest, device: str) -> float:
+        """Return the device seconds that a request takes; infinity where the device cannot run it."""
+        before = request.context.usage.device_seconds
         try:
-            await self.schedulers[device].submit(_gray_request(manifest, function, size, context), 1)
+            await self.schedulers[device].submit(request, 1)
         except ModelUnavailable:
             return math.inf
-        return context.usage.device_seconds
+        return request.context.usage.device_seconds - before
 
     def _execute(self, device: str, model: str, signature: str, inputs: Arrays) -> Arrays:
-        function = self._functions.get(model, {}).get(signature, signature)
         with self.registry.lease(model):
-            return self.registry.load(model, device).run(function, inputs)
+            loaded = self.registry.load(model, device)
+            try:
+                return loaded.run(signature, inputs)
+            except ModelUnavailable:
+                choice = self._find_choice(model, signature)
+                if choice is None:
+                    raise
+                outputs = loaded.run(choice.functions[choice.own], inputs)
+                log.error("precision failed", model=model, function=signature, used=choice.own)
+                choice.used = choice.own
+                return outputs
+
+    def _find_choice(self, model: str, function: str) -> PrecisionChoice | None:
+        """Return the choice with `function`, unless that is the signature itself or the choice is yet to be made."""
+        for choice in self._choices.get(model, {}).values():
+            if function != choice.functions[choice.own] and function in choice.functions.values():
+                return choice
+        return None
 
 
-def clearly_fastest(usual: str, seconds: Mapping[str, Sequence[float]]) -> str:
-    """Return the function that took least at its best, or the `usual` one where that is no slower by the margin."""
-    best = min(seconds, key=lambda function: min(seconds[function]))
-    return best if min(seconds[best]) * MARGIN < min(seconds[usual]) else usual
+def clearly_fastest(own: Precision, seconds: Mapping[Precision, float]) -> Precision:
+    """Return the precision with the fewest seconds, or the `own` one where that is no slower by MARGIN."""
+    best = min(seconds, key=lambda precision: seconds[precision])
+    return best if seconds[best] * MARGIN < seconds[own] else own
 
 
 def warmup_requests(
@@ -262,16 +327,22 @@ def warm_sizes(geometry: Geometry) -> list[tuple[int, int]]:
     return list(geometry.canonical_sizes if geometry.kind == "canonical" else geometry.valid_sizes)
 
 
+def _whole_tile(manifest: Manifest, signature: str) -> tuple[int, int]:
+    """Return the size (height, width) to measure precisions with: one that a quantized signature has, if there is
+    one."""
+    sizes = (entry.sizes[0] for entry in manifest.quantized if entry.signature == signature)
+    return next(sizes, warm_sizes(manifest.geometry)[-1])
+
+
 def _gray_request(
-    manifest: Manifest, function: str, size: tuple[int, int], context: RequestContext
+    manifest: Manifest, name: str, size: tuple[int, int], context: RequestContext | None = None
 ) -> InferenceRequest:
-    inputs = {key: _gray(tensor, size) for key, tensor in manifest.functions[function].inputs.items()}
-    return InferenceRequest(manifest.id, function, inputs, context, pixels=size[0] * size[1])
+    context = RequestContext(f"measure {manifest.id}", client="warm-up", probe=True) if context is None else context
+    inputs = {key: _gray(tensor, size) for key, tensor in manifest.signatures[name].inputs.items()}
+    return InferenceRequest(manifest.id, name, inputs, context, pixels=size[0] * size[1])
 
 
 def _gray(tensor: Tensor, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Return a batch of one for `tensor`: mid-gray, or the middle of its range."""
     low, high = tensor.range or (0.0, 1.0)
-    free = iter(size)
-    rest = [(next(free, 1) if tensor.per == "tile" else 1) if n == -1 else n for n in tensor.shape[1:]]
-    return np.full((1, *rest), (low + high) / 2, np.float32)
+    return np.full(tensor.shape_at(size), (low + high) / 2, np.float32)

@@ -39,9 +39,19 @@ class Progress:
 
 @dataclass(slots=True)
 class Usage:
-    """What a request has used: its share of the device's time, in seconds."""
+    """What a request has used: its share of the device's time, in seconds, and the precision of each signature."""
 
     device_seconds: float = 0.0
+    precisions: dict[str, str] = field(default_factory=dict)
+
+    def add_precision(self, signature: str, precision: str) -> None:
+        """Add the precision that a tile is computed in. Where some tiles are float32, the other one counts."""
+        if self.precisions.get(signature, "float32") == "float32":
+            self.precisions[signature] = precision
+
+    def precision(self, signature: str) -> str:
+        """Return the precision that `signature` was computed in."""
+        return self.precisions.get(signature, "float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,8 @@ class RequestContext:
     requests the one that is `due` first has the device first, the earliest deadline where nothing is due.
 
     The engine adds to `usage`, and tasks count their steps in `progress`; copies by `dataclasses.replace` share both.
-    A `probe` asks whether the device works, and is not refused when the queue is full.
+    A `probe` asks whether the device works, and is not refused when the queue is full. What is `exact`, such as a
+    picture of 16 bits, is computed in float32.
     """
 
     request_id: str
@@ -58,6 +69,7 @@ class RequestContext:
     deadline: float = float("inf")
     due: float = float("inf")
     probe: bool = False
+    exact: bool = False
     weight: float = INTERACTIVE
     usage: Usage = field(default_factory=Usage, compare=False, repr=False)
     progress: Progress = field(default_factory=Progress, compare=False, repr=False)
@@ -188,8 +200,8 @@ class ModelServer(Engine, Protocol):
     def defaults(self) -> list[Manifest]:
         """Return the default model of each task that has one that can be served."""
 
-    def as_run(self, manifest: Manifest) -> Manifest:
-        """Return `manifest` with the precision that each signature is computed with here."""
+    def precisions(self, manifest: Manifest) -> Mapping[str, str]:
+        """Return {signature: the precision that it is computed in here}."""
 
     async def refresh(self) -> None:
         """Load what changed in the model repository."""

@@ -1,8 +1,7 @@
 """SavedModels on TensorFlow: the only module of the service that imports it, and only once a Runtime is made.
 
 A graph is loaded after its operations (`graph_allowlist`) and signatures were compared with the manifest. A signature
-may have an 8-bit version, which LiteRT runs (`litert_runtime`) where it is installed and faster; both are timed when
-the model is loaded.
+is also computed in bfloat16, or in 8 bit by LiteRT (`litert_runtime`): `precision` names these functions.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import gc
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +20,9 @@ import structlog
 
 from app.engine.graph_allowlist import forbidden_operations, forbidden_operators
 from app.engine.litert_runtime import QuantizedModel, usable_cores
+from app.engine.precision import BFLOAT16, INT8
 from app.engine.protocol import Arrays
 from app.errors import ModelUnavailable, Overloaded
-from models.benchmark import speedup
 from models.manifest import Manifest, Signature, is_transient
 
 log = structlog.get_logger(__name__)
@@ -37,46 +37,46 @@ _INITIALIZER = "__saved_model_init_op"
 class LoadedModel:
     """A SavedModel in memory on `device`. Safe to call from several threads at once."""
 
-    def __init__(self, tensorflow: Any, saved: Any, manifest: Manifest, device: str) -> None:
+    def __init__(self, tensorflow: Any, saved: Any, folder: Path, manifest: Manifest, device: str) -> None:
         self._tf = tensorflow
         self._saved = saved  # keeps the variables alive: its functions refer to them weakly
         self._functions = {name: saved.signatures[name] for name in manifest.functions}
-        self._id = manifest.id
+        self._folder, self._manifest, self._id = folder, manifest, manifest.id
         self._quantized: dict[str, QuantizedModel] = {}
+        self._quantized_lock = threading.Lock()
         self._device = device
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """Return the outputs of a batch by name, float32, with the batch axis of `inputs`.
 
-        Raises Overloaded when the device has too little memory for it, ModelUnavailable for any other failure.
+        `signature` may end in the suffix of a precision. Raises Overloaded when the device has too little memory for
+        it, ModelUnavailable for any other failure.
         """
-        quantized = self._quantized.get(signature)
-        if quantized is not None and quantized.accepts(inputs):
-            try:
-                return quantized.run(inputs)
-            except (RuntimeError, ValueError) as error:
-                log.error("quantized signature failed", model=self._id, signature=signature, error=_short(error))
-                self._quantized.pop(signature, None)  # another thread may have removed it
+        if signature.endswith(INT8):
+            return self._run_quantized(signature.removesuffix(INT8), inputs)
         return self._run_saved(signature, inputs)
 
-    def use_if_faster(self, quantized: QuantizedModel) -> None:
-        """Use `quantized` from now on if it is faster than the SavedModel: both run in turn, on random inputs."""
-        inputs = quantized.random_inputs()
-        ratio = speedup(lambda: self._run_saved(quantized.signature, inputs), lambda: quantized.run(inputs))
-        log.info("quantized signature timed", model=self._id, signature=quantized.signature, speedup=round(ratio, 2))
-        if ratio > 1:
-            self.use(quantized)
-
-    def use(self, quantized: QuantizedModel) -> None:
-        """Use `quantized` from now on for the inputs that it accepts."""
-        self._quantized[quantized.signature] = quantized
+    def _run_quantized(self, signature: str, inputs: Arrays) -> Arrays:
+        try:
+            with self._quantized_lock:
+                if signature not in self._quantized:
+                    (entry,) = (one for one in self._manifest.quantized if one.signature == signature)
+                    self._quantized[signature] = QuantizedModel(self._folder, self._manifest, entry)
+            return self._quantized[signature].run(inputs)
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            log.error("quantized signature failed", model=self._id, signature=signature, error=_short(error))
+            raise ModelUnavailable(f"The model {self._id} failed in 8 bit.", value=self._id) from None
 
     def _run_saved(self, signature: str, inputs: Arrays) -> Arrays:
         tf = self._tf
         try:
             # Without it TensorFlow computes on the first device, and copies the weights there at every call.
             with tf.device(self._device):
-                outputs = self._functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
+                tensors = {name: tf.constant(array) for name, array in inputs.items()}
+                if signature.endswith(BFLOAT16):
+                    outputs = _call_in_bfloat16(tf, self._functions[signature.removesuffix(BFLOAT16)], tensors)
+                else:
+                    outputs = self._functions[signature](**tensors)
             return {name: tensor.numpy() for name, tensor in outputs.items()}
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             log.warning("device out of memory", model=self._id, signature=signature, error=_short(error))
@@ -152,17 +152,7 @@ class Runtime:
         except Exception as error:  # the loader raises whatever a broken file leads to
             log.error("model refused", model=manifest.id, error=_short(error))
             raise ModelUnavailable(f"The model {manifest.id} cannot be loaded.", value=manifest.id) from None
-        model = LoadedModel(tf, saved, manifest, device)
-        for quantized in manifest.quantized:
-            try:
-                model.use_if_faster(QuantizedModel(folder, manifest, quantized))
-            except ImportError:
-                log.info("LiteRT is not installed, the float32 signature is used", model=manifest.id)
-            except (OSError, RuntimeError, ValueError, ModelUnavailable, Overloaded) as error:
-                log.error(
-                    "quantized signature refused", model=manifest.id, signature=quantized.signature, error=_short(error)
-                )
-        return model
+        return LoadedModel(tf, saved, folder, manifest, device)
 
     def problems(self, folder: Path, manifest: Manifest) -> list[str]:
         """Return every breach of the contract in the SavedModel of `folder`, without loading it. Raises OSError for
@@ -189,9 +179,29 @@ class Runtime:
         ]
 
 
+def _call_in_bfloat16(tf: Any, function: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of a concrete function whose convolutions and matrix products are computed in bfloat16.
+
+    TensorFlow rewrites its graph for this call: weights and inputs stay float32 and are rounded where they are used.
+    """
+    from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+
+    config = config_pb2.ConfigProto()
+    config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = rewriter_config_pb2.RewriterConfig.ON
+    outputs = tf.raw_ops.StatefulPartitionedCall(
+        args=[*(tensors[name] for name in sorted(function.structured_input_signature[1])), *function.captured_inputs],
+        Tout=[output.dtype for output in function.outputs],
+        f=function,
+        config_proto=config.SerializeToString(),
+    )
+    return dict(zip(sorted(function.structured_outputs), outputs, strict=True))
+
+
 def _tensorflow() -> Any:
     """Import TensorFlow quietly and let a GPU's memory grow with need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+    # Sums stay float32 in bfloat16: in the sum of picture and correction, a picture would have 256 levels.
+    os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_REMOVE", "Add,AddV2")
     with _without_notes():
         import tensorflow as tf
 

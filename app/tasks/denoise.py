@@ -69,7 +69,7 @@ async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, con
 
     finish = blend if options.preserve else None
     pixels = await run_tiled(picture, plan, manifest, "denoise", engine, context, constants=constants, finish=finish)
-    decisions |= {"tiles": str(len(plan.tiles)), "precision": signature.precision}
+    decisions |= {"tiles": str(len(plan.tiles)), "precision": context.usage.precision("denoise")}
     return TaskResult(picture.with_pixels(pixels, picture.alpha), manifest.id, decisions, watch.seconds())
 
 

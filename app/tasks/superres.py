@@ -53,7 +53,7 @@ async def superres(picture: Picture, options: SuperresOptions, engine: Engine, c
         source = picture.with_pixels(filled, picture.alpha)
         alpha = await asyncio.to_thread(_enlarge, picture.alpha, options.scale)
     enlarged = await run_tiled(source, plan, manifest, signature, engine, context)
-    decisions = {"tiles": str(len(plan.tiles)), "precision": manifest.signatures[signature].precision}
+    decisions = {"tiles": str(len(plan.tiles)), "precision": context.usage.precision(signature)}
     return TaskResult(picture.with_pixels(enlarged, alpha), manifest.id, decisions, watch.seconds())
 
 

@@ -40,8 +40,18 @@ def test_a_standard_output_that_cannot_be_written_keeps_nobody_from_work(
 def test_replicas_are_told_what_their_models_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Mock()
     monkeypatch.setattr(startup, "RayEngine", made)
-    startup._join_cluster(Settings(engine="ray", models_mb=5))
+    startup._join_cluster(Settings(engine="ray", models_mb=5, precision="bfloat16"))
     assert made.call_args.kwargs["budget"] == 5 * 2**20
+    assert made.call_args.kwargs["precision"] == "bfloat16"
+
+
+@pytest.mark.parametrize("possible", [False, True])
+def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, possible: bool) -> None:
+    monkeypatch.setattr(startup, "has_bfloat16", lambda: possible)
+    settings = Settings(precision="bfloat16")
+    assert startup._choose_precision(settings, on_cpu=True) == ("bfloat16" if possible else "float32")
+    assert startup._choose_precision(settings, on_cpu=False) == "float32"
+    assert startup._choose_precision(Settings(), on_cpu=True) == "auto"
 
 
 def test_a_warm_up_that_breaks_off_leaves_the_repository_followed(monkeypatch: pytest.MonkeyPatch) -> None:

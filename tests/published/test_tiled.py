@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.engine.local import LocalEngine
+from app.engine.precision import PrecisionSetting
 from app.engine.protocol import Arrays, RequestContext
 from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
@@ -40,11 +41,12 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Network:
-    """A model in memory with one of its registries, and how far tiled and untiled may differ."""
+    """A model in memory with one of its registries, how far tiled and untiled may differ, and its precision."""
 
     registry: Registry
     manifest: Manifest
     tolerance: float
+    precision: PrecisionSetting = "float32"
 
     @property
     def geometry(self) -> Geometry:
@@ -70,7 +72,7 @@ class Network:
         )
 
         async def work() -> Pixels:
-            engine = LocalEngine(self.registry)
+            engine = LocalEngine(self.registry, precision=self.precision)
             try:
                 context = RequestContext("test")
                 return await run_tiled(

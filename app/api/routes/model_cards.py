@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -9,8 +10,8 @@ from fastapi.responses import JSONResponse
 
 from app.api import openapi, responses, schemas
 from app.api.problems import NotFound
+from app.engine.precision import functions_of
 from app.engine.protocol import ModelServer, ModelStatus
-from models.manifest import Manifest
 
 TaskName = Annotated[str, Path(description="Task of the model.", examples=["denoise"])]
 ModelName = Annotated[str, Path(description="`name` or `name@version` of the model.", examples=["photo"])]
@@ -21,7 +22,8 @@ def router(engine: ModelServer) -> APIRouter:
     routes = APIRouter(tags=["models"])
 
     def summarize(status: ModelStatus, default: bool) -> dict[str, Any]:
-        return _summarize(status, default, engine.device, engine.as_run(status.manifest) if status.manifest else None)
+        precisions = engine.precisions(status.manifest) if status.manifest else {}
+        return _summarize(status, default, engine.device, precisions)
 
     @routes.get(
         "/models",
@@ -60,8 +62,9 @@ def router(engine: ModelServer) -> APIRouter:
     return routes
 
 
-def _summarize(status: ModelStatus, default: bool, device: str, manifest: Manifest | None) -> dict[str, Any]:
-    """Return a model as `GET /models` lists it; `manifest` has the precisions that are used on this machine."""
+def _summarize(status: ModelStatus, default: bool, device: str, precisions: Mapping[str, str]) -> dict[str, Any]:
+    """Return a model as `GET /models` lists it; `precisions` are those that its signatures are computed in here."""
+    manifest = status.manifest
     summary: dict[str, Any] = {
         "id": status.id,
         "task": status.id.partition("/")[0],
@@ -81,8 +84,8 @@ def _summarize(status: ModelStatus, default: bool, device: str, manifest: Manife
             "flops_per_pixel": manifest.flops_per_pixel,
             "licence": manifest.licence,
             "created": manifest.created.isoformat(),
-            "precision": sorted({signature.precision for signature in manifest.signatures.values()}),
-            "precisions": sorted({function.precision for function in manifest.functions.values()}),
+            "precision": sorted(set(precisions.values())),
+            "precisions": sorted({one for name in manifest.signatures for one in functions_of(manifest, name)}),
             "scales": sorted({signature.scale for signature in manifest.signatures.values()}),
             "device": device if status.state == "loaded" else None,
             "mebibytes_per_megapixel": manifest.serving.mebibytes_per_megapixel,

@@ -24,6 +24,7 @@ from app.engine.admission_queue import AdmissionQueue, no_worker, shutting_down,
 from app.engine.latency_model import LatencyModel
 from app.engine.loader import Model
 from app.engine.local import warmup_requests
+from app.engine.precision import PrecisionChoice, PrecisionSetting
 from app.engine.protocol import Arrays, Counters, DeviceStats, InferenceRequest, ModelStatus, RequestContext
 from app.engine.ray.cluster import STATUS_POLL_S, Cluster, ClusterError, ReplicaMonitor, connect, deploy
 from app.engine.ray.replica import Replica
@@ -43,7 +44,8 @@ class RayEngine:
 
     The model repository in `folders` is read here, for names and manifests, and must be the same at the same place on
     every node. At most `max_megapixels` per working replica are outstanding (`AdmissionQueue`). `replica` is the class
-    that is deployed, with models of about `budget` bytes in memory (0: any number).
+    that is deployed, with models of about `budget` bytes in memory (0: any number). All compute in one `precision`, so
+    that a picture's tiles do not differ: `auto` is float32 here, and so is bfloat16 on GPUs.
 
     The first engine that connects to a cluster deploys the replicas; later ones use them. Raises ClusterError where
     none works within five minutes. Make it outside of an event loop.
@@ -58,10 +60,13 @@ class RayEngine:
         max_batch: int = 64,
         max_megapixels: float = 64.0,
         budget: int = 0,
+        precision: PrecisionSetting = "float32",
         replica: type[Replica] = Replica,
     ) -> None:
         self.accelerated = cluster.gpus > 0
         self.latency = LatencyModel("ray")
+        unknown = precision == "auto" or (precision == "bfloat16" and self.accelerated)
+        self._precision: PrecisionSetting = "float32" if unknown else precision
         self._admission = AdmissionQueue(max_megapixels)
         self._sender = uuid.uuid4().hex[:12]
         self._served: set[str] = set()  # the models that a replica has given a result of
@@ -74,7 +79,13 @@ class RayEngine:
         self._replica_errors = self._ray.exceptions.RayError, serve.exceptions.RayServeException
         self._monitor = ReplicaMonitor(serve)
         try:
-            arguments = {"folders": paths, "preload": tuple(preload), "max_batch": max_batch, "budget": budget}
+            arguments = {
+                "folders": paths,
+                "preload": tuple(preload),
+                "max_batch": max_batch,
+                "budget": budget,
+                "precision": self._precision,
+            }
             self._handle = deploy(serve, cluster, replica, arguments)
             self._monitor.wait_for_first(cluster)
             self._registry = Registry(paths, RemoteModelLoader(self._handle))
@@ -157,14 +168,16 @@ class RayEngine:
                 self._idle.set()
         self._counters += result.counters
         request.context.usage.device_seconds += result.device_seconds
+        request.context.usage.add_precision(request.signature, result.precision)
         if isinstance(result.outcome, ServiceError):
             raise result.outcome
         self._served.add(request.model)
         return result.outcome
 
-    def as_run(self, manifest: Manifest) -> Manifest:
-        """Return `manifest`: replicas do not report the precision that they choose."""
-        return manifest
+    def precisions(self, manifest: Manifest) -> dict[str, str]:
+        """Return {signature: the precision that replicas compute it in}, by the settings of this engine."""
+        choices = {name: PrecisionChoice.of(manifest, name) for name in manifest.signatures}
+        return {name: choice.preferred(self._precision) or choice.own for name, choice in choices.items()}
 
     async def refresh(self) -> None:
         """Do nothing: the models of a cluster are those of its deployment."""

@@ -12,7 +12,8 @@ import structlog
 
 from app.engine.loader import Loader
 from app.engine.local import LocalEngine, warmup_requests
-from app.engine.protocol import Arrays, Counters, RequestContext
+from app.engine.precision import PrecisionChoice, PrecisionSetting
+from app.engine.protocol import Arrays, Counters, InferenceRequest, RequestContext
 from app.engine.ray.wire import WireRequest, WireResult
 from app.engine.registry import Registry
 from app.errors import ServiceError
@@ -27,7 +28,7 @@ class Replica:
     """An engine with the models in `folders`; `preload` names those that it loads and warms before it takes requests.
 
     Its queue has no limit: senders limit what they send. Its models in memory are held to `budget` bytes as the
-    Registry's are. Without `loader`, TensorFlow is imported.
+    Registry's are, and computed in `precision` where they allow it. Without `loader`, TensorFlow is imported.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Replica:
         loader: Loader | None = None,
         *,
         budget: int = 0,
+        precision: PrecisionSetting = "float32",
     ) -> None:
         max_concurrent_batches = 1
         if loader is None:
@@ -52,7 +54,9 @@ class Replica:
             max_batch=max_batch,
             max_megapixels=float("inf"),
             max_concurrent_batches=max_concurrent_batches,
+            precision=precision,
         )
+        self._precision: PrecisionSetting = precision
         self._reported = Counters()
         self._measuring: asyncio.Task[None] | None = None
         self._preloads = find_preloads(self._registry, preload)
@@ -74,7 +78,8 @@ class Replica:
             outcome = error
         now = self.engine.counters + Counters()  # a copy
         reported, self._reported = self._reported, now
-        return WireResult(outcome, request.context.usage.device_seconds, now - reported)
+        usage = request.context.usage
+        return WireResult(outcome, usage.device_seconds, usage.precision(request.signature), now - reported)
 
     async def problems(self, folder: Path, manifest: Manifest) -> list[str]:
         """Return every breach of the contract in the model that lies in `folder` here, which should be `manifest`."""
@@ -100,8 +105,14 @@ class Replica:
         self._registry.pin(manifest.id)
         model = self._registry.load(manifest.id)
         for request in warmup_requests(manifest, RequestContext(f"warm {manifest.id}")):
-            model.run(request.signature, request.inputs)
+            model.run(self._function(manifest, request), request.inputs)
         log.info("model warm", model=manifest.id)
+
+    def _function(self, manifest: Manifest, request: InferenceRequest) -> str:
+        """Return the function that will compute a request."""
+        choice = PrecisionChoice.of(manifest, request.signature)
+        choice.used = choice.preferred(self._precision) or choice.own
+        return choice.functions[choice.for_request(request.inputs, request.context)]
 
 
 def find_preloads(registry: Registry, wanted: Sequence[str]) -> list[Manifest]:

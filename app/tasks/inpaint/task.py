@@ -132,7 +132,7 @@ async def inpaint(
     model = ""
     if manifest is not None and not used.keys().isdisjoint(SIGNATURES):
         model = manifest.id
-        decisions["precision"] = manifest.signatures[SIGNATURES[options.method]].precision
+        decisions["precision"] = context.usage.precision(SIGNATURES[options.method])
     return TaskResult(work.picture.with_pixels(work.result, work.alpha), model, decisions, watch.seconds())
 
 

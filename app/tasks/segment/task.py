@@ -86,11 +86,10 @@ async def segment(
     """
     watch = Stopwatch(context)
     manifest, chosen = find_model(options, engine, has_background_image=background_image is not None)
-    signature = require_signature(manifest, "segment")
     binary = _is_binary(manifest)
     rows, decisions = await _probabilities(picture, manifest, engine, context)
     found = Segmentation(picture, rows, manifest.classes, chosen, options.threshold, binary)
-    decisions |= {"precision": signature.precision}
+    decisions |= {"precision": context.usage.precision("segment")}
     if binary:
         decisions["threshold"] = f"{options.threshold:g}"
     if options.output == "json":

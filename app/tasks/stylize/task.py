@@ -159,7 +159,7 @@ async def _stylize_in_one_pass(
         "method": "fast",
         "style": options.preset or "style_image",
         "tiles": str(len(plan.tiles)),
-        "precision": manifest.signatures["paint"].precision,
+        "precision": context.usage.precision("paint"),
     }
     return TaskResult(picture.with_pixels(pixels, picture.alpha), manifest.id, decisions, watch.seconds())
 
@@ -203,7 +203,7 @@ async def _stylize_by_optimization(
         "style": "style_image",
         "steps": str(options.steps),
         "size": f"{difference.shape[1]}x{difference.shape[0]}",
-        "precision": manifest.signatures["optimize"].precision,
+        "precision": context.usage.precision("optimize"),
     }
     return TaskResult(picture.with_pixels(pixels, picture.alpha), manifest.id, decisions, watch.seconds())
 

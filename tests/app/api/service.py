@@ -173,7 +173,12 @@ def serving(
             **{"models_dir": (root,), "data_dir": Path(folder) / "data", "stop_timeout_s": 5, "decoders": 0, **settings}
         )
         registry = Registry(chosen.models_dir, Loader(honest | dict(fakes or {})))
-        engine = LocalEngine(registry, max_batch=chosen.max_batch, max_megapixels=chosen.queue_megapixels)
+        engine = LocalEngine(
+            registry,
+            max_batch=chosen.max_batch,
+            max_megapixels=chosen.queue_megapixels,
+            precision=chosen.precision,
+        )
         app = create_app(chosen, engine=engine, tasks=tasks, clock=clock)
         with (
             running(app) as (server, port),

@@ -247,11 +247,33 @@ def test_the_precision_that_is_used_is_told() -> None:
     signatures["denoise"] = signatures["denoise"].model_copy(update={"precisions": {"bfloat16": "half"}})
     described = manifest(name="photo", signatures=signatures, default=True)
     with serving({"photo": Halved()}, [described]) as service:
-        assert service.denoise(strength=0.5).status_code == 200  # by now it was measured
         assert "precision=bfloat16" in service.denoise(strength=0.5).headers["x-applied"]
         card = service.client.get("/models/denoise/photo").json()
-        assert card["precision"] == ["bfloat16", "float32"]  # the estimate has one only
+        assert card["precision"] == card["precisions"] == ["bfloat16", "float32"]  # the estimate has one only
         assert card["manifest"]["signatures"]["denoise"]["precision"] == "float32"
+
+
+def test_pictures_of_16_bits_are_computed_in_float32() -> None:
+    class Listening(Honest):
+        """Keeps the names of the functions that are called."""
+
+        calls: list[str] = []
+
+        def run(self, signature: str, inputs: Arrays) -> Arrays:
+            self.calls.append(signature)
+            return super().run(signature, inputs)
+
+    signatures = photo_signatures()
+    signatures["denoise"] = signatures["denoise"].model_copy(update={"bfloat16": True})
+    described = manifest(name="photo", signatures=signatures, default=True)
+    with serving({"photo": Listening()}, [described], precision="bfloat16") as service:
+        deep = file(gradient().astype(np.uint16)[..., 0] * 257, "png")
+        for data, precision in ((png(), "bfloat16"), (deep, "float32")):
+            answer = service.denoise(data, strength=0.5)
+            assert answer.headers["x-applied"].endswith(f"precision={precision}")
+            assert ("denoise" in Listening.calls) == (precision == "float32")
+            assert "denoise:bfloat16" in Listening.calls
+        assert service.client.get("/models/denoise/photo").json()["precision"] == ["bfloat16", "float32"]
 
 
 def test_models_and_cards(service: Service) -> None:

@@ -1,7 +1,8 @@
-"""Signatures in 8 bit on LiteRT: used where they are faster; the SavedModel runs where they fail."""
+"""Signatures in 8 bit on LiteRT, and files that break the contract; `test_local` says when they are used."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 
 from app.engine.graph_allowlist import ALLOWED_LITERT_OPERATORS
 from app.engine.litert_runtime import QuantizedModel
-from app.engine.protocol import Arrays
+from app.engine.local import LocalEngine
+from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import LoadedModel, Runtime
+from app.errors import ModelUnavailable
 from models import repository
 from models.manifest import Manifest, QuantizedSignature
 from tests.model_repository import tiny_repository as tiny_repository
@@ -74,13 +77,6 @@ def inputs(*shape: int) -> Arrays:
     return {"image": image, "level": np.full((shape[0], 1, 1, 1), 0.5, np.float32)}
 
 
-class Broken(QuantizedModel):
-    """A quantized signature whose interpreter fails."""
-
-    def run(self, inputs: Arrays) -> Arrays:
-        raise RuntimeError("XNNPACK ran out of something")
-
-
 def saved(runtime: Runtime, tiny_repository: Path) -> LoadedModel:
     folder = tiny_repository / "denoise/photo/1"
     return runtime.load(folder, repository.open_model(folder))
@@ -92,7 +88,6 @@ def test_a_quantized_signature_gives_what_the_saved_model_gives(
 ) -> None:
     folder, manifest = root()
     quantized = QuantizedModel(folder, manifest, manifest.quantized[0])
-    assert quantized.accepts(inputs(*shape))
     found = quantized.run(inputs(*shape))
     expected = saved(runtime, tiny_repository).run("denoise", inputs(*shape))
     assert found.keys() == expected.keys() == {"image"}
@@ -101,41 +96,38 @@ def test_a_quantized_signature_gives_what_the_saved_model_gives(
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 64), (1, 64, 32), (1, 20, 16)])
-def test_the_saved_model_runs_for_all_other_sizes(
-    runtime: Runtime, tiny_repository: Path, root: Changed, shape: tuple[int, ...]
-) -> None:
+def test_other_sizes_and_batches_are_refused(runtime: Runtime, root: Changed, shape: tuple[int, ...]) -> None:
     folder, manifest = root()
-    model = saved(runtime, tiny_repository)
-    expected = model.run("denoise", inputs(*shape))
-    model.use(QuantizedModel(folder, manifest, manifest.quantized[0]))
-    np.testing.assert_array_equal(model.run("denoise", inputs(*shape))["image"], expected["image"])
+    with pytest.raises(ValueError, match="no function for this size"):
+        QuantizedModel(folder, manifest, manifest.quantized[0]).run(inputs(*shape))
+    with pytest.raises(ModelUnavailable):
+        runtime.load(folder, manifest).run("denoise:int8", inputs(*shape))
 
 
-def test_a_quantized_signature_in_use_is_run(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
-    folder, manifest = root()
-    model, quantized = saved(runtime, tiny_repository), QuantizedModel(folder, manifest, manifest.quantized[0])
-    model.use(quantized)
-    given = inputs(1, 64, 64)
-    np.testing.assert_array_equal(model.run("denoise", given)["image"], quantized.run(given)["image"])
-
-
-def test_the_saved_model_runs_when_the_quantized_signature_fails(
-    runtime: Runtime, tiny_repository: Path, root: Changed
-) -> None:
-    folder, manifest = root()
-    model, given = saved(runtime, tiny_repository), inputs(1, 64, 64)
-    expected = model.run("denoise", given)
-    model.use(Broken(folder, manifest, manifest.quantized[0]))
-    for _ in range(2):
-        np.testing.assert_array_equal(model.run("denoise", given)["image"], expected["image"])
-
-
-def test_a_loaded_model_runs_every_size(runtime: Runtime, root: Changed) -> None:
+def test_a_loaded_model_runs_both(runtime: Runtime, tiny_repository: Path, root: Changed) -> None:
     folder, manifest = root()
     assert runtime.problems(folder, manifest) == []
-    model = runtime.load(folder, manifest)
-    for shape in [(1, 64, 64), (1, 32, 64), (3, 16, 16)]:
-        assert model.run("denoise", inputs(*shape))["image"].shape == (*shape, 3)
+    model, given = runtime.load(folder, manifest), inputs(1, 64, 64)
+    expected = QuantizedModel(folder, manifest, manifest.quantized[0]).run(given)
+    np.testing.assert_array_equal(model.run("denoise:int8", given)["image"], expected["image"])
+    expected = saved(runtime, tiny_repository).run("denoise", given)
+    np.testing.assert_array_equal(model.run("denoise", given)["image"], expected["image"])
+
+
+def test_an_engine_computes_in_8_bit(runtime: Runtime, root: Changed) -> None:
+    folder, manifest = root()
+
+    async def work() -> None:
+        engine = LocalEngine(Registry([folder.parents[2]], runtime), precision="int8")
+        context = RequestContext("one")
+        request = InferenceRequest(manifest.id, "denoise", inputs(1, 64, 64), context, 64 * 64)
+        found = await engine.run(request)
+        assert context.usage.precision("denoise") == "int8"
+        expected = QuantizedModel(folder, manifest, manifest.quantized[0]).run(request.inputs)
+        np.testing.assert_array_equal(found["image"], expected["image"])
+        await engine.close(10)
+
+    asyncio.run(work())
 
 
 # --- files that break the contract ---
@@ -171,15 +163,14 @@ def test_a_truncated_file_is_refused(runtime: Runtime, root: Changed, content: b
     assert runtime.problems(folder, manifest) == [f"{FILE} cannot be read"]
 
 
-def test_where_the_file_lacks_a_size_the_saved_model_runs(
-    runtime: Runtime, root: Changed, tiny_repository: Path
-) -> None:
+def test_a_file_that_lacks_a_size_is_refused_and_the_saved_model_runs(runtime: Runtime, root: Changed) -> None:
     folder, manifest = root(sizes=[(48, 48)])
     with pytest.raises((ValueError, RuntimeError)):
         QuantizedModel(folder, manifest, manifest.quantized[0])
-    given = inputs(1, 48, 48)
-    expected = saved(runtime, tiny_repository).run("denoise", given)
-    np.testing.assert_array_equal(runtime.load(folder, manifest).run("denoise", given)["image"], expected["image"])
+    model, given = runtime.load(folder, manifest), inputs(1, 48, 48)
+    with pytest.raises(ModelUnavailable):
+        model.run("denoise:int8", given)
+    assert model.run("denoise", given)["image"].shape == (1, 48, 48, 3)
 
 
 def test_a_function_of_other_tensors_is_refused(root: Changed, tiny_repository: Path) -> None:

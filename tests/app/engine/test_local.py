@@ -6,20 +6,23 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from app.engine.loader import Model
 from app.engine.local import LocalEngine, clearly_fastest, warm_sizes
 from app.engine.model_cache import UNLOAD_GRACE_S
+from app.engine.precision import MeasuredPrecisions
 from app.engine.protocol import Arrays
 from app.engine.registry import Registry
 from app.errors import ModelUnavailable, Overloaded, ShuttingDown, UnknownModel
 from models import repository
-from models.manifest import Geometry, Manifest, Signature, SizeRule
+from models.manifest import Geometry, Manifest, QuantizedSignature, Signature, SizeRule
 from tests.engines import Chain, Costly, Failing, Loader, Recording, Slow, request
 from tests.model_repository import DIGIT, digit_signatures, manifest, photo_signatures, picture
 
@@ -365,11 +368,11 @@ def test_the_precision_that_is_clearly_faster_here_is_used(tmp_path: Path, half:
         described = manifest(signatures={"denoise": signature}, default=True)
         repository.publish(described, tmp_path / "source", tmp_path / "models")
         model = Paced(denoise=0.02, in_half=half)
-        engine = LocalEngine(Registry([tmp_path / "models"], Loader({"identity": model})))
-        assert engine.find("denoise").signatures["denoise"].precision == "float32"
+        engine = LocalEngine(Registry([tmp_path / "models"], Loader({"identity": model})), precision="auto")
+        assert engine.precisions(engine.find("denoise")) == {"denoise": "float32"}
         await engine.warm(engine.find("denoise"))
         assert model.calls[:8] == ["denoise", "in_half"] * 4
-        assert engine.find("denoise").signatures["denoise"].precision == used
+        assert engine.precisions(engine.find("denoise")) == {"denoise": used}
         model.calls.clear()
         await engine.run(request())
         assert model.calls == ["in_half" if used == "bfloat16" else "denoise"]
@@ -387,8 +390,9 @@ def test_a_precision_is_chosen_again_for_another_model_with_the_same_version(tmp
         source.mkdir()
         loader = Loader({"identity": Paced(denoise=0.02, in_half=0.001)})
         folder = repository.publish(manifest(signatures={"denoise": signature}, default=True), source, root)
-        engine = LocalEngine(Registry([root], loader, clock=lambda: now[0]))
+        engine = LocalEngine(Registry([root], loader, clock=lambda: now[0]), precision="auto")
         await engine.run(request())
+        assert engine.precisions(engine.find("denoise")) == {"denoise": "bfloat16"}
         shutil.rmtree(folder)
         await engine.refresh()
         now[0] += UNLOAD_GRACE_S
@@ -397,23 +401,155 @@ def test_a_precision_is_chosen_again_for_another_model_with_the_same_version(tmp
         await refreshed(engine)
         loader.fakes["identity"] = Paced(denoise=0.0)
         await engine.run(request())
-        assert engine.find("denoise").signatures["denoise"].precision == "float32"
+        assert engine.precisions(engine.find("denoise")) == {"denoise": "float32"}
         await engine.close(10)
 
     scenario(work)
 
 
 @pytest.mark.parametrize(
-    ("half", "quarter", "chosen"),
+    ("half", "int8", "chosen"),
     [
-        ([0.92, 0.91], [2.0], "full"),  # no slower by the margin
-        ([3.0, 0.9], [2.0], "half"),  # the best of each counts
-        ([0.5], [0.4], "quarter"),
-        ([math.inf], [math.inf], "full"),
+        (0.91, 2.0, "float32"),  # no slower by the margin
+        (0.9, 2.0, "bfloat16"),
+        (0.5, 0.4, "int8"),
+        (math.inf, math.inf, "float32"),
     ],
 )
-def test_another_precision_must_be_faster_by_a_margin(half: list[float], quarter: list[float], chosen: str) -> None:
-    assert clearly_fastest("full", {"full": [1.0, 1.5], "half": half, "quarter": quarter}) == chosen
+def test_another_precision_must_be_faster_by_a_margin(half: float, int8: float, chosen: str) -> None:
+    assert clearly_fastest("float32", {"float32": 1.0, "bfloat16": half, "int8": int8}) == chosen
+
+
+def published(root: Path, **changes: Any) -> Path:
+    """Publish the default denoiser, its signature with `changes` and two sizes in 8 bit."""
+    entry = QuantizedSignature(
+        signature="denoise", file="denoise.tflite", bytes=1, precision="dynamic", sizes=[(64, 64)],
+        figures={"psnr": (30.0, 30.0)}, faster=2.0, operators=["ADD"],
+    )  # fmt: skip
+    (root / "source").mkdir(parents=True)
+    (root / "source" / "denoise.tflite").write_bytes(b"8 bit")
+    signature = Signature(inputs={"image": picture()}, outputs={"image": picture()}, **changes)
+    described = manifest(
+        signatures={"denoise": signature}, default=True, batch_sizes=[1, 8], quantized=[entry],
+        files={"denoise.tflite": "0" * 64},
+    )  # fmt: skip
+    repository.publish(described, root / "source", root / "models")
+    return root / "models"
+
+
+@pytest.mark.parametrize(
+    ("settings", "used"),
+    [
+        ({"precision": "float32", "fast_bfloat16": True}, "denoise"),
+        ({"precision": "auto", "fast_bfloat16": True}, "denoise:bfloat16"),
+        ({"precision": "auto"}, "denoise:int8"),
+        ({"precision": "bfloat16"}, "denoise:bfloat16"),
+        ({"precision": "int8"}, "denoise:int8"),
+    ],
+)
+def test_tiles_go_to_the_function_of_the_precision(settings: dict[str, Any], used: str, tmp_path: Path) -> None:
+    async def work() -> None:
+        seconds = {"denoise": 0.02, "denoise:bfloat16": 0.02, "denoise:int8": 0.001}
+        model = Paced(**seconds)
+        root = published(tmp_path, bfloat16=True)
+        engine = LocalEngine(Registry([root], Loader({"identity": model})), **settings)
+        asked = request(size=64)
+        await engine.run(asked)
+        assert model.calls[-1] == used
+        precision = used.partition(":")[2] or "float32"
+        assert asked.context.usage.precision("denoise") == precision
+        assert engine.precisions(engine.find("denoise")) == {"denoise": precision}
+        exact = request(size=64)
+        await engine.run(replace(exact, context=replace(exact.context, exact=True)))
+        assert model.calls[-1] == "denoise"
+        assert exact.context.usage.precision("denoise") == "float32"
+        assert {row[1] for row in engine.latency.rows()} >= {"denoise", used}  # their times are kept apart
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_in_8_bit_a_tile_of_another_size_is_float32_and_batches_are_of_one(tmp_path: Path) -> None:
+    async def work() -> None:
+        model = Recording()
+        engine = LocalEngine(Registry([published(tmp_path)], Loader({"identity": model})), precision="int8")
+        engine.find("denoise")
+        for tiles, seconds in ((1, 0.01), (2, 0.011), (4, 0.012)):
+            for name in ("denoise", "denoise:int8"):
+                engine.latency.record("denoise/identity@1", name, 64 * 64, tiles, seconds)
+                engine.latency.record("denoise/identity@1", name, 32 * 32, tiles, seconds)
+        await engine.run(request(size=64))
+        model.calls.clear()
+        await asyncio.gather(*(engine.run(request(i, size=size)) for size in (64, 32) for i in range(8)))
+        sizes = {name: {batch for one, batch, _ in model.calls if one == name} for name, *_ in model.calls}
+        assert sizes["denoise:int8"] == {1}
+        assert max(sizes["denoise"]) > 1
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    async def work() -> None:
+        root, path = published(tmp_path), tmp_path / "precision.json"
+        for calls in (["denoise", "denoise:int8"] * 4, []):
+            model = Paced(**{"denoise": 0.02, "denoise:int8": 0.001})
+            registry = Registry([root], Loader({"identity": model}))
+            engine = LocalEngine(registry, precision="auto", measured=MeasuredPrecisions(path, "this processor"))
+            await engine.run(request(size=64))
+            assert model.calls[: len(calls)] == calls
+            assert model.calls[len(calls) :] == ["denoise:int8"] * 2  # that it still works, and the request
+            await engine.close(10)
+
+    scenario(work)
+
+
+def test_what_could_not_be_measured_is_measured_again(tmp_path: Path) -> None:
+    async def work() -> None:
+        root, path = published(tmp_path), tmp_path / "precision.json"
+        for seconds, used in ((math.inf, "float32"), (0.001, "int8")):  # LiteRT is installed in the meantime
+            model = Paced(**{"denoise": 0.02, "denoise:int8": seconds})
+            registry = Registry([root], Loader({"identity": model}))
+            engine = LocalEngine(registry, precision="auto", measured=MeasuredPrecisions(path))
+            await engine.run(request(size=64))
+            assert engine.precisions(engine.find("denoise")) == {"denoise": used}
+            await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_precision_that_is_not_there_is_not_used(tmp_path: Path) -> None:
+    async def work() -> None:
+        model = Paced(**{"denoise": 0.0, "denoise:int8": math.inf})
+        engine = LocalEngine(Registry([published(tmp_path)], Loader({"identity": model})), precision="int8")
+        assert engine.precisions(engine.find("denoise")) == {"denoise": "int8"}  # until it was tried
+        with capture_logs() as logs:
+            await engine.run(request(size=64))
+        assert [line["precision"] for line in logs if line["event"] == "precision not available"] == ["int8"]
+        assert engine.precisions(engine.find("denoise")) == {"denoise": "float32"}
+        await engine.close(10)
+
+    scenario(work)
+
+
+def test_a_precision_that_fails_later_is_replaced_by_the_signatures_own(tmp_path: Path) -> None:
+    async def work() -> None:
+        model = Paced(**{"denoise": 0.0, "denoise:bfloat16": 0.0})
+        root = published(tmp_path, bfloat16=True)
+        engine = LocalEngine(Registry([root], Loader({"identity": model})), precision="bfloat16")
+        await engine.run(request())
+        model.seconds["denoise:bfloat16"] = math.inf
+        with capture_logs() as logs:
+            for _ in range(2):
+                await engine.run(request())
+        assert model.calls[-3:] == ["denoise:bfloat16", "denoise", "denoise"]
+        assert [line["function"] for line in logs if line["event"] == "precision failed"] == ["denoise:bfloat16"]
+        model.seconds["denoise"] = math.inf
+        with pytest.raises(ModelUnavailable):
+            await engine.run(request())
+        await engine.close(10)
+
+    scenario(work)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.engine.local import LocalEngine
+from app.engine.precision import has_bfloat16
 from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime, _without_notes
@@ -266,6 +267,50 @@ def in_two_precisions(root: Path) -> Manifest:
     return contract.read(repository.publish(described, save(module, functions, root.parent / "saved"), root))
 
 
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(), reason="TensorFlow computes in bfloat16 with AVX-512 only")
+
+
+def corrected(root: Path, weight: float) -> Manifest:
+    """Publish denoise/blur as the picture plus a convolution of equal weights, and return its manifest."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.kernel = tf.Variable(np.full((3, 3, 3, 3), weight, np.float32))
+
+    def denoise(image: Any) -> Any:
+        return {"image": image + tf.nn.conv2d(image, module.kernel, 1, "SAME")}
+
+    signature = Signature(inputs={"image": picture()}, outputs={"image": picture()}, bfloat16=True)
+    described = manifest(name="blur", signatures={"denoise": signature}, operations=["AddV2", "Conv2D"])
+    return contract.read(publish(described, module, {"denoise": denoise}, root))
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(("weight", "low", "high"), [(0.0, 0.0, 0.0), (1 / 27, 1e-5, 1e-2)])
+def test_in_bfloat16_the_sum_with_the_picture_stays_float32(
+    runtime: Runtime, tmp_path: Path, weight: float, low: float, high: float
+) -> None:
+    described = corrected(tmp_path, weight)
+    folder = tmp_path / "denoise" / "blur" / "1"
+    assert runtime.problems(folder, described) == []
+    model, image = runtime.load(folder, described), noise(2, 32, 40, 3)
+    found = model.run("denoise:bfloat16", {"image": image})["image"]
+    assert (found.shape, found.dtype) == (image.shape, np.float32)
+    apart = np.abs(found - model.run("denoise", {"image": image})["image"]).max()
+    assert low <= apart <= high
+
+
+@needs_bfloat16
+def test_inputs_reach_the_function_in_bfloat16_by_their_names(runtime: Runtime, tiny_repository: Path) -> None:
+    folder = tiny_repository / "denoise" / "photo" / "1"
+    model = runtime.load(folder, repository.open_model(folder))
+    for amount in (0.0, 0.5):
+        inputs = {"level": np.full((1, 1, 1, 1), amount, np.float32), "image": noise(1, 32, 40, 3)}
+        expected = model.run("denoise", inputs)
+        found = model.run("denoise:bfloat16", inputs)
+        np.testing.assert_allclose(found["image"], expected["image"], atol=0.01)
+
+
 def test_another_precision_must_keep_the_contract_of_its_signature(runtime: Runtime, tmp_path: Path) -> None:
     described = in_two_precisions(tmp_path / "models")
     folder = tmp_path / "models" / "denoise" / "blur" / "1"
@@ -281,19 +326,19 @@ def test_both_precisions_are_measured_and_the_faster_runs(runtime: Runtime, tmp_
     described = in_two_precisions(tmp_path / "models")
 
     async def work() -> None:
-        engine = LocalEngine(Registry([tmp_path / "models"], runtime))
+        engine = LocalEngine(Registry([tmp_path / "models"], runtime), precision="auto")
         with capture_logs() as logs:
             await engine.warm(described)
-        chosen = next(line for line in logs if line["event"] == "precision chosen")
-        assert chosen["seconds"].keys() == {"denoise", "denoise_bfloat16"}
-        precision = {"denoise": "float32", "denoise_bfloat16": "bfloat16"}[chosen["function"]]
-        assert engine.find("denoise").signatures["denoise"].precision == precision
+        measured = next(line for line in logs if line["event"] == "precision measured")
+        assert measured["seconds"].keys() == {"float32", "bfloat16"}
+        assert engine.precisions(described) == {"denoise": measured["precision"]}
+        function = {"float32": "denoise", "bfloat16": "denoise_bfloat16"}[measured["precision"]]
         model = engine.registry.load("denoise/blur@1")
         image = noise(1, 32, 32, 3)
         one = await engine.run(
             InferenceRequest("denoise/blur@1", "denoise", {"image": image}, RequestContext("one"), 1024)
         )
-        np.testing.assert_array_equal(one["image"], model.run(chosen["function"], {"image": image})["image"])
+        np.testing.assert_array_equal(one["image"], model.run(function, {"image": image})["image"])
         apart = np.abs(
             model.run("denoise_bfloat16", {"image": image})["image"] - model.run("denoise", {"image": image})["image"]
         )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,8 +14,9 @@ from app.engine.ray.replica import Replica
 from app.engine.ray.wire import WireRequest
 from app.errors import DeadlineExceeded, ModelUnavailable, ServiceError, UnknownModel
 from models import repository
+from models.manifest import Signature
 from tests.engines import Chain, Costly, Failing, Identity, Loader, Recording, Slow, request
-from tests.model_repository import manifest
+from tests.model_repository import manifest, picture
 
 
 @pytest.fixture
@@ -42,6 +44,20 @@ def test_a_result_has_the_outputs_the_device_seconds_and_what_was_counted_since_
             assert (reply.counters.requests, reply.counters.batches, reply.counters.pixels) == (1, 1, 64)
             assert reply.counters.batch_sizes == {1: 1}
         assert (replies[0].counters + replies[1].counters) == replica.engine.counters
+
+    asyncio.run(work())
+
+
+def test_a_result_has_the_precision_that_it_was_computed_in(root: Path, tmp_path: Path) -> None:
+    async def work() -> None:
+        signature = Signature(inputs={"image": picture()}, outputs={"image": picture()}, bfloat16=True)
+        repository.publish(manifest(name="photo", signatures={"denoise": signature}), tmp_path / "source", root)
+        model = Recording()
+        replica = Replica([root], ["denoise/photo"], 64, Loader({"photo": model}), precision="bfloat16")
+        assert [signature for signature, *_ in model.calls] == ["denoise:bfloat16"]  # warm before the first request
+        sent = wire_request(model="denoise/photo@1")
+        assert (await replica.run(sent)).precision == "bfloat16"
+        assert (await replica.run(replace(sent, exact=True))).precision == "float32"
 
     asyncio.run(work())
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,9 +17,16 @@ def test_a_request_arrives_as_it_was_sent_with_its_deadline_on_the_replicas_cloc
     assert received.context.deadline == 5030.0
     assert received.context.due == 5010.0
     assert (received.model, received.signature, received.pixels) == (sent.model, sent.signature, sent.pixels)
+    assert not received.context.exact
     assert (received.context.client, received.context.weight) == ("key 1", 1.0)
     assert received.context.request_id == "front/abc#7", "two senders may use the same id"
     np.testing.assert_array_equal(received.inputs["image"], sent.inputs["image"])
+
+
+def test_a_picture_of_16_bits_is_exact_there_too() -> None:
+    sent = request()
+    sent = replace(sent, context=replace(sent.context, exact=True))
+    assert WireRequest.of(sent, "front", now=0.0).request(now=0.0).context.exact
 
 
 def test_errors_keep_their_fields_when_pickled() -> None:

@@ -1,0 +1,110 @@
+"""Published models in bfloat16: near float32, also in tiles, and pictures of 16 bits exactly as in float32."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from numpy.typing import NDArray
+
+from app.engine.local import LocalEngine
+from app.engine.precision import has_bfloat16
+from app.engine.protocol import RequestContext
+from app.engine.registry import Registry
+from app.engine.tensorflow_runtime import Runtime
+from app.imaging.picture import Picture
+from app.tasks.superres import SuperresOptions, superres
+from models.manifest import Tensor, read
+from tests.published.test_repository import FOLDERS, SHELF
+from tests.published.test_tiled import Network, few_borders, photograph, picture
+
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.skipif(not has_bfloat16(), reason="TensorFlow computes in bfloat16 with AVX-512 only"),
+]
+
+RMS = {"denoise": 1.2e-3, "superres": 5e-4, "inpaint": 3e-4}
+"""How far bfloat16 may be from float32, by task: the root mean square difference of a picture in [0, 1]."""
+TILES = 2**-7
+"""How far a pixel of tiled and untiled may differ in bfloat16, whose values near 1 are 2^-8 apart; in float32 it is the
+`tolerance` of the geometry."""
+ALLOWED = [
+    (folder, name) for folder in FOLDERS for name, signature in read(folder).signatures.items() if signature.bfloat16
+]
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return Runtime()
+
+
+@pytest.fixture(scope="module")
+def registry(runtime: Runtime) -> Registry:
+    return Registry([SHELF], runtime)
+
+
+def given(task: str, name: str, tensor: Tensor) -> NDArray[np.float32]:
+    """Return a photograph, a noisy one to denoise; a mask of a hole and a scratch; or a third of the range."""
+    if name == "image":
+        clean = (skimage.data.astronaut() / 255).astype(np.float32)
+        return (photograph() if task == "denoise" else clean)[None, 110:238, 110:238]
+    if name == "mask":
+        mask = np.zeros((1, 128, 128, 1), np.float32)
+        mask[:, 40:60, 30:100] = mask[:, 100:106] = 1
+        return mask
+    low, high = tensor.range or (0.0, 1.0)
+    return np.full(tensor.shape_at((1, 1)), low + (high - low) / 3, np.float32)
+
+
+@pytest.mark.parametrize(("folder", "name"), ALLOWED, ids=[f"{folder.parts[-3]}-{name}" for folder, name in ALLOWED])
+def test_it_is_near_float32(folder: Path, name: str, runtime: Runtime) -> None:
+    manifest = read(folder)
+    model = runtime.load(folder, manifest)
+    inputs = {key: given(manifest.task, key, tensor) for key, tensor in manifest.signatures[name].inputs.items()}
+    if "mask" in inputs:
+        inputs["image"] = inputs["image"] * (1 - inputs["mask"])
+    usual, found = (model.run(function, inputs)["image"] for function in (name, f"{name}:bfloat16"))
+    rms = float(np.sqrt(np.mean((found - usual) ** 2)))
+    assert 0 < rms <= RMS[manifest.task]
+    # The sum with the picture is float32: in bfloat16 there are 256 values between 0.5 and 1.
+    assert np.unique(found).size > np.unique(usual).size / 4
+
+
+@pytest.mark.parametrize(("task", "name"), [("denoise", "denoise"), ("superres", "x2")])
+def test_tiled_is_near_untiled(task: str, name: str, registry: Registry) -> None:
+    network = Network(registry, registry.find(task), TILES, precision="bfloat16")
+    for height, width in few_borders(network.smallest):
+        pixels = picture(height, width, 3)
+        tiled = network.run(name, pixels, network.smallest)
+        assert np.abs(tiled - network.untiled(name, pixels)).max() <= TILES, (height, width)
+
+
+def enlarge(registry: Registry, pixels: NDArray[Any], precision: Any) -> tuple[NDArray[Any], str]:
+    """Return `pixels` two times as large, and the precision that is told."""
+
+    async def work() -> tuple[NDArray[Any], str]:
+        engine = LocalEngine(registry, precision=precision)
+        try:
+            context = replace(RequestContext("test"), exact=pixels.dtype == np.uint16)  # as the pipeline does
+            answer = await superres(Picture(pixels), SuperresOptions(), engine, context)
+            return answer.picture.pixels, answer.decisions["precision"]
+        finally:
+            await engine.close(60)
+
+    return asyncio.run(work())
+
+
+def test_pictures_of_16_bits_are_exact(registry: Registry) -> None:
+    pixels = skimage.data.coffee()[100:190, 200:300]
+    deep = pixels.astype(np.uint16) * 257
+    usual, found = (enlarge(registry, deep, precision) for precision in ("float32", "bfloat16"))
+    np.testing.assert_array_equal(found[0], usual[0])
+    assert found[1] == usual[1] == "float32"
+    usual, found = (enlarge(registry, pixels, precision) for precision in ("float32", "bfloat16"))
+    assert 0 < np.abs(found[0].astype(int) - usual[0]).max() <= 2
+    assert (usual[1], found[1]) == ("float32", "bfloat16")
