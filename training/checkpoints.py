@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -11,12 +12,15 @@ import numpy as np
 from training.recipe import BadInitialWeights
 from training.weights import read_weights, take
 
+Convert = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
-def load_initial_weights(network: keras.Model, source: Path, part_name: str) -> int:
+
+def load_initial_weights(network: keras.Model, source: Path, part_name: str, convert: Convert = dict) -> int:
     """Copy into `network` what `source` has under the same name and shape; return how many variables were copied.
 
     `source` is a `.weights.h5` of this or another part, the folder of a published model, or an `.npz`: a dataset
-    archive's, or one whose arrays are called `layer/variable` as Keras calls them (`block_1_expand/kernel`).
+    archive's, or one whose arrays are called `layer/variable` as Keras calls them (`block_1_expand/kernel`) once
+    `convert` has renamed them.
     Raises BadInitialWeights when it does not exist, holds no weights, or none of them fit.
     """
     if not source.exists():
@@ -24,13 +28,13 @@ def load_initial_weights(network: keras.Model, source: Path, part_name: str) -> 
     if source.is_dir():
         from training.export.variables import read_variables
 
-        stored = read_variables(source, part_name)
+        stored: Mapping[str, np.ndarray] = read_variables(source, part_name)
     else:
         try:
             stored = _read_file(source)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BadInitialWeights(f"cannot read weights from {source}: {error}") from None
-    taken = take(network, stored)
+    taken = take(network, convert(stored))
     if not taken:
         raise BadInitialWeights(
             f"{source} has no variable with a name and shape of {network.name}; use weights of the same architecture"

@@ -42,6 +42,9 @@ class Part:
     """Samples in a batch. The default suits two cores; an accelerator takes more (`train --batch`)."""
     learning_rate = 5e-4
     """The highest learning rate of the schedule."""
+    warm_up_steps = 100
+    """Steps until the learning rate is at its highest. Adam's first steps are as large in every weight, whatever its
+    slope: a network that starts from good weights needs more of them, and a lower rate, not to lose what it has."""
     weight_decay = 0.0
     momentum = 0.9
     """Adam's first momentum; a GAN takes less."""
@@ -69,6 +72,10 @@ class Part:
         `make` is thread-safe, takes any index, and returns the same named arrays for the same index.
         """
         raise NotImplementedError
+
+    def convert_weights(self, stored: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Return the arrays of an `.npz` to start from under this network's names; by default they have them."""
+        return stored
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
         """Return the scalar loss of one batch: degrade, run and compare, all in `keras.ops` (the compiled step)."""

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 SAVE_SECONDS = 60.0
 PREVIEW_SECONDS = 600.0
-WARM_UP_STEPS = 100
 
 
 class Learner(keras.Model):
@@ -102,7 +101,7 @@ class RunCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Set the learning rate for this epoch: warm-up, then cosine over the time budget."""
-        warm = min(1.0, (epoch + 1) * self.part.steps_per_epoch / WARM_UP_STEPS)
+        warm = min(1.0, (epoch + 1) * self.part.steps_per_epoch / self.part.warm_up_steps)
         # The last epoch is the one that ends at the end of the time: cosine to 2 % there.
         rate = self.peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress())))
         self.model.optimizer.learning_rate = rate
@@ -279,7 +278,7 @@ def train(
             )
         source = _initial_weights(weights, recipe, part_name, out)
         if source is not None:
-            taken = load_initial_weights(network, source, part_name)
+            taken = load_initial_weights(network, source, part_name, part.convert_weights)
             run.started_from = (
                 "/".join(source.parts[-3:]) if source.is_dir() else f"{source.parent.name} ({source.name})"
             )

@@ -30,16 +30,10 @@ class Case:
     scale: int = 1
 
 
-def residual_unet() -> keras.Model:
-    from training.architectures import residual_unet
+def ffdnet(channels: int = 3) -> keras.Model:
+    from training.architectures import ffdnet
 
-    return residual_unet.build(channels=3, widths=(8, 16, 24), blocks=1)
-
-
-def gray_residual_unet() -> keras.Model:
-    from training.architectures import residual_unet
-
-    return residual_unet.build(channels=1, widths=(8, 16), blocks=2)
+    return ffdnet.build(channels, width=8, depth=4)
 
 
 def residual_upscaler(scale: int) -> keras.Model:
@@ -119,8 +113,8 @@ def finished(features: Callable[[keras.KerasTensor], keras.KerasTensor]) -> kera
 
 DIGIT = ((28, 28),)
 CASES = {
-    "residual_unet": Case(residual_unet, ((8, 8), (16, 40))),
-    "residual_unet gray": Case(gray_residual_unet, ((4, 4), (12, 8))),
+    "ffdnet": Case(ffdnet, ((2, 2), (16, 38))),
+    "ffdnet gray": Case(lambda: ffdnet(1), ((4, 4), (12, 8))),
     "residual_upscaler x2": Case(lambda: residual_upscaler(2), ((1, 1), (7, 12)), 2),
     "residual_upscaler x3": Case(lambda: residual_upscaler(3), ((1, 1), (7, 12)), 3),
     "residual_upscaler x4": Case(lambda: residual_upscaler(4), ((1, 1), (7, 12)), 4),
@@ -290,17 +284,45 @@ def test_an_untrained_upscaler_gives_its_pixels_copies_without_a_checkerboard(sc
     assert np.abs(answer(network, given) - copies).mean() < 0.2
 
 
-def test_an_untrained_denoiser_is_nearly_the_identity() -> None:
-    network = residual_unet()
-    given = inputs(network, 1, (16, 24))
-    assert np.abs(answer(network, given) - given["image"]).mean() < 0.1
-
-
 def test_the_level_is_told() -> None:
-    network = residual_unet()
+    network = ffdnet()
     given = inputs(network, 1, (16, 16))
     louder = given | {"level": given["level"] + 0.5}
     assert np.abs(answer(network, louder) - answer(network, given)).max() > 1e-5
+
+
+def authors_ffdnet(stored: dict[str, np.ndarray], image: np.ndarray, level: float) -> np.ndarray:
+    """Return what the authors' network makes of `image` (1, H, W, C), written from the paper: channels come first."""
+    import tensorflow as tf
+
+    _, height, width, channels = image.shape
+    blocks = image[0].reshape(height // 2, 2, width // 2, 2, channels).transpose(0, 2, 4, 1, 3)
+    x = blocks.reshape(1, height // 2, width // 2, 4 * channels)
+    plane = np.full((1, height // 2, width // 2, 1), level * 75 / 255, np.float32)
+    x = tf.concat([x, plane], axis=-1)
+    for index in range(len(stored) // 2):
+        x = tf.nn.conv2d(tf.nn.relu(x) if index else x, stored[f"model/{2 * index}/weight"], 1, "SAME")
+        x += stored[f"model/{2 * index}/bias"]
+    found = x.numpy().reshape(height // 2, width // 2, channels, 2, 2).transpose(0, 3, 1, 4, 2)
+    return found.reshape(1, height, width, channels)
+
+
+def test_the_weights_of_ffdnet_s_authors_are_taken(tmp_path: Path) -> None:
+    from training.architectures.ffdnet import convert_weights
+    from training.checkpoints import load_initial_weights
+
+    random, widths = np.random.default_rng(0), (13, 8, 8, 8, 12)
+    stored: dict[str, np.ndarray] = {}
+    for index in range(4):
+        shape = (3, 3, widths[index], widths[index + 1])
+        stored[f"model/{2 * index}/weight"] = random.normal(0, 0.2, shape).astype(np.float32)
+        stored[f"model/{2 * index}/bias"] = random.normal(0, 0.2, shape[-1]).astype(np.float32)
+    np.savez(tmp_path / "authors.npz", **stored)
+    network = ffdnet()
+    assert load_initial_weights(network, tmp_path / "authors.npz", "denoise", convert_weights) == len(stored)
+    given = inputs(network, 1, (12, 20))
+    expected = authors_ffdnet(stored, given["image"], float(given["level"].reshape(())))
+    np.testing.assert_allclose(answer(network, given), expected, atol=1e-5)
 
 
 def test_the_code_of_the_digits_has_128_numbers() -> None:

@@ -18,6 +18,17 @@ def level_of(degraded: Any, clean: Any) -> Any:
     return ops.sqrt(ops.mean(ops.square(degraded - clean), axis=(1, 2, 3), keepdims=True)) / LEVEL_UNIT
 
 
+def correlation_of(degraded: Any, clean: Any) -> Any:
+    """Return how alike the degradation of neighboring pixels is, (N,1,1,1) in [0, 1]: 0 for white noise.
+
+    It is twice the RMS of the degradation's means over 2x2 pixels, over its RMS, less one: white noise halves.
+    """
+    noise = degraded - clean
+    coarse = ops.sqrt(ops.mean(ops.square(ops.average_pool(noise, 2)), axis=(1, 2, 3), keepdims=True))
+    fine = ops.sqrt(ops.mean(ops.square(noise), axis=(1, 2, 3), keepdims=True))
+    return ops.clip(2.0 * coarse / (fine + 1e-6) - 1.0, 0.0, 1.0)
+
+
 def eight_bit(picture: Any) -> Any:
     """Return `picture` clipped to [0, 1] and rounded to 8 bit."""
     return ops.round(ops.clip(picture, 0.0, 1.0) * 255.0) / 255.0
@@ -29,8 +40,8 @@ def gaussian_noise(clean: Any, seed: keras.random.SeedGenerator, highest: float 
     return clean + deviation * keras.random.normal(ops.shape(clean), seed=seed)
 
 
-def camera_noise(clean: Any, seed: keras.random.SeedGenerator) -> Any:
-    """Return `clean` [N,H,W,C] with noise like a camera's: rising with brightness, colored, smeared, clipped, 8 bit.
+def smeared_noise(clean: Any, seed: keras.random.SeedGenerator) -> Any:
+    """Return `clean` [N,H,W,C] with noise in blobs: rising with brightness, colored, smeared, clipped, 8 bit.
 
     Variance is `read² + shot * value`, mostly small as in real files; a share of the noise is common to the channels,
     and shares of it are smeared over 3x3 and 5x5 pixels, as demosaicing, in-camera denoising and scaling do.

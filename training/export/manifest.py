@@ -31,6 +31,7 @@ MEANINGS = {
     "image": "a picture in [0, 1], not clipped where it comes out",
     "probabilities": "how probable each class is; of one class, the foreground",
     "level": "the root mean square of noise and artifacts, 1 = 75/255 of the range",
+    "correlation": "how alike the noise of neighboring pixels is: 0 for white noise, 1 for blocks of 2x2",
 }
 
 

@@ -35,14 +35,14 @@ def neighbors(noise: np.ndarray) -> float:
     return float(np.corrcoef(noise[:, :, :-1].ravel(), noise[:, :, 1:].ravel())[0, 1])
 
 
-@pytest.mark.parametrize("kind", ["gaussian_noise", "camera_noise"])
+@pytest.mark.parametrize("kind", ["gaussian_noise", "smeared_noise"])
 def test_the_same_seed_is_the_same_noise(kind: str) -> None:
     clean = flat(0.5, count=4)
     np.testing.assert_array_equal(spoiled(kind, clean, 5), spoiled(kind, clean, 5))
     assert (spoiled(kind, clean, 5) != spoiled(kind, clean, 6)).any()
 
 
-@pytest.mark.parametrize("kind", ["gaussian_noise", "camera_noise"])
+@pytest.mark.parametrize("kind", ["gaussian_noise", "smeared_noise"])
 def test_a_generator_goes_on(kind: str) -> None:
     import keras
 
@@ -77,9 +77,9 @@ def test_gaussian_noise_is_white_unclipped_and_of_every_deviation() -> None:
     assert loud.std(axis=(1, 2, 3)).max() * 255 < 10.5
 
 
-def test_camera_noise_is_eight_bit_rises_with_brightness_and_is_smeared_and_colored() -> None:
+def test_smeared_noise_is_eight_bit_rises_with_brightness_and_is_smeared_and_colored() -> None:
     clean = np.concatenate([flat(0.2, count=256), flat(0.7, count=256)], axis=2)
-    found = spoiled("camera_noise", clean)
+    found = spoiled("smeared_noise", clean)
     np.testing.assert_allclose(found * 255, np.rint(found * 255), atol=1e-4)
     assert found.min() >= 0
     assert found.max() <= 1
@@ -106,7 +106,7 @@ def test_smearing_keeps_a_color_apart_and_its_sum() -> None:
     found = keras.ops.convert_to_numpy(_smear(point, (1, 4, 6, 4, 1)))
     assert not found[..., [0, 2]].any()
     assert found.sum() == pytest.approx(1, abs=1e-6)
-    # What camera_noise divides by is the spread that white noise is left with.
+    # What smeared_noise divides by is the spread that white noise is left with.
     assert np.sqrt(np.square(found).sum()) == pytest.approx(0.2734375, abs=1e-6)
     found = keras.ops.convert_to_numpy(_smear(point, (1, 2, 1)))
     assert np.sqrt(np.square(found).sum()) == pytest.approx(0.375, abs=1e-6)
@@ -181,3 +181,15 @@ def test_without_noise_jpeg_is_what_another_encoder_makes() -> None:
     coded = [jpeg(clean, np.random.default_rng(seed), 50, 50).astype(float) for seed in range(16)]
     apart = [min(np.abs(one - like).mean() for like in likes) for one in coded]
     assert 3 <= sum(value < 1.0 for value in apart) <= 13
+
+
+def test_correlation_is_nothing_for_white_noise_and_one_for_blocks() -> None:
+    from training.data.degradations import correlation_of
+
+    random = np.random.default_rng(0)
+    clean = flat(0.5, count=3)
+    white = random.normal(0, 0.1, clean.shape[1:]).astype(np.float32)
+    blocks = white[::2, ::2].repeat(2, axis=0).repeat(2, axis=1)
+    found = np.asarray(correlation_of(clean + np.stack([white, blocks, 0 * white]), clean))
+    assert found.shape == (3, 1, 1, 1)
+    np.testing.assert_allclose(found.ravel(), [0, 1, 0], atol=0.03)
