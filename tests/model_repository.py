@@ -99,6 +99,13 @@ def photo_signatures() -> dict[str, Signature]:
     }
 
 
+def correlated_signatures() -> dict[str, Signature]:
+    """Return the signatures of a denoise/photo with a second network for correlated noise, and how to tell."""
+    signatures = photo_signatures()
+    told = Signature(inputs={"image": picture()}, outputs={"level": level(), "correlation": level()})
+    return {**signatures, "denoise_correlated": signatures["denoise"], "estimate": told}
+
+
 def digit_signatures() -> dict[str, Signature]:
     """Return the signature of denoise/digits."""
     return {"denoise": Signature(inputs={"image": picture(1, 28)}, outputs={"image": picture(1, 28)})}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from app.engine.protocol import Arrays, Engine, RequestContext
 from app.errors import InvalidField, ModelUnavailable
+from app.imaging.limiter import limit_correction
 from app.imaging.picture import Picture
 from app.imaging.tiles import Plan
 from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
@@ -18,6 +19,10 @@ from app.tasks.tiling import Stopwatch, plan_for, require_signature, run_tiled, 
 from models.manifest import Manifest
 
 _ESTIMATE_TILES = 8
+_LEVEL_UNIT = 75 / 255
+"""The standard deviation of the noise at strength 1, for pixels in [0, 1]."""
+_CORRELATED = 0.25
+"""The correlation from which on a model's second signature is used, where it has one."""
 
 
 class DenoiseOptions(TaskOptions):
@@ -49,27 +54,30 @@ async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, con
     """
     watch = Stopwatch(context)
     manifest = find_model(options, engine)
-    signature = require_signature(manifest, "denoise")
     if not options.uses_device:
         return TaskResult(picture, manifest.id, {"strength": "0.000"}, watch.seconds())
+    takes_level = "level" in require_signature(manifest, "denoise").inputs
     plan = await plan_for(picture, manifest, "denoise")
-    decisions: dict[str, str] = {}
+    name, level = "denoise", None
     constants: Arrays = {}
-    if "level" in signature.inputs:
-        level = options.strength
-        if level == "auto":
-            level = await _estimate_level(picture, plan, manifest, engine, context)
+    decisions: dict[str, str] = {}
+    if takes_level:
+        noise = await _estimate_noise(picture, plan, manifest, options, engine, context)
+        level, name = noise.level, noise.signature
         constants["level"] = np.full((1, 1, 1, 1), level, np.float32)
         decisions["strength"] = f"{level:.3f}"
-    share = np.float32(options.preserve)
 
-    def blend(window: NDArray[np.float32], result: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finish(window: NDArray[np.float32], result: NDArray[np.float32]) -> NDArray[np.float32]:
+        if level is not None:
+            result = limit_correction(window[0], result[0], level * _LEVEL_UNIT)[None]
+        if not options.preserve:
+            return result
         # Clipped first: the network may return values outside [0, 1].
+        share = np.float32(options.preserve)
         return np.clip(result, 0, 1) * (1 - share) + window * share
 
-    finish = blend if options.preserve else None
-    pixels = await run_tiled(picture, plan, manifest, "denoise", engine, context, constants=constants, finish=finish)
-    decisions |= {"tiles": str(len(plan.tiles)), "precision": context.usage.precision("denoise")}
+    pixels = await run_tiled(picture, plan, manifest, name, engine, context, constants=constants, finish=finish)
+    decisions |= {"tiles": str(len(plan.tiles)), "precision": context.usage.precision(name)}
     return TaskResult(picture.with_pixels(pixels, picture.alpha), manifest.id, decisions, watch.seconds())
 
 
@@ -86,20 +94,39 @@ def find_model(options: DenoiseOptions, engine: Engine) -> Manifest:
     return manifest
 
 
-async def _estimate_level(
-    picture: Picture, plan: Plan, manifest: Manifest, engine: Engine, context: RequestContext
-) -> float:
-    """Return the noise level of the picture: the median of the model's estimates for tiles spread over it.
+class _Noise(NamedTuple):
+    """The level of a picture's noise, and the signature that removes noise of its kind."""
 
-    Estimates for single tiles may be wrong: too high for texture, too low for clipped sky.
+    level: float
+    signature: str
+
+
+async def _estimate_noise(
+    picture: Picture,
+    plan: Plan,
+    manifest: Manifest,
+    options: DenoiseOptions,
+    engine: Engine,
+    context: RequestContext,
+) -> _Noise:
+    """Return the noise of the picture: the medians of the model's estimates for tiles spread over it.
+
+    Estimates for single tiles may be wrong: too high for texture, too low for clipped sky. A model may have a second
+    signature for noise that is alike in neighboring pixels, as cameras and encoders leave it.
     """
+    chooses = "denoise_correlated" in manifest.signatures and "estimate" in manifest.signatures
+    if options.strength != "auto" and not chooses:
+        return _Noise(options.strength, "denoise")
     outputs = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_ESTIMATE_TILES)
-    levels = np.array([float(output["level"].mean()) for output in outputs])
-    low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
-    level = float(np.median(levels))
-    if not math.isfinite(level):
+    level, correlation = (
+        float(np.median([float(output[key].mean()) for output in outputs])) if key in outputs[0] else 0.0
+        for key in ("level", "correlation")
+    )
+    if not math.isfinite(level + correlation):
         raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
-    return min(max(level, low), high)
+    low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
+    signature = "denoise_correlated" if chooses and correlation >= _CORRELATED else "denoise"
+    return _Noise(min(max(level, low), high) if options.strength == "auto" else options.strength, signature)
 
 
 def _check(options: DenoiseOptions, sizes: Sizes, engine: Engine) -> None:  # noqa: ARG001

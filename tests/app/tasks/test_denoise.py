@@ -14,12 +14,13 @@ from app.tasks.base import TaskResult
 from app.tasks.denoise import DenoiseOptions, denoise
 from models.manifest import Geometry, Tensor
 from tests.engines import Function, FunctionEngine, identity
-from tests.model_repository import DIGIT, digit_signatures, manifest, photo_signatures
+from tests.model_repository import DIGIT, correlated_signatures, digit_signatures, manifest, photo_signatures
 
 TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 PHOTO = manifest(name="photo", signatures=photo_signatures(), geometry=TILED)
 PLAIN = manifest(name="plain", geometry=TILED)
 DIGITS = manifest(name="digits", signatures=digit_signatures(), geometry=DIGIT)
+BOTH = manifest(name="both", signatures=correlated_signatures(), geometry=TILED)
 BLIND = manifest(name="blind", signatures={"denoise": photo_signatures()["denoise"]}, geometry=TILED)
 
 
@@ -43,13 +44,18 @@ def answering(*levels: float) -> Function:
 
 
 def run(image: Picture, options: DenoiseOptions, function: Function) -> tuple[TaskResult, FunctionEngine]:
-    engine = FunctionEngine(function, PHOTO, PLAIN, DIGITS, BLIND)
+    engine = FunctionEngine(function, PHOTO, PLAIN, DIGITS, BLIND, BOTH)
     return asyncio.run(denoise(image, options, engine, RequestContext("test"))), engine
+
+
+def levels(engine: FunctionEngine) -> set[float]:
+    """Return the levels that the network was told."""
+    return {round(float(one.inputs["level"].item()), 6) for one in engine.requests if one.signature == "denoise"}
 
 
 def test_strength_is_the_level() -> None:
     answer, engine = run(picture(), DenoiseOptions(strength=0.4), answering())
-    assert (answer.picture.pixels == 102).all()
+    assert levels(engine) == {0.4}
     assert {request.signature for request in engine.requests} == {"denoise"}
     assert answer.decisions == {"strength": "0.400", "tiles": str(len(engine.requests)), "precision": "float32"}
     assert answer.model == "denoise/photo@1"
@@ -71,7 +77,7 @@ def test_strength_0_leaves_the_pixels_as_they_are() -> None:
 def test_auto_is_the_median_of_eight_tiles() -> None:
     estimates = [0.2, 0.2, 0.2, 0.2, 0.2, 0.9, 0.9, 0.0]  # texture and sky
     answer, engine = run(picture(100, 100), DenoiseOptions(), answering(*estimates))
-    assert (answer.picture.pixels == 51).all()
+    assert levels(engine) == {0.2}
     assert answer.decisions["strength"] == "0.200"
     assert sum(request.signature == "estimate" for request in engine.requests) == 8
 
@@ -103,6 +109,34 @@ def test_range_of_levels_is_the_manifests() -> None:
     assert answer.decisions["strength"] == "0.500"
 
 
+def telling(level: float, correlation: float) -> Function:
+    """Return what estimates `level` and `correlation`, and otherwise gives pictures back."""
+
+    def answer(request: InferenceRequest) -> Arrays:
+        if request.signature == "estimate":
+            found = {"level": level, "correlation": correlation}
+            return {name: np.full((1, 1, 1, 1), value, np.float32) for name, value in found.items()}
+        return identity(request)
+
+    return answer
+
+
+@pytest.mark.parametrize("strength", ["auto", 0.3])
+@pytest.mark.parametrize(("correlation", "used"), [(0.0, "denoise"), (0.6, "denoise_correlated")])
+def test_correlated_noise_has_a_network_of_its_own(strength: Any, correlation: float, used: str) -> None:
+    answer, engine = run(picture(), DenoiseOptions(model="both", strength=strength), telling(0.2, correlation))
+    assert {request.signature for request in engine.requests} == {"estimate", used}
+    assert answer.decisions["strength"] == ("0.200" if strength == "auto" else "0.300")
+
+
+def test_no_more_is_taken_away_than_noise_of_that_level() -> None:
+    """Here the network takes everything for noise."""
+    image = picture()
+    answer, _ = run(image, DenoiseOptions(strength=10 / 75), answering())
+    taken = answer.picture.pixels.astype(float) - image.pixels
+    assert 0.5 < np.sqrt(np.square(taken).mean()) < 17
+
+
 def test_model_without_level_takes_auto_and_no_number() -> None:
     answer, _ = run(picture(), DenoiseOptions(model="plain"), identity)
     np.testing.assert_array_equal(answer.picture.pixels, picture().pixels)
@@ -115,8 +149,8 @@ def test_model_without_level_takes_auto_and_no_number() -> None:
 def test_model_that_cannot_estimate_wants_a_number() -> None:
     with pytest.raises(InvalidField, match="cannot estimate the noise"):
         run(picture(), DenoiseOptions(model="blind"), identity)
-    answer, _ = run(picture(), DenoiseOptions(model="blind", strength=0.2), answering())
-    assert (answer.picture.pixels == 51).all()
+    _, engine = run(picture(), DenoiseOptions(model="blind", strength=0.2), answering())
+    assert levels(engine) == {0.2}
 
 
 @pytest.mark.parametrize("preserve", [0.0, 0.25, 1.0])
