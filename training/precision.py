@@ -25,10 +25,10 @@ def dtype_policy(precision: str) -> Iterator[None]:
 
 
 def has_fast_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
-    """Return whether bfloat16 may be faster here: on an accelerator, or a processor with the flag `amx_bf16`."""
+    """Return whether bfloat16 may be faster here: on an accelerator, or a processor with instructions for it."""
     if any(not str(name).lower().startswith("cpu") for name in keras.distribution.list_devices()):
         return True
     try:
-        return "amx_bf16" in cpuinfo.read_text(encoding="utf-8").split()
+        return not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpuinfo.read_text(encoding="utf-8").split())
     except OSError:  # not Linux
         return False

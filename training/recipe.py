@@ -115,6 +115,8 @@ class Recipe:
     """Files of weights that training reads beside the packs (`Packs.weights`)."""
     geometry: dict[str, Any]
     """The manifest's, with `halo` None where the export measures it."""
+    reach = 0
+    """How many pixels beyond those that the networks see the task itself looks at: the halo is larger by as much."""
     inputs: dict[str, dict[str, Any]] = {}
     """Fields of the manifest's inputs and outputs that differ from the usual ones."""
     defaults: dict[str, int] = {}

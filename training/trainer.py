@@ -320,7 +320,11 @@ def choose_precision(part: Part, packs: Packs, name: str, *, seed: int, batch: i
     measuring. The choice is printed after `name`.
     """
     if not has_fast_bfloat16():
-        print(f"{name}: precision float32 (this machine has no GPU and no AMX)", file=sys.stderr, flush=True)
+        print(
+            f"{name}: precision float32 (this machine has no GPU and no instructions for bfloat16)",
+            file=sys.stderr,
+            flush=True,
+        )
         return "float32"
     inputs = dict(part.batches(packs, seed, batch)(0))
     seconds = {precision: _step_seconds(part, inputs, seed, precision) for precision in PRECISIONS}

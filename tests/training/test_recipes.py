@@ -84,7 +84,8 @@ def test_its_networks_take_and_give_what_its_geometry_promises(recipe: Recipe, e
                     said.size_rule.modulus * 4 + said.size_rule.remainder,
                 )
             ]
-        sizes = sizes or [(said.multiple * 5, said.multiple * 4), (said.tile_step, said.tile_step)]
+        least = said.tile_step if said.kind == "tiled" else said.multiple * 4
+        sizes = sizes or [(least + said.multiple, least), (2 * least, least)]
         for height, width in sizes if every else [min(sizes, key=math.prod)]:
             given: dict[str, Any] = {}
             for key, tensor in network.input.items():
@@ -162,3 +163,9 @@ def test_a_loss_of_real_batches_is_finite_and_its_figures_are_too(name: str, pac
         assert all(np.isfinite(value) for value in part.validate(network, packs).values())
         grid = part.preview_grid(network, packs)
         assert (grid.dtype, grid.ndim, grid.shape[-1]) == (np.uint8, 3, 3)
+
+
+def test_tiles_of_the_photo_denoiser_have_room_for_the_limit_of_the_service() -> None:
+    from app.imaging.limiter import REACH
+
+    assert recipes.load("denoise_photo").reach == REACH

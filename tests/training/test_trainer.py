@@ -209,7 +209,9 @@ def test_bfloat16_is_computed_with_and_weights_and_averages_are_float32(train: T
     assert json.loads((folder / "run.json").read_text())["precision"] == "bfloat16"
 
 
-@pytest.mark.parametrize(("flags", "expected"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)])
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", True), ("fpu avx512f", False)]
+)
 def test_the_processor_says_whether_bfloat16_may_be_faster(
     flags: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,7 +179,7 @@ def _geometry(recipe: Recipe, networks: Mapping[str, keras.Model], packs: Packs)
     """Return the recipe's geometry with the halo measured where it is None, and tiles large enough for it."""
     fields = dict(recipe.geometry)
     if fields["kind"] == "tiled" and fields.get("halo") is None:
-        fields["halo"] = _halo(recipe, networks, _backgrounds(recipe, packs))
+        fields["halo"] = _halo(recipe, networks, _backgrounds(recipe, packs)) + recipe.reach
         if fields["tile_size"] <= 2 * fields["halo"]:
             fields["tile_size"] = -(-4 * fields["halo"] // fields["tile_step"]) * fields["tile_step"]
             print(

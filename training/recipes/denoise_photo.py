@@ -68,7 +68,8 @@ class DenoisePhoto(Recipe):
     architecture = "FFDNet given the level, and a level estimator at two scales"
     packs = ("photos",)
     weights = (FFDNET,)
-    geometry = {"kind": "tiled", "multiple": 8, "tile_size": 512, "tile_step": 64, "halo": None}
+    geometry = {"kind": "tiled", "multiple": 2, "tile_size": 512, "tile_step": 64, "halo": None}
+    reach = 8  # of the limit on what is taken away (app/imaging/limiter.py)
 
     def build_parts(self) -> dict[str, Part]:
         return {"denoise": Denoise(), "denoise_correlated": DenoiseCorrelated(), "estimate": Estimate()}
