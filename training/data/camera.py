@@ -30,11 +30,11 @@ class Camera(NamedTuple):
     demosaic: bool
     """False for a sensor that sees all colors at each pixel, or a film that is scanned."""
     smooth: float
-    """Deviation of the camera's own blurring of color noise, in pixels; 0 for none."""
+    """Deviation of the camera's own blurring of color noise, in pixels; 0 for none. Luma is blurred a third as far."""
     sharpen: float
     """How much of the detail is added once more after that."""
     scale: float
-    """Sensor pixels a pixel of the file, 1 or more."""
+    """Sensor pixels a pixel of the file, both ways; below 1 it was enlarged."""
     qualities: tuple[int, ...]
     """The qualities of the JPEG encoders that the file goes through, one after the other."""
     gray: bool = False
@@ -53,7 +53,7 @@ def draw(random: np.random.Generator) -> Camera:
         demosaic=bool(random.random() < 0.8),
         smooth=float(random.uniform(0.5, 2.0)) if random.random() < 0.35 else 0.0,
         sharpen=float(random.uniform(0.2, 1.0)) if random.random() < 0.3 else 0.0,
-        scale=float(random.uniform(1.0, 2.5)) if random.random() < 0.6 else 1.0,
+        scale=float(np.exp(random.uniform(np.log(0.6), np.log(2.5)))) if random.random() < 0.7 else 1.0,
         qualities=qualities,
     )
 
@@ -83,19 +83,23 @@ def to_gray(picture: np.ndarray) -> np.ndarray:
 def noise_of(picture: np.ndarray, camera: Camera, random: np.random.Generator) -> np.ndarray:
     """Return the noise in `picture` before it is encoded: float32 of the same shape, 1 being the whole range."""
     height, width = picture.shape[:2]
-    tall, wide = (2 * round(side * camera.scale / 2) for side in (height, width))
-    large = picture if camera.scale == 1 else cv2.resize(picture, (wide, tall), interpolation=cv2.INTER_CUBIC)
-    large = large[: tall // 2 * 2, : wide // 2 * 2].astype(np.float32) / 255
-    if large.shape[0] < height or large.shape[1] < width:  # an odd side without reduction
-        large = np.pad(large, [(0, height - large.shape[0]), (0, width - large.shape[1]), (0, 0)], mode="edge")
-    linear = WHITE * np.power(large, camera.gamma) / np.array(camera.gains, np.float32)
+    # Even, for Bayer's filter.
+    sensor = picture.astype(np.float32) / 255
+    sensor = _resize(sensor, (2 * round(height * camera.scale / 2), 2 * round(width * camera.scale / 2)))
+    linear = WHITE * np.power(np.clip(sensor, 0, 1), camera.gamma) / np.array(camera.gains, np.float32)
     signal = _mosaic(linear) if camera.demosaic else linear
     deviation = np.sqrt(camera.read**2 + camera.shot * signal)
     noisy = signal + deviation * random.standard_normal(signal.shape, np.float32)
     difference = _develop(np.clip(noisy, 0, 1), camera) - _develop(signal, camera)
-    if difference.shape[:2] != (height, width):
-        difference = cv2.resize(difference, (width, height), interpolation=cv2.INTER_AREA)
-    return difference.astype(np.float32)
+    return _resize(difference, (height, width))
+
+
+def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return float32 `picture` (height, width, 3) at `size` (height, width)."""
+    if picture.shape[:2] == size:
+        return picture
+    smaller = size[0] < picture.shape[0]
+    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
 
 def _mosaic(linear: np.ndarray) -> np.ndarray:

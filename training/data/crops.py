@@ -27,14 +27,14 @@ class Crops:
     """Random square crops: `crops(index)` -> uint8 (batch, size, size, 3), the same for the same index.
 
     Each crop is taken from a picture drawn with probability proportional to its pixels, reduced by a factor between
-    1 and 0.6 half of the time (sharper statistics), flipped and turned by a multiple of 90 degrees.
+    1 and `smallest` half of the time (sharper statistics), flipped and turned by a multiple of 90 degrees.
     """
 
-    def __init__(self, pictures: Sequence[np.ndarray], size: int, batch: int, seed: int) -> None:
+    def __init__(self, pictures: Sequence[np.ndarray], size: int, batch: int, seed: int, smallest: float = 0.6) -> None:
         self.pictures = [picture for picture in pictures if min(picture.shape[:2]) >= size]
         if not self.pictures:
             raise ValueError(f"all pictures are smaller than a crop of {size} pixels")
-        self.size, self.batch, self.seed = size, batch, seed
+        self.size, self.batch, self.seed, self.smallest = size, batch, seed, smallest
         area = np.array([picture.shape[0] * picture.shape[1] for picture in self.pictures], np.float64)
         self.share = area / area.sum()
 
@@ -45,7 +45,7 @@ class Crops:
 
     def _crop(self, picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
         height, width = picture.shape[:2]
-        factor = random.uniform(0.6, 1) if random.random() < 0.5 else 1.0
+        factor = random.uniform(self.smallest, 1) if random.random() < 0.5 else 1.0
         side = min(int(round(self.size / factor)), height, width)
         top, left = random.integers(height - side + 1), random.integers(width - side + 1)
         crop = picture[top : top + side, left : left + side]

@@ -56,7 +56,7 @@ def smeared_noise(clean: Any, seed: keras.random.SeedGenerator) -> Any:
     kinds = keras.random.uniform((3, *each), 0.0, 1.0, seed=seed)
     kinds = ops.square(kinds) / ops.sqrt(ops.sum(ops.power(kinds, 4), axis=0))
     noise = kinds[0] * noise + kinds[1] * once + kinds[2] * twice
-    read = 0.05 * ops.square(keras.random.uniform(each, 0.0, 1.0, seed=seed))
+    read = 0.12 * ops.square(keras.random.uniform(each, 0.0, 1.0, seed=seed))
     shot = 0.02 * ops.power(keras.random.uniform(each, 0.0, 1.0, seed=seed), 4)
     return eight_bit(clean + noise * ops.sqrt(ops.square(read) + shot * ops.clip(clean, 0.0, 1.0)))
 

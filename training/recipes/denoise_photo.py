@@ -39,12 +39,14 @@ from training.recipe import Batch, Part, Recipe
 
 HELD_OUT_SIZE = 192
 FFDNET = "denoise/ffdnet_color.npz"
-GRAY = 0.15
+GRAY = 0.25
 """The share of pictures that are turned to gray."""
 NEAR_ZERO = 4 / 75
 """The level below which the estimator's mistakes count less."""
 CORRELATED = 0.25
 """The correlation from which on `denoise_correlated` is used."""
+FAINT = 2 / 75
+"""The level below which the estimator's mistakes upwards count more."""
 HIGHEST = 75 / 255
 """The largest deviation of white noise: level 1."""
 
@@ -96,11 +98,12 @@ class PhotoPart(Part):
         """
         training, _ = validation_split(packs.pictures("photos/train"))
         crops = Crops(training, self.crop, batch, seed)
+        small = Crops(training, self.crop, batch, seed + 1, smallest=0.25)
         coded = batch * self.mix.coded // 16
         taken = coded + batch * self.mix.camera // 16
 
         def make(index: int) -> Batch:
-            clean = self.choose(crops, index)
+            clean = self.choose(crops(index), small, index)
             random = np.random.default_rng([seed, index, 1])
             gray = random.random(batch) < GRAY
             for place in np.flatnonzero(gray):
@@ -114,9 +117,9 @@ class PhotoPart(Part):
 
         return make
 
-    def choose(self, crops: Crops, index: int) -> np.ndarray:
-        """Return the crops of batch `index`, uint8 (batch, crop, crop, 3)."""
-        return crops(index)
+    def choose(self, found: np.ndarray, small: Crops, index: int) -> np.ndarray:
+        """Return the crops of batch `index`, uint8 (N,H,W,3): those `found`, or those of pictures made `small`."""
+        return found
 
     def degrade(self, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
         """Return (degraded, clean), float32 in about [0, 1].
@@ -214,10 +217,12 @@ class Estimate(PhotoPart):
     learning_rate = 1e-3
     hours = 0.5
 
-    def choose(self, crops: Crops, index: int) -> np.ndarray:
-        """Return crops of which half are the more detailed of two: texture, which is taken for noise, is rare."""
-        found = crops(2 * index)
-        others = crops(2 * index + 1)
+    def choose(self, found: np.ndarray, small: Crops, index: int) -> np.ndarray:
+        """Return crops of which half are the more detailed of two, where pictures were made small.
+
+        Fine texture is what is taken for noise, and rare in photographs.
+        """
+        others = small(index)
         for i in range(0, len(found), 2):
             if _detail(others[i]) > _detail(found[i]):
                 found[i] = others[i]
@@ -259,6 +264,8 @@ class Estimate(PhotoPart):
         level = level_of(degraded, clean)
         found = network({"image": degraded})
         error = ops.square(ops.log((found["level"] + NEAR_ZERO) / (level + NEAR_ZERO)))
+        # Texture that is lost is worse than faint noise that stays.
+        error = ops.where((level < FAINT) & (found["level"] > level), 3.0 * error, error)
         apart = ops.square(found["correlation"] - correlation_of(degraded, clean))
         return ops.mean(error) + 0.2 * ops.mean(apart * level / (level + NEAR_ZERO))
 

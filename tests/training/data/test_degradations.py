@@ -85,12 +85,12 @@ def test_smeared_noise_is_eight_bit_rises_with_brightness_and_is_smeared_and_col
     assert found.max() <= 1
     noise = found - clean
     dark, bright = noise[:, :, :32], noise[:, :, 32:]
-    assert bright.std() > 1.2 * dark.std()
+    assert bright.std() > 1.05 * dark.std()
     # Files differ: most are quiet, some are loud, as with a camera.
     deviations = dark.std(axis=(1, 2, 3)) * 255
-    assert np.median(deviations) < 12
+    assert np.median(deviations) < 18
     assert np.quantile(deviations, 0.1) < 4
-    assert deviations.max() > 18
+    assert deviations.max() > 25
     assert neighbors(bright) > 0.1
     between = np.corrcoef(bright[..., 0].ravel(), bright[..., 1].ravel())[0, 1]
     assert 0.2 < between < 0.9
