@@ -26,7 +26,7 @@ from app.limits.admission import Admission
 from app.limits.pixel_budget import PixelBudget
 from app.tasks.base import Size, Sizes, Task, TaskOptions, TaskResult
 from app.tasks.tiling import count_computed, count_covered
-from models.manifest import Geometry, Manifest
+from models.manifest import Manifest
 
 MAX_WORK_RATIO = 2
 """A picture may take so many times the work of a square one with the most pixels: a thin one takes whole tiles."""
@@ -171,8 +171,8 @@ class ImagePipeline:
             return await self._process(request, sizes, context, budget, clock)
         kind = f"{self.find_model(request) or request.task.name} ×{request.options.scale_factor}"
         fingerprint = await run_in_thread(_fingerprint, request.uploads)
-        geometry = self._find_geometry(request)
-        work = count_computed(sizes["image"], geometry) if geometry else sizes["image"].pixels
+        manifest = self._find_manifest(request)
+        work = self._count_computed(sizes["image"], manifest) if manifest else sizes["image"].pixels
         with self.admission.enter(kind, work, context, fingerprint) as due:
             return await self._process(request, sizes, replace(context, due=due), budget, clock)
 
@@ -181,11 +181,6 @@ class ImagePipeline:
         ModelUnavailable."""
         manifest = self._find_manifest(request)
         return manifest.id if manifest else ""
-
-    def _find_geometry(self, request: ImageRequest) -> Geometry | None:
-        """Return how the model takes a picture, or None if the request needs no model."""
-        manifest = self._find_manifest(request)
-        return manifest.geometry if manifest else None
 
     def _find_manifest(self, request: ImageRequest) -> Manifest | None:
         options = request.options
@@ -201,15 +196,19 @@ class ImagePipeline:
             sizes[field] = Size(*size)
         request.task.check(request.options, sizes, self.engine)
         self._check_result_size(sizes["image"].pixels, request.options.scale_factor)
-        geometry = self._find_geometry(request)
-        if geometry and geometry.kind == "tiled":
-            self._check_work(sizes["image"], geometry)
+        manifest = self._find_manifest(request)
+        if manifest and manifest.geometry.kind == "tiled":
+            self._check_work(sizes["image"], manifest)
         return sizes
 
-    def _check_work(self, size: Size, geometry: Geometry) -> None:
+    def _count_computed(self, size: Size, manifest: Manifest) -> int:
+        return count_computed(size, manifest, self.engine.tile_mebibytes)
+
+    def _check_work(self, size: Size, manifest: Manifest) -> None:
         """Raise WorkTooLarge if the tiles of a thin picture are too many."""
         side = math.isqrt(self._max_pixels)
-        work, limit = count_computed(size, geometry), MAX_WORK_RATIO * count_computed(Size(side, side), geometry)
+        work = self._count_computed(size, manifest)
+        limit = MAX_WORK_RATIO * self._count_computed(Size(side, side), manifest)
         if work > limit:
             raise WorkTooLarge(
                 f"The picture of {size.width}×{size.height} pixels is so thin that its tiles have {work} pixels; the "
@@ -235,8 +234,8 @@ class ImagePipeline:
     ) -> Encoded:
         task, options, scale = request.task, request.options, request.options.scale_factor
         accept = None if request.wants_json else request.accept
-        geometry = self._find_geometry(request)
-        covered = count_covered(sizes["image"], geometry) if geometry else sizes["image"].pixels
+        manifest = self._find_manifest(request)
+        covered = count_covered(sizes["image"], manifest.geometry) if manifest else sizes["image"].pixels
         others = sum(size.pixels for field, size in sizes.items() if field != "image")
         async with budget.hold((others + covered * (1 + scale**2)) / 1e6, context.client):
             clock.lap("queue")

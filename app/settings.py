@@ -193,6 +193,14 @@ class Settings(BaseSettings):
         description="Maximum size of the tiles that wait for a device, in megapixels. Requests above it get "
         "`overloaded`.",
     )
+    tile_mb: int = Field(
+        1024,
+        ge=0,
+        le=1_000_000,
+        description="Memory that the arithmetic of a tile may take, in MiB. Tiles of large pictures are made larger "
+        "within it, until at most a quarter of what is computed is computed twice. A CPU computes two tiles at a time. "
+        "0: tiles have the size that the manifest of the model gives.",
+    )
     max_batch: int = Field(
         64, ge=1, le=1024, description="Maximum batch size, in tiles. The manifest of a model can set less."
     )

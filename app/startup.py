@@ -69,6 +69,7 @@ def _start_tensorflow(settings: Settings) -> LocalEngine:
         max_megapixels=settings.queue_megapixels,
         max_concurrent_batches=runtime.max_concurrent_batches,
         accelerated=runtime.device != "CPU",
+        tile_mebibytes=settings.tile_mb,
         device=runtime.device,
         latency=LatencyModel(f"{runtime.device}, {platform.machine()}, {os.cpu_count()} cores"),
         precision=_choose_precision(settings, on_cpu=runtime.device == "CPU"),
@@ -98,6 +99,7 @@ def _join_cluster(settings: Settings) -> RayEngine:
             max_megapixels=settings.queue_megapixels,
             budget=settings.models_mb * 2**20,
             precision=settings.precision,
+            tile_mebibytes=settings.tile_mb,
         )
 
 

@@ -90,6 +90,41 @@ class Peak:
             self.mebibytes = max(self.mebibytes, mebibytes(self._process))
 
 
+def measure(
+    task: str, model: str | None, megapixels: float, *, count: int = 200, method: str = "auto"
+) -> dict[str, float | int | str]:
+    """Return the figures of one request to a service of its own. `count` scratches and `method` are for `inpaint`."""
+    data = photograph(megapixels)
+    with service.running(request_timeout_s="7200", body_timeout_s="600") as (url, process):
+        idle = mebibytes(process)
+        begun = time.perf_counter()
+        fields = {"model": model} if model else {}
+        sent = {"image": ("large.jpg", data)}
+        if task == "inpaint":
+            sent["mask"] = ("mask.png", scratches(Image.open(io.BytesIO(data)).size, count))
+            fields["method"] = method
+        if task == "stylize":
+            fields["style"] = httpx.get(f"{url}/styles").json()["styles"][0]["name"]
+        with Peak(process) as peak:
+            answer = httpx.post(f"{url}/{task}", files=sent, data=fields, timeout=7200)
+        seconds = time.perf_counter() - begun
+        answer.raise_for_status()
+        size = Image.open(io.BytesIO(answer.content)).size
+        stages = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"]))
+        after = mebibytes(process)
+    return {
+        "model": answer.headers.get("X-Model", answer.headers["X-Applied"]),
+        "megapixels in": megapixels,
+        "megapixels out": size[0] * size[1] / 1e6,
+        "seconds": seconds,
+        "working (s)": (float(stages["queue"]) + float(stages["model"])) / 1000,
+        "idle (MiB)": idle,
+        "peak (MiB)": peak.mebibytes,
+        "after (MiB)": after,
+        "peak over idle (MiB)": peak.mebibytes - idle,
+    }
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument(
@@ -101,39 +136,8 @@ def main() -> None:
     arguments.add_argument("--method", default="auto", help="for --task inpaint")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     options = arguments.parse_args()
-    data = photograph(options.megapixels)
-    with service.running(request_timeout_s="7200", body_timeout_s="600") as (url, process):
-        idle = mebibytes(process)
-        begun = time.perf_counter()
-        fields = {"model": options.model} if options.model else {}
-        sent = {"image": ("large.jpg", data)}
-        if options.task == "inpaint":
-            sent["mask"] = ("mask.png", scratches(Image.open(io.BytesIO(data)).size, options.scratches))
-            fields["method"] = options.method
-        if options.task == "stylize":
-            fields["style"] = httpx.get(f"{url}/styles").json()["styles"][0]["name"]
-        with Peak(process) as peak:
-            answer = httpx.post(f"{url}/{options.task}", files=sent, data=fields, timeout=7200)
-        seconds = time.perf_counter() - begun
-        answer.raise_for_status()
-        size = Image.open(io.BytesIO(answer.content)).size
-        stages = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"]))
-        after = mebibytes(process)
-    results.report(
-        "memory",
-        {
-            "model": answer.headers.get("X-Model", answer.headers["X-Applied"]),
-            "megapixels in": options.megapixels,
-            "megapixels out": size[0] * size[1] / 1e6,
-            "seconds": seconds,
-            "working (s)": (float(stages["queue"]) + float(stages["model"])) / 1000,
-            "idle (MiB)": idle,
-            "peak (MiB)": peak.mebibytes,
-            "after (MiB)": after,
-            "peak over idle (MiB)": peak.mebibytes - idle,
-        },
-        record=not options.no_record,
-    )
+    figures = measure(options.task, options.model, options.megapixels, count=options.scratches, method=options.method)
+    results.report("memory", figures, record=not options.no_record)
 
 
 if __name__ == "__main__":

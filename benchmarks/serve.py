@@ -44,6 +44,7 @@ class BareEngine:
     accelerated = False
 
     def __init__(self, settings: Settings) -> None:
+        self.tile_mebibytes = settings.tile_mb
         self._registry = Registry(settings.models_dir, Runtime())
 
     def find(self, task: str, name: str | None = None) -> Manifest:

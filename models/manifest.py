@@ -125,8 +125,8 @@ class Geometry(_Part):
     """How a picture is adapted to the input sizes of the network.
 
     * `tiled`: split into overlapping tiles. `halo` is the number of surrounding pixels that affect a result, measured
-      at export; tiles begin and end at multiples of `multiple`, and their sides are multiples of `tile_step` up to
-      `tile_size`.
+      at export; tiles begin and end at multiples of `multiple`, and their sides are multiples of `tile_step`: up to
+      `tile_size`, or more for a large picture.
     * `canonical`: the whole picture is scaled to one of `canonical_sizes` (height, width), and the result scaled back.
     * `fixed`: only pictures of `valid_sizes` are accepted; others get the problem `wrong-size`.
     * `whole`: the whole picture in one piece, if its sides meet `size_rule`.

@@ -119,7 +119,7 @@ def section(manifest: Manifest) -> str:
     provenance = manifest.provenance
     geometry = manifest.geometry
     takes = {
-        "tiled": f"any size, computed in tiles of up to {geometry.tile_size} px with a halo of {geometry.halo} px",
+        "tiled": f"any size, computed in tiles of {geometry.tile_size} px or more with a halo of {geometry.halo} px",
         "canonical": "any size, resized to one of " + ", ".join(f"{h}×{w}" for h, w in geometry.canonical_sizes),
         "fixed": "exactly " + ", ".join(f"{h}×{w}" for h, w in geometry.valid_sizes),
         "whole": "any size, computed without tiles",

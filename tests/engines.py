@@ -154,6 +154,7 @@ class FunctionEngine:
         self.manifests = manifests
         self.requests: list[InferenceRequest] = []
         self.accelerated = False
+        self.tile_mebibytes = 0
         self.now = self.most = 0
         self.together = 1
 

@@ -102,7 +102,7 @@ class StylePreset(_Answer):
 class StyleList(_Answer):
     """The style presets of `/stylize`."""
 
-    model: str | None = Field(description="Model that has these presets.", examples=["stylize/any@1"])
+    model: str | None = Field(description="Model that has these presets.", examples=["stylize/any@2"])
     styles: list[StylePreset]
 
 

@@ -33,6 +33,7 @@ class LocalEngine:
     """Implements `protocol.ModelServer` with models in this process.
 
     `max_batch` caps the batch sizes of manifests. Each device runs `max_concurrent_batches` at once.
+    `tile_mebibytes` is that of `protocol.Engine`.
 
     A request goes to the device with the least work ahead, so that the tiles of a picture spread; a model is loaded on
     a device when its first request comes there.
@@ -49,6 +50,7 @@ class LocalEngine:
         max_megapixels: float = 64.0,
         max_concurrent_batches: int = 1,
         accelerated: bool = False,
+        tile_mebibytes: int = 0,
         device: str = "unnamed",
         latency: LatencyModel | None = None,
         precision: PrecisionSetting = "float32",
@@ -58,6 +60,7 @@ class LocalEngine:
         self.registry = registry
         self.device = device
         self.accelerated = accelerated
+        self.tile_mebibytes = tile_mebibytes
         self.latency = LatencyModel() if latency is None else latency
         self.schedulers = {
             name: Scheduler(

@@ -135,9 +135,13 @@ class Counters:
 
 
 class Engine(Protocol):
-    """Runs models. Safe to call from the event loop; never blocks it. `accelerated` where the device is no CPU."""
+    """Runs models. Safe to call from the event loop; never blocks it. `accelerated` where the device is no CPU.
+
+    `tile_mebibytes` is the memory that a tile may take that is larger than its model asks for.
+    """
 
     accelerated: bool
+    tile_mebibytes: int
 
     def find(self, task: str, name: str | None = None) -> Manifest:
         """Return the manifest of model `name` (`name` or `name@version`), or of the task's default when None.

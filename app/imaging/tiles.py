@@ -5,6 +5,9 @@ extended picture and align with its edges, so a network sees the borders as it w
 network's receptive field reaches at most `halo` pixels, the tiled result equals the untiled one (a plan of one tile).
 Windows begin on multiples of `multiple`, so a network that downsamples uses the same grid in every tile. A plan depends
 only on sizes, never on pixels or load.
+
+Windows overlap by two margins, so that small tiles compute many pixels several times: `choose_tile_size` makes tiles of
+large pictures larger.
 """
 
 from __future__ import annotations
@@ -14,6 +17,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+MAX_OVERLAP = 1.25
+"""Tiles are large enough if their windows have at most so many times the pixels of the picture."""
+_MAX_GROWTH = 8
+_GROWTH_STEPS = 16
+
+TileSize = int | tuple[int, int]
+"""The side of the largest windows, or their height and width, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +85,25 @@ class Plan:
 
 
 def make_plan(
-    height: int, width: int, *, tile_size: int, tile_step: int, halo: int, multiple: int, scale: int = 1
+    height: int, width: int, *, tile_size: TileSize, tile_step: int, halo: int, multiple: int, scale: int = 1
 ) -> Plan:
     """Return the plan for a picture of `height` × `width` and results `scale` times as large; all sizes in pixels.
 
     Each side of a window is a multiple of `tile_step`: `tile_size`, and for the last window the smallest that covers
     the rest with its halo. Raises ValueError if the sizes do not fit together.
     """
-    if min(height, width, tile_size, tile_step, multiple, scale) < 1 or halo < 0:
+    tile_height, tile_width = _height_and_width(tile_size)
+    if min(height, width, tile_height, tile_width, tile_step, multiple, scale) < 1 or halo < 0:
         raise ValueError("sizes, multiple and scale are at least 1, and halo at least 0")
-    if tile_size % tile_step or tile_step % multiple:
+    if tile_height % tile_step or tile_width % tile_step or tile_step % multiple:
         raise ValueError(
             f"tile_size {tile_size}, tile_step {tile_step} and multiple {multiple} do not divide each other"
         )
     margin = -(-halo // multiple) * multiple
-    if tile_size <= 2 * margin:
+    if min(tile_height, tile_width) <= 2 * margin:
         raise ValueError(f"tile_size {tile_size} leaves no room inside a margin of {margin} on both sides")
-    rows = _split_axis(height, tile_size, tile_step, margin)
-    columns = _split_axis(width, tile_size, tile_step, margin)
+    rows = _split_axis(height, tile_height, tile_step, margin)
+    columns = _split_axis(width, tile_width, tile_step, margin)
     boxes = [
         (
             Box(row.window_begin, column.window_begin, row.window_end, column.window_end),
@@ -103,14 +115,62 @@ def make_plan(
     return Plan(height, width, scale, tuple(Tile(i, window, inner) for i, (window, inner) in enumerate(boxes)))
 
 
-def count_work(height: int, width: int, *, tile_size: int, tile_step: int, halo: int, multiple: int) -> int:
+def count_work(height: int, width: int, *, tile_size: TileSize, tile_step: int, halo: int, multiple: int) -> int:
     """Return how many pixels the windows of such a plan have together, without making it.
 
     A thin picture of few pixels may have large windows, and all windows overlap.
     """
     margin = -(-halo // multiple) * multiple
-    tall, wide = (_sum_windows(side, tile_size, tile_step, margin) for side in (height, width))
-    return tall * wide
+    tile_height, tile_width = _height_and_width(tile_size)
+    return _sum_windows(height, tile_height, tile_step, margin) * _sum_windows(width, tile_width, tile_step, margin)
+
+
+def choose_tile_size(
+    height: int, width: int, *, tile_size: int, tile_step: int, halo: int, multiple: int, max_pixels: float
+) -> tuple[int, int]:
+    """Return the height and width of tiles for a picture of `height` × `width`: each is `tile_size`, or larger.
+
+    It is the smallest tile for which the windows have at most MAX_OVERLAP times the pixels of the picture. A tile
+    larger than `tile_size` has at most `max_pixels`. If none is good enough, it is the one with the fewest pixels in
+    all windows. Heights and widths are chosen separately: a tile that divides both sides of the picture well is smaller
+    than a square one.
+    """
+    margin = -(-halo // multiple) * multiple
+    rows, columns = (_list_sides(side, tile_size, tile_step, margin) for side in (height, width))
+    least = rows[0].window * columns[0].window
+    fitting = [
+        (row.window * column.window, row.windows * column.windows, row.size, column.size)
+        for row in rows
+        for column in columns
+        if row.window * column.window <= max(max_pixels, least)
+    ]
+    good = [choice for choice in fitting if choice[1] <= MAX_OVERLAP * height * width]
+    best = min(good) if good else min(fitting, key=lambda choice: (choice[1], choice[0]))
+    return best[2], best[3]
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A side that tiles may have, that of their largest window, and how long all windows are together."""
+
+    size: int
+    window: int
+    windows: int
+
+
+def _list_sides(length: int, size: int, step: int, margin: int) -> list[_Side]:
+    """Return the sides that tiles may have along an axis: `size`, and larger ones up to `length`.
+
+    There are at most a hundred or so: also of a very long axis, and of a model with very small steps.
+    """
+    frame = -(-length // step) * step
+    growth = step * max(1, size // (_GROWTH_STEPS * step))
+    sizes = range(size, max(size, min(frame, _MAX_GROWTH * size)) + 1, growth)
+    return [_Side(one, min(one, frame), _sum_windows(length, one, step, margin)) for one in sizes]
+
+
+def _height_and_width(tile_size: TileSize) -> tuple[int, int]:
+    return (tile_size, tile_size) if isinstance(tile_size, int) else tile_size
 
 
 def _sum_windows(length: int, size: int, step: int, margin: int) -> int:

@@ -13,7 +13,6 @@ from app.engine.protocol import Arrays, Engine, RequestContext
 from app.errors import InvalidField, ModelUnavailable
 from app.imaging.limiter import limit_correction
 from app.imaging.picture import Picture
-from app.imaging.tiles import Plan
 from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
 from app.tasks.tiling import Stopwatch, plan_for, require_signature, run_tiled, sample
 from models.manifest import Manifest
@@ -57,12 +56,12 @@ async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, con
     if not options.uses_device:
         return TaskResult(picture, manifest.id, {"strength": "0.000"}, watch.seconds())
     takes_level = "level" in require_signature(manifest, "denoise").inputs
-    plan = await plan_for(picture, manifest, "denoise")
+    plan = await plan_for(picture, manifest, "denoise", engine.tile_mebibytes)
     name, level = "denoise", None
     constants: Arrays = {}
     decisions: dict[str, str] = {}
     if takes_level:
-        noise = await _estimate_noise(picture, plan, manifest, options, engine, context)
+        noise = await _estimate_noise(picture, manifest, options, engine, context)
         level, name = noise.level, noise.signature
         constants["level"] = np.full((1, 1, 1, 1), level, np.float32)
         decisions["strength"] = f"{level:.3f}"
@@ -102,21 +101,18 @@ class _Noise(NamedTuple):
 
 
 async def _estimate_noise(
-    picture: Picture,
-    plan: Plan,
-    manifest: Manifest,
-    options: DenoiseOptions,
-    engine: Engine,
-    context: RequestContext,
+    picture: Picture, manifest: Manifest, options: DenoiseOptions, engine: Engine, context: RequestContext
 ) -> _Noise:
     """Return the noise of the picture: the medians of the model's estimates for tiles spread over it.
 
     Estimates for single tiles may be wrong: too high for texture, too low for clipped sky. A model may have a second
-    signature for noise that is alike in neighboring pixels, as cameras and encoders leave it.
+    signature for noise that is alike in neighboring pixels, as cameras and encoders leave it. The tiles have the size
+    of the manifest, so that the noise is the same with any `tile_mebibytes`.
     """
     chooses = "denoise_correlated" in manifest.signatures and "estimate" in manifest.signatures
     if options.strength != "auto" and not chooses:
         return _Noise(options.strength, "denoise")
+    plan = await plan_for(picture, manifest, "estimate")
     outputs = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_ESTIMATE_TILES)
     level, correlation = (
         float(np.median([float(output[key].mean()) for output in outputs])) if key in outputs[0] else 0.0

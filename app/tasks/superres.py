@@ -44,7 +44,7 @@ async def superres(picture: Picture, options: SuperresOptions, engine: Engine, c
     """
     watch = Stopwatch(context)
     manifest, signature = find_model(options, engine)
-    plan = await plan_for(picture, manifest, signature)
+    plan = await plan_for(picture, manifest, signature, engine.tile_mebibytes)
     alpha = None
     source = picture
     if picture.alpha is not None:

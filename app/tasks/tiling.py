@@ -17,10 +17,14 @@ from numpy.typing import DTypeLike, NDArray
 from app.engine.protocol import Arrays, Engine, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable, WrongSize
 from app.imaging.picture import Picture
-from app.imaging.tiles import Box, Canvas, Plan, Tile, count_work, cut, make_plan
+from app.imaging.tiles import Box, Canvas, Plan, Tile, choose_tile_size, count_work, cut, make_plan
 from app.tasks.base import Size
 from app.tasks.concurrency import bounded_gather
 from models.manifest import Geometry, Manifest, Signature
+
+MAX_TILE_FLOPS = 2.2e11
+"""Floating point operations of a tile that is larger than the model asks for, about 1.3 s on two cores: a small request
+waits for a tile that runs. The tiles of published models took 1.2e11 at most before there were larger ones."""
 
 Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
@@ -46,14 +50,35 @@ def require_signature(manifest: Manifest, name: str) -> Signature:
     return manifest.signatures[name]
 
 
-def count_computed(size: Size, geometry: Geometry) -> int:
+def tile_size_for(size: Size, manifest: Manifest, tile_mebibytes: float) -> tuple[int, int]:
+    """Return the height and width of the tiles of a model of kind `tiled` for a picture: those of the manifest, or
+    larger ones, so that less is computed twice.
+
+    A larger tile takes at most `tile_mebibytes` of memory and MAX_TILE_FLOPS. A model with 8-bit signatures keeps its
+    tiles: their files are for that size only.
+    """
+    geometry = manifest.geometry
+    by_memory = tile_mebibytes / manifest.serving.mebibytes_per_megapixel * 1e6
+    return choose_tile_size(
+        size.height,
+        size.width,
+        tile_size=geometry.tile_size,
+        tile_step=geometry.tile_step,
+        halo=geometry.halo,
+        multiple=geometry.multiple,
+        max_pixels=0 if manifest.quantized else min(by_memory, MAX_TILE_FLOPS / manifest.flops_per_pixel),
+    )
+
+
+def count_computed(size: Size, manifest: Manifest, tile_mebibytes: float) -> int:
     """Return how many pixels a model computes for a picture: those of all its tiles, which overlap."""
+    geometry = manifest.geometry
     if geometry.kind != "tiled":
         return size.pixels
     return count_work(
         size.height,
         size.width,
-        tile_size=geometry.tile_size,
+        tile_size=tile_size_for(size, manifest, tile_mebibytes),
         tile_step=geometry.tile_step,
         halo=geometry.halo,
         multiple=geometry.multiple,
@@ -66,8 +91,8 @@ def count_covered(size: Size, geometry: Geometry) -> int:
     return -(-size.width // step) * -(-size.height // step) * step**2
 
 
-async def plan_for(picture: Picture, manifest: Manifest, signature: str) -> Plan:
-    """Return the tiles of `picture` for a model.
+async def plan_for(picture: Picture, manifest: Manifest, signature: str, tile_mebibytes: float = 0) -> Plan:
+    """Return the tiles of `picture` for a model. A tile larger than the manifest's takes at most `tile_mebibytes`.
 
     Raises WrongSize if the model does not support the size or channels of the picture, ModelUnavailable if its
     geometry is not supported here.
@@ -79,11 +104,12 @@ async def plan_for(picture: Picture, manifest: Manifest, signature: str) -> Plan
         raise ModelUnavailable(text, field="model", value=manifest.id)
     check_size(picture, manifest, expected.inputs["image"].shape[-1])
     tiled = geometry.kind == "tiled"
+    size = Size(picture.width, picture.height)
     return await asyncio.to_thread(  # a small tile size makes tens of thousands of tiles
         make_plan,
         picture.height,
         picture.width,
-        tile_size=geometry.tile_size if tiled else max(picture.height, picture.width),
+        tile_size=tile_size_for(size, manifest, tile_mebibytes) if tiled else max(size),
         tile_step=geometry.tile_step if tiled else 1,
         halo=geometry.halo if tiled else 0,
         multiple=geometry.multiple if tiled else 1,

@@ -15,7 +15,8 @@ from PIL import Image
 
 from app.engine.local import LocalEngine
 from app.engine.registry import Registry
-from benchmarks import memory, replicas
+from app.settings import Settings
+from benchmarks import memory, replicas, tiles
 from benchmarks.simulated_service import SimulatedLoader
 from tests.app.api.service import wait_until
 
@@ -48,6 +49,26 @@ def test_peak_memory_is_read_from_the_service(tiny_repository: Path) -> None:
     output = bench("memory", tiny_repository, "--megapixels", "0.2")
     figures = dict(re.findall(r"^(.+?) {2,}([\d.]+)$", output, re.MULTILINE))
     assert int(figures["peak (MiB)"]) >= int(figures["idle (MiB)"]) > 0
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+def test_a_task_is_compared_with_its_network_alone(tiny_repository: Path) -> None:
+    output = bench("tiles", tiny_repository, "--megapixels", "0.05", "--rounds", "1")
+    figures = dict(re.findall(r"^0.05 megapixels: (.+?) +([\d.]+)$", output, re.MULTILINE))
+    assert float(figures["ratio"]) == pytest.approx(
+        float(figures["s/megapixel"]) / float(figures["network alone"]), rel=0.1
+    )
+    assert float(figures["computed"]) >= 1
+
+
+def test_pixels_are_counted_for_every_published_tiled_model() -> None:
+    figures = tiles.count(Settings(), [0.25, 12])
+    computed = {name: float(figures[name]) for name in figures if name.endswith(": computed")}
+    assert {name.partition(",")[0] for name in computed} >= {"denoise/photo@2", "stylize/any@2", "segment/road@1"}
+    assert all(
+        value <= float(figures[name.replace("computed", "as in the manifest")]) for name, value in computed.items()
+    )
 
 
 @pytest.mark.tf

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.imaging.tiles import Canvas, Plan, count_work, cut, make_plan
+from app.imaging.tiles import MAX_OVERLAP, Canvas, Plan, choose_tile_size, count_work, cut, make_plan
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -106,6 +106,79 @@ def test_the_work_is_counted_without_a_plan(height: int, width: int, geometry: d
     plan = make_plan(height, width, **geometry)
     work = sum(tile.window.height * tile.window.width for tile in plan.tiles)
     assert count_work(height, width, **geometry) == work == count_work(width, height, **geometry)
+
+
+def choose(height: int, width: int, geometry: dict[str, Any], max_pixels: float) -> tuple[tuple[int, int], int]:
+    """Return the tile that is chosen, and how many pixels its windows have."""
+    tile = choose_tile_size(height, width, **geometry, max_pixels=max_pixels)
+    assert tile == choose_tile_size(height, width, **geometry, max_pixels=max_pixels)
+    return tile, count_work(height, width, **{**geometry, "tile_size": tile})
+
+
+@given(st.integers(1, 300), st.integers(1, 300), geometries(), st.integers(0, 10_000), st.integers(0, 10_000))
+@settings(max_examples=60)
+def test_more_memory_never_computes_more(
+    height: int, width: int, geometry: dict[str, Any], less: int, more: int
+) -> None:
+    smallest = geometry["tile_size"]
+    works = [count_work(height, width, **geometry)]
+    for max_pixels in sorted([less, more]):
+        tile, work = choose(height, width, geometry, max_pixels)
+        plan = make_plan(height, width, **{**geometry, "tile_size": tile})
+        assert work == sum(one.window.height * one.window.width for one in plan.tiles)
+        largest = max(one.window.height * one.window.width for one in plan.tiles)
+        assert min(tile) >= smallest
+        assert tile == (smallest, smallest) or largest <= max(max_pixels, smallest**2)
+        works.append(work)
+    assert works == sorted(works, reverse=True)
+
+
+@given(st.integers(1, 90), st.integers(1, 90), geometries(), st.integers(0, 10_000))
+@settings(max_examples=60)
+def test_the_smallest_tile_that_is_good_enough(
+    height: int, width: int, geometry: dict[str, Any], max_pixels: int
+) -> None:
+    """A search of all tiles finds none that is smaller or computes less."""
+    smallest, step = geometry["tile_size"], geometry["tile_step"]
+    frame = [-(-side // step) * step for side in (height, width)]
+
+    def judge(tile: tuple[int, int]) -> tuple[int, int]:
+        """Return how many pixels the largest window has, and all windows together."""
+        window = min(tile[0], frame[0]) * min(tile[1], frame[1])
+        return window, count_work(height, width, **{**geometry, "tile_size": tile})
+
+    area, work = judge(choose(height, width, geometry, max_pixels)[0])
+    every = itertools.product(*(range(smallest, min(max(smallest, side), 8 * smallest) + 1, step) for side in frame))
+    found = [judge(tile) for tile in every]
+    found = [one for one in found if one[0] <= max(max_pixels, judge((smallest, smallest))[0])]
+    good = [one for one in found if one[1] <= MAX_OVERLAP * height * width]
+    assert (area, work) == (min(good) if good else min(found, key=lambda one: (one[1], one[0])))
+
+
+@pytest.mark.parametrize(
+    ("size", "megapixels", "tile"),
+    [
+        ((1, 1), 4, (512, 512)),
+        ((512, 512), 4, (512, 512)),
+        ((600, 500), 4, (640, 512)),
+        ((3000, 4000), 4, (1600, 960)),
+        ((4000, 3000), 4, (960, 1600)),
+        ((2604, 4624), 4, (1408, 1088)),
+        ((3000, 4000), 0.5, (640, 768)),
+        ((3000, 4000), 0, (512, 512)),
+        ((1, 64_000_000), 4, (512, 4096)),
+    ],
+)
+def test_tiles_of_large_pictures_are_larger(size: tuple[int, int], megapixels: float, tile: tuple[int, int]) -> None:
+    geometry = {"tile_size": 512, "tile_step": 64, "halo": 80, "multiple": 8}
+    assert choose_tile_size(*size, **geometry, max_pixels=megapixels * 1e6) == tile
+
+
+def test_few_tiles_are_tried_where_steps_are_small() -> None:
+    geometry = {"tile_size": 512, "tile_step": 1, "halo": 20, "multiple": 1}
+    tile, work = choose(8000, 8000, geometry, 4e6)
+    assert work <= MAX_OVERLAP * 8000**2
+    assert max(tile) < 600
 
 
 @given(st.integers(1, 300), st.integers(1, 300), geometries())
@@ -233,6 +306,8 @@ def test_sizes_that_do_not_fit_are_an_error() -> None:
         make_plan(10, 10, tile_size=16, tile_step=8, halo=8, multiple=1)
     with pytest.raises(ValueError, match="tile_step 4 and multiple 8"):
         make_plan(10, 10, tile_size=20, tile_step=4, halo=0, multiple=8)
+    with pytest.raises(ValueError, match=r"tile_size \(16, 20\), tile_step 8"):
+        make_plan(10, 10, tile_size=(16, 20), tile_step=8, halo=0, multiple=8)
     with pytest.raises(ValueError, match="tile_size 20, tile_step 8"):
         make_plan(10, 10, tile_size=20, tile_step=8, halo=0, multiple=8)
     with pytest.raises(ValueError, match="at least 1"):

@@ -24,8 +24,10 @@ from app.engine.protocol import Arrays, RequestContext
 from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
-from app.imaging.tiles import make_plan
-from app.tasks.tiling import run_tiled
+from app.imaging.tiles import MAX_OVERLAP, TileSize, make_plan
+from app.settings import Settings
+from app.tasks.base import Size
+from app.tasks.tiling import count_computed, run_tiled, tile_size_for
 from models.manifest import Geometry, Manifest, read
 from tests.published.test_repository import FOLDERS, SHELF
 from tests.walk import STEPS
@@ -57,7 +59,7 @@ class Network:
         """Those that answer with something for every pixel."""
         return [name for name, one in self.manifest.signatures.items() if {"image", "probabilities"} & set(one.outputs)]
 
-    def run(self, signature: str, pixels: Pixels, tile_size: int, halo: int | None = None) -> Pixels:
+    def run(self, signature: str, pixels: Pixels, tile_size: TileSize, halo: int | None = None) -> Pixels:
         """Return what the tasks' own path makes of `pixels`, float32, not rounded."""
         described = self.manifest.signatures[signature]
         output = next(iter(described.outputs))
@@ -195,10 +197,35 @@ def test_tiled_equals_untiled_for_any_plan(network: Network, data: st.DataObject
     geometry = network.geometry
     signature = data.draw(st.sampled_from(network.signatures))
     height, width = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
-    size = network.smallest + data.draw(st.integers(0, 6)) * geometry.tile_step
+    size = tuple(network.smallest + data.draw(st.integers(0, 6)) * geometry.tile_step for _ in range(2))
     pixels = picture(height, width, network.channels(signature))
     difference = np.abs(network.run(signature, pixels, size) - network.untiled(signature, pixels)).max()
     assert difference <= network.tolerance
+
+
+@pytest.mark.parametrize(("name", "mebibytes"), [("segment/road", 100), ("superres/unet", 1024)])
+def test_larger_tiles_of_the_service_equal_untiled(published: Registry, name: str, mebibytes: float) -> None:
+    manifest = published.find(*name.split("/"))
+    network = Network(published, manifest, manifest.geometry.tolerance)
+    height, width = 650, 1000
+    tile = tile_size_for(Size(width, height), manifest, mebibytes)
+    assert manifest.geometry.tile_size**2 < tile[0] * tile[1] < height * width
+    (signature,) = network.signatures
+    pixels = picture(height, width, network.channels(signature))
+    difference = np.abs(network.run(signature, pixels, tile) - network.untiled(signature, pixels)).max()
+    assert difference <= network.tolerance
+
+
+@pytest.mark.parametrize("name", ON_THE_SHELF)
+@pytest.mark.parametrize(
+    "size", [Size(4000, 3000), Size(4243, 2828), Size(3464, 3464), Size(2604, 4624)], ids=lambda size: f"{size[0]}"
+)
+def test_little_is_computed_twice_at_12_megapixels(name: str, size: Size) -> None:
+    manifest = next(found for found in map(read, FOLDERS) if found.id == name)
+    worst = 1.6 if name == "denoise/photo@2" else MAX_OVERLAP  # with a halo of 80 px, a good tile would cost too much
+    assert count_computed(size, manifest, Settings().tile_mb) <= worst * size.pixels
+    height, width = tile_size_for(size, manifest, Settings().tile_mb)
+    assert height * width / 1e6 * manifest.serving.mebibytes_per_megapixel <= Settings().tile_mb
 
 
 @pytest.mark.slow

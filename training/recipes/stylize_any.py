@@ -58,7 +58,7 @@ class StylizeAny(Recipe):
     architecture = "Transformer network, instance normalization by a style vector at every depth"
     packs = ("photos", "styles")
     weights = (WEIGHTS,)
-    geometry = {"kind": "tiled", "multiple": MULTIPLE, "tile_size": 768, "tile_step": 128, "halo": HALO}
+    geometry = {"kind": "tiled", "multiple": MULTIPLE, "tile_size": 768, "tile_step": 64, "halo": HALO}
     defaults = {"statistics_side": STATISTICS_SIDE, "style_side": STYLE_SIDE}
     inputs = {
         "vector": {"range": None, "meaning": "the style, as `encode` or `preset` gives it"},

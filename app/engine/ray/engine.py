@@ -45,7 +45,8 @@ class RayEngine:
     The model repository in `folders` is read here, for names and manifests, and must be the same at the same place on
     every node. At most `max_megapixels` per working replica are outstanding (`AdmissionQueue`). `replica` is the class
     that is deployed, with models of about `budget` bytes in memory (0: any number). All compute in one `precision`, so
-    that a picture's tiles do not differ: `auto` is float32 here, and so is bfloat16 on GPUs.
+    that a picture's tiles do not differ: `auto` is float32 here, and so is bfloat16 on GPUs. `tile_mebibytes` is that
+    of `protocol.Engine`.
 
     The first engine that connects to a cluster deploys the replicas; later ones use them. Raises ClusterError where
     none works within five minutes. Make it outside of an event loop.
@@ -61,9 +62,11 @@ class RayEngine:
         max_megapixels: float = 64.0,
         budget: int = 0,
         precision: PrecisionSetting = "float32",
+        tile_mebibytes: int = 0,
         replica: type[Replica] = Replica,
     ) -> None:
         self.accelerated = cluster.gpus > 0
+        self.tile_mebibytes = tile_mebibytes
         self.latency = LatencyModel("ray")
         unknown = precision == "auto" or (precision == "bfloat16" and self.accelerated)
         self._precision: PrecisionSetting = "float32" if unknown else precision

@@ -153,7 +153,7 @@ async def _probabilities(
 ) -> tuple[Rows, dict[str, str]]:
     """Return a function that returns probabilities by row, and the decisions for `X-Applied`."""
     if manifest.geometry.kind == "tiled":
-        plan = await plan_for(picture, manifest, "segment")
+        plan = await plan_for(picture, manifest, "segment", engine.tile_mebibytes)
         whole = await run_tiled(
             picture, plan, manifest, "segment", engine, context, output="probabilities", dtype=np.uint16
         )

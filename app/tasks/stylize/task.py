@@ -144,7 +144,7 @@ async def _stylize_in_one_pass(
 ) -> TaskResult:
     """Run the network once per tile. Statistics for its instance normalization come from the scaled-down picture."""
     watch = Stopwatch(context)
-    plan = await plan_for(picture, manifest, "paint")
+    plan = await plan_for(picture, manifest, "paint", engine.tile_mebibytes)
     vector = await _style_vector(style_image, options, manifest, engine, context)
     if options.strength < 1:
         own = await _encode(picture, manifest, engine, context)

@@ -16,8 +16,16 @@ from app.imaging.picture import Picture
 from app.imaging.tiles import make_plan
 from app.tasks.base import Size
 from app.tasks.concurrency import IN_FLIGHT, ordered_gather
-from app.tasks.tiling import count_computed, count_covered, plan_for, run_tiled, sample
-from models.manifest import Geometry, Manifest, SizeRule
+from app.tasks.tiling import (
+    MAX_TILE_FLOPS,
+    count_computed,
+    count_covered,
+    plan_for,
+    run_tiled,
+    sample,
+    tile_size_for,
+)
+from models.manifest import Geometry, Manifest, QuantizedSignature, SizeRule
 from tests.engines import Function, FunctionEngine, enlarge, identity, shift
 from tests.model_repository import digit_signatures, manifest, superres_signatures
 
@@ -30,9 +38,11 @@ def picture(height: int, width: int, channels: int = 3, dtype: Any = np.uint8) -
     return Picture(np.random.default_rng(5).integers(0, high, (height, width, channels), dtype, endpoint=True))
 
 
-def run(image: Picture, function: Function, model: Manifest, signature: str = "denoise") -> NDArray[Any]:
+def run(
+    image: Picture, function: Function, model: Manifest, signature: str = "denoise", tile_mebibytes: float = 0
+) -> NDArray[Any]:
     async def work() -> NDArray[Any]:
-        plan = await plan_for(image, model, signature)
+        plan = await plan_for(image, model, signature, tile_mebibytes)
         return await run_tiled(image, plan, model, signature, FunctionEngine(function, model), CALLER)
 
     return asyncio.run(work())
@@ -56,8 +66,9 @@ def test_what_needs_no_more_than_the_halo_is_the_same_in_tiles_as_in_one(size: t
     np.testing.assert_array_equal(many[:, 3:], image.pixels[:, :-3])
 
 
+@pytest.mark.parametrize("tile_mebibytes", [0, 1024])
 @pytest.mark.parametrize("size", [Size(1, 1), Size(90, 1), Size(47, 31), Size(200, 300)])
-def test_what_is_computed_is_counted_before(size: Size) -> None:
+def test_what_is_computed_is_counted_before(size: Size, tile_mebibytes: float) -> None:
     image = picture(size.height, size.width)
     computed = 0
 
@@ -66,11 +77,49 @@ def test_what_is_computed_is_counted_before(size: Size) -> None:
         computed += request.pixels
         return identity(request)
 
-    run(image, counting, manifest(geometry=TILED))
-    assert count_computed(size, TILED) == computed
+    model = manifest(geometry=TILED)
+    run(image, counting, model, tile_mebibytes=tile_mebibytes)
+    assert count_computed(size, model, tile_mebibytes) == computed
     assert size.pixels <= count_covered(size, TILED) <= computed
-    whole = Geometry(kind="whole")
-    assert count_computed(size, whole) == count_covered(size, whole) == size.pixels
+    whole = manifest(geometry=Geometry(kind="whole"))
+    assert count_computed(size, whole, tile_mebibytes) == count_covered(size, whole.geometry) == size.pixels
+
+
+def test_larger_tiles_change_nothing() -> None:
+    image, model = picture(200, 300), manifest(geometry=TILED)
+    assert tile_size_for(Size(300, 200), model, 1024) != (32, 32)
+    expected = run(image, shift(3), model)
+    np.testing.assert_array_equal(run(image, shift(3), model, tile_mebibytes=1024), expected)
+
+
+def test_a_tile_is_limited_by_its_memory_and_by_its_cost() -> None:
+    size, model = Size(4000, 3000), manifest(geometry=TILED)
+
+    def pixels(model: Manifest, tile_mebibytes: float) -> int:
+        height, width = tile_size_for(size, model, tile_mebibytes)
+        return height * width
+
+    enough = pixels(model, 1024)
+    assert count_computed(size, model, 1024) <= 1.25 * size.pixels
+    memory = model.serving.mebibytes_per_megapixel
+    assert 32**2 < pixels(model, 0.5 * enough * memory / 1e6) <= 0.5 * enough
+    costly = model.model_copy(update={"flops_per_pixel": int(MAX_TILE_FLOPS / (0.5 * enough))})
+    assert 32**2 < pixels(costly, 1024) <= 0.5 * enough
+
+
+def test_a_model_in_8_bit_keeps_the_tiles_that_its_file_is_for() -> None:
+    entry = QuantizedSignature(
+        signature="denoise",
+        file="quantized/denoise.tflite",
+        bytes=1,
+        precision="int8",
+        sizes=[(32, 32)],
+        figures={"psnr25": (30.0, 30.0)},
+        faster=2.0,
+        operators=["CONV_2D"],
+    )
+    model = manifest(geometry=TILED).model_copy(update={"quantized": [entry]})
+    assert tile_size_for(Size(4000, 3000), model, 1024) == (32, 32)
 
 
 def test_a_halo_that_is_too_small_shows() -> None:

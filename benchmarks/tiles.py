@@ -1,0 +1,154 @@
+"""Measures what tiles cost: a task on pictures of several sizes, compared with its network on a picture in one piece.
+
+`python -m benchmarks.tiles [--arithmetic] [--memory] [--task denoise] [--megapixels 0.25 1 4 12 24] [--rounds 3]`
+
+* computed: pixels of all tiles over those of the picture. Goal: at most 1.25 at 12 megapixels. With `--arithmetic`,
+  that is all: for every published model, with the largest tile and its memory, and nothing runs.
+* seconds a megapixel of the default model of a task, and their ratio to the network alone. Goal: at most 1.3. The
+  network alone is one call of the SavedModel, for the largest square of these sizes that fits into `RESTORE_TILE_MB`.
+  The task is all that the service does between decoding and encoding. Both alternate in one process, and medians are
+  compared.
+* with `--memory`, the peak of the service with a picture of 12 megapixels, over its idle memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from app.engine.local import LocalEngine
+from app.engine.precision import functions_of
+from app.engine.protocol import RequestContext
+from app.imaging.codec import decode
+from app.imaging.picture import Picture
+from app.settings import Settings
+from app.startup import start_engine
+from app.tasks import TASKS
+from app.tasks.base import Size, Task
+from app.tasks.tiling import count_computed, tile_size_for
+from benchmarks import memory, results
+from models import repository
+from models.manifest import Manifest, read
+
+SIGNATURES = {"denoise": "denoise", "superres": "x2", "stylize": "paint"}
+OPTIONS: dict[str, dict[str, Any]] = {"denoise": {}, "superres": {"scale": 2}, "stylize": {"style": "starry-night"}}
+FEW_MEGAPIXELS = 4
+"""Larger pictures are measured once: they have many tiles."""
+
+Figures = dict[str, float | int | str]
+
+
+def size_of(megapixels: float) -> Size:
+    """Return a size of 3:2, as `memory.photograph` has it."""
+    height = round(math.sqrt(megapixels * 1e6 / 1.5))
+    return Size(round(height * 1.5), height)
+
+
+def count(settings: Settings, megapixels: list[float]) -> Figures:
+    """Return how much every published model computes, and its largest tile at the last of the sizes."""
+    figures: Figures = {}
+    for manifest in map(read, repository.folders(settings.models_dir)):
+        if manifest.geometry.kind != "tiled":
+            continue
+        for size, name in ((size_of(one), f"{manifest.id}, {one:g} megapixels") for one in megapixels):
+            figures[f"{name}: computed"] = count_computed(size, manifest, settings.tile_mb) / size.pixels
+            figures[f"{name}: as in the manifest"] = count_computed(size, manifest, 0) / size.pixels
+        height, width = tile_size_for(size, manifest, settings.tile_mb)
+        figures[f"{name}: tile"] = f"{width}×{height}"
+        figures[f"{name}: tile (MiB)"] = height * width / 1e6 * manifest.serving.mebibytes_per_megapixel
+        figures[f"{name}: tile (10⁹ operations)"] = height * width * manifest.flops_per_pixel / 1e9
+    return figures
+
+
+class Network:
+    """The SavedModel of a task's default model alone, on a square of `megapixels`, or less that fits in `mebibytes`."""
+
+    def __init__(self, engine: LocalEngine, manifest: Manifest, megapixels: float, mebibytes: float) -> None:
+        self._model = engine.registry.load(manifest.id)
+        signature = SIGNATURES[manifest.task]
+        precision = engine.precisions(manifest)[signature]
+        functions = {str(name): function for name, function in functions_of(manifest, signature).items()}
+        self._function = functions[precision] if precision != "int8" else signature  # whose files are for one size
+        step = manifest.geometry.tile_step
+        pixels = 1e6 * min(megapixels, mebibytes / manifest.serving.mebibytes_per_megapixel)
+        side = math.isqrt(int(pixels)) // step * step
+        self.megapixels = side**2 / 1e6
+        random = np.random.default_rng(0)
+        self._inputs = {
+            name: random.random(tensor.shape_at((side, side)), np.float32)
+            for name, tensor in manifest.signatures[signature].inputs.items()
+        }
+
+    def time(self) -> float:
+        """Return the seconds a megapixel of one call."""
+        begun = time.perf_counter()
+        self._model.run(self._function, self._inputs)
+        return (time.perf_counter() - begun) / self.megapixels
+
+
+async def time_task(task: Task[Any], picture: Picture, engine: LocalEngine) -> float:
+    """Return the seconds a megapixel of a request between decoding and encoding."""
+    begun = time.perf_counter()
+    await task.run(picture, task.options(**OPTIONS[task.name]), engine, RequestContext("bench"))
+    return (time.perf_counter() - begun) / (picture.width * picture.height / 1e6)
+
+
+async def compare(task: Task[Any], megapixels: list[float], rounds: int, settings: Settings) -> Figures:
+    """Return the figures of a task at each size."""
+    engine = start_engine(settings)
+    if not isinstance(engine, LocalEngine):
+        raise SystemExit("this benchmark measures the engine `local`")
+    manifest = engine.find(task.name)
+    await engine.warm(manifest)
+    network = Network(engine, manifest, max(megapixels), settings.tile_mb)
+    network.time()
+    figures: Figures = {"model": manifest.id, "network alone on (megapixels)": network.megapixels}
+    for one in megapixels:
+        picture = decode(memory.photograph(one), max_pixels=settings.max_pixels)
+        size = Size(picture.width, picture.height)
+        alone, tiled = [], []
+        for _ in range(rounds if one <= FEW_MEGAPIXELS else 1):
+            alone.append(network.time())
+            tiled.append(await time_task(task, picture, engine))
+        alone.append(network.time())
+        figures |= {
+            f"{one:g} megapixels: computed": count_computed(size, manifest, settings.tile_mb) / size.pixels,
+            f"{one:g} megapixels: s/megapixel": statistics.median(tiled),
+            f"{one:g} megapixels: network alone": statistics.median(alone),
+            f"{one:g} megapixels: ratio": statistics.median(tiled) / statistics.median(alone),
+        }
+    await engine.close(0)
+    return figures
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--arithmetic", action="store_true", help="count pixels, and run nothing")
+    arguments.add_argument("--task", choices=list(OPTIONS), default="denoise", help="default: denoise")
+    arguments.add_argument(
+        "--megapixels", type=float, nargs="+", default=[0.25, 1, 4, 12, 24], help="sizes of pictures"
+    )
+    arguments.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    arguments.add_argument("--memory", action="store_true", help="measure the memory at 12 megapixels, too")
+    arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
+    options = arguments.parse_args()
+    settings = Settings()
+    if options.arithmetic:
+        results.report("tiles", count(settings, options.megapixels), record=False)
+        return
+    task = next(task for task in TASKS if task.name == options.task)
+    figures = asyncio.run(compare(task, options.megapixels, options.rounds, settings))
+    if options.memory:
+        peak = memory.measure(task.name, None, 12)["peak over idle (MiB)"]
+        figures["12 megapixels: peak over idle (MiB)"] = peak
+    results.report("tiles", figures, record=not options.no_record)
+
+
+if __name__ == "__main__":
+    main()
