@@ -30,7 +30,7 @@ class Camera(NamedTuple):
     demosaic: bool
     """False for a sensor that sees all colors at each pixel, or a film that is scanned."""
     smooth: float
-    """Deviation of the camera's own blurring of color noise, in pixels; 0 for none. Luma is blurred a third as far."""
+    """Deviation of the camera's own blurring of color noise, in pixels; 0 for none. Luma is blurred a fifth as far."""
     sharpen: float
     """How much of the detail is added once more after that."""
     scale: float
@@ -51,8 +51,8 @@ def draw(random: np.random.Generator) -> Camera:
         gains=(float(random.uniform(1.2, 2.4)), 1.0, float(random.uniform(1.2, 2.4))),
         gamma=float(random.uniform(1.8, 2.6)),
         demosaic=bool(random.random() < 0.8),
-        smooth=float(random.uniform(0.5, 2.0)) if random.random() < 0.35 else 0.0,
-        sharpen=float(random.uniform(0.2, 1.0)) if random.random() < 0.3 else 0.0,
+        smooth=float(random.uniform(0.5, 3.0)) if random.random() < 0.45 else 0.0,
+        sharpen=float(random.uniform(0.2, 1.5)) if random.random() < 0.4 else 0.0,
         scale=float(np.exp(random.uniform(np.log(0.6), np.log(2.5)))) if random.random() < 0.7 else 1.0,
         qualities=qualities,
     )
@@ -121,7 +121,7 @@ def _develop(signal: np.ndarray, camera: Camera) -> np.ndarray:
     if camera.smooth:
         luma = picture @ np.array([0.299, 0.587, 0.114], np.float32)
         color = cv2.GaussianBlur(picture - luma[..., None], (0, 0), camera.smooth)
-        picture = cv2.GaussianBlur(luma, (0, 0), 0.3 * camera.smooth)[..., None] + color
+        picture = cv2.GaussianBlur(luma, (0, 0), 0.2 * camera.smooth)[..., None] + color
     if camera.sharpen:
         picture = picture + camera.sharpen * (picture - cv2.GaussianBlur(picture, (0, 0), 1.0))
     return picture

@@ -39,8 +39,6 @@ from training.recipe import Batch, Part, Recipe
 
 HELD_OUT_SIZE = 192
 FFDNET = "denoise/ffdnet_color.npz"
-GRAY = 0.25
-"""The share of pictures that are turned to gray."""
 NEAR_ZERO = 4 / 75
 """The level below which the estimator's mistakes count less."""
 CORRELATED = 0.25
@@ -90,6 +88,8 @@ class PhotoPart(Part):
 
     mix: Mix
     crop = 64
+    gray = 0.2
+    """The share of pictures that are turned to gray."""
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
         """Return crops `clean`, and `file`: the same, or what a camera or an encoder left of it (uint8, N,H,W,3).
@@ -105,7 +105,7 @@ class PhotoPart(Part):
         def make(index: int) -> Batch:
             clean = self.choose(crops(index), small, index)
             random = np.random.default_rng([seed, index, 1])
-            gray = random.random(batch) < GRAY
+            gray = random.random(batch) < self.gray
             for place in np.flatnonzero(gray):
                 clean[place] = camera.to_gray(clean[place])
             file = clean.copy()
@@ -213,6 +213,7 @@ class Estimate(PhotoPart):
     """Estimates the level, for `strength=auto`, and how alike the noise of neighboring pixels is."""
 
     crop = 96
+    gray = 0.45  # with fewer it goes by the color of noise, and calls gray grain texture
     mix = Mix(2, 6, 2, 3, 2)
     learning_rate = 1e-3
     hours = 0.5
