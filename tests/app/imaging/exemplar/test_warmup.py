@@ -1,0 +1,31 @@
+"""Loops are compiled before the first request, for every kind of picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.imaging.exemplar import patches, poisson, warmup
+from app.imaging.exemplar.fill import fill
+from tests.app.imaging.samples import noise
+
+
+def count_variants() -> int:
+    loops = [value for module in (patches, poisson) for value in vars(module).values() if hasattr(value, "signatures")]
+    assert len(loops) > 8
+    return sum(len(loop.signatures) for loop in loops)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("planes", [1, 3, 4])
+def test_no_request_compiles_anything(planes: int, dtype: Any) -> None:
+    warmup.compile_loops()
+    before = count_variants()
+    unknown = np.zeros((150, 300), bool)
+    unknown[40:80, 40:80] = unknown[:20, 100:140] = True
+    hole = unknown & (np.arange(300) < 90)
+    picture = noise(300, 150, planes, dtype).transpose(1, 0, 2)  # any layout
+    fill(picture, unknown.T.copy().T, hole, np.zeros((75, 150, planes), np.float32), has_alpha=planes == 4)
+    assert count_variants() == before
