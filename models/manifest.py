@@ -208,6 +208,14 @@ class QualityTable(_Part):
         return self
 
 
+class Start(_Part):
+    """Other people's weights that a training started from; `licence_file` is the text of their licence."""
+
+    name: str
+    licence: str
+    licence_file: str
+
+
 class Provenance(_Part):
     """How the model was trained. `recipe_digest` and `data` are the SHA-256 of the recipe and of each data pack."""
 
@@ -220,6 +228,8 @@ class Provenance(_Part):
     seed: int
     steps: Annotated[int, Field(ge=0)]
     started_from: str = ""
+    precision: str = "float32"
+    starts: list[Start] = []
 
 
 class Serving(_Part):

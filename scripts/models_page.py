@@ -130,9 +130,11 @@ def section(manifest: Manifest) -> str:
         f"* Size: {count(manifest.parameters)} parameters, "
         f"{count(manifest.flops_per_pixel)} floating point operations per pixel",
         f"* Input: {takes}" + (f"; enlarges {scales(manifest)}" if scales(manifest) else ""),
-        f"* Training: {provenance.hours:g} h on {provenance.device}, {provenance.steps} steps, seed {provenance.seed}",
+        f"* Training: {provenance.hours:g} h on {provenance.device}, {provenance.steps} steps, seed {provenance.seed}, "
+        f"in {provenance.precision}",
         f"* Command: `{provenance.command}`",
         *([f"* Started from: {provenance.started_from}"] if provenance.started_from else []),
+        *[f"* Starting weights: {one.name}, {one.licence}" for one in provenance.starts],
         f"* Data: {', '.join(sorted(provenance.data)) or 'none'}",
         f"* License: {manifest.licence}",
     ]

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import keras
@@ -30,6 +30,16 @@ class BadInitialWeights(ValueError):
 
 class NotSupported(ValueError):
     """Something that this recipe does not do; the message says what to do instead."""
+
+
+class Start(NamedTuple):
+    """Other people's weights that training starts from."""
+
+    name: str
+    licence: str
+    """The licence's short name."""
+    text: str
+    """The file below `training/licences` with its text, which the published model carries."""
 
 
 class Part:
@@ -113,6 +123,8 @@ class Recipe:
     """The data packs that training reads."""
     weights: tuple[str, ...] = ()
     """Files of weights that training reads beside the packs (`Packs.weights`)."""
+    starts: tuple[Start, ...] = ()
+    """What training starts from that is not ours."""
     geometry: dict[str, Any]
     """The manifest's, with `halo` None where the export measures it."""
     reach = 0

@@ -54,6 +54,13 @@ def test_it_says_what_it_is(recipe: Recipe) -> None:
     assert f"## {recipe.packs[0]}" in (ROOT / "docs/data.md").read_text("utf-8")
 
 
+def test_the_licences_of_what_it_starts_from_are_here(recipe: Recipe) -> None:
+    from training.export.publish import LICENCES
+
+    for start in recipe.starts:
+        assert start.licence in (LICENCES / start.text).read_text("utf-8")
+
+
 def test_it_has_parts_that_can_be_trained(recipe: Recipe) -> None:
     assert recipe.parts
     earlier: list[str] = []

@@ -53,12 +53,21 @@ with as float32.
 {_eight_bit(manifest)}## Made by
 
 `{made.command}`: {made.steps:,} steps in {made.hours:.2f} h on {made.device}, seed {made.seed}\
-{f", started from {made.started_from}" if made.started_from else ""}; published {manifest.created}.
+{f", started from {made.started_from}" if made.started_from else ""}, computed in {made.precision}; published
+{manifest.created}.
 
 ## Licence
 
 {manifest.licence}: whoever uses the model for more than research minds them too.
-"""
+{_starts(manifest)}"""
+
+
+def _starts(manifest: Manifest) -> str:
+    lines = [
+        f"Training started from {one.name}, {one.licence} (its text: `{one.licence_file}`)."
+        for one in manifest.provenance.starts
+    ]
+    return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _eight_bit(manifest: Manifest) -> str:

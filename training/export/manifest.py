@@ -17,12 +17,24 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from models.manifest import Class, Geometry, Manifest, Provenance, QualityTable, Serving, Signature, Style, Tensor
+from models.manifest import (
+    Class,
+    Geometry,
+    Manifest,
+    Provenance,
+    QualityTable,
+    Serving,
+    Signature,
+    Start,
+    Style,
+    Tensor,
+)
 from training.data.packs import Packs, read_rgb
 from training.evaluation.tables import ResultTable
 from training.export import halo
 from training.export.variables import layer_variables
 from training.recipe import Recipe
+from training.recipe import Start as RecipeStart
 from training.runs import RUN, read_previous_runs
 
 LICENCE = "Apache-2.0 for our files; the data's terms are in the card"
@@ -264,6 +276,11 @@ def mebibytes_per_megapixel(folder: Path, signature: str, size: tuple[int, int],
     return round(max(1.0, kibibytes / 1024 / (count * size[0] * size[1] / 1e6)), 1)
 
 
+def licence_file(start: RecipeStart) -> str:
+    """Return where in the model's folder the text of the licence of `start` lies."""
+    return f"licences/{start.text}"
+
+
 def _provenance(recipe: Recipe, packs: Packs, out: Path) -> Provenance:
     module = importlib.import_module(f"training.recipes.{recipe.id}")
     runs = [json.loads((out / recipe.results / part / RUN).read_text(encoding="utf-8")) for part in recipe.parts]
@@ -279,4 +296,6 @@ def _provenance(recipe: Recipe, packs: Packs, out: Path) -> Provenance:
         seed=runs[0]["seed"],
         steps=sum(run["steps"] for run in runs) + sum(steps for *_, steps in previous),
         started_from=", ".join(dict.fromkeys(run["started_from"] for run in runs if run["started_from"])),
+        precision=", ".join(dict.fromkeys(run.get("precision", "float32") for run in runs)),
+        starts=[Start(name=one.name, licence=one.licence, licence_file=licence_file(one)) for one in recipe.starts],
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 from models import repository
 from training.data.packs import Packs
 from training.export.card import card
-from training.export.manifest import describe
+from training.export.manifest import describe, licence_file
 from training.export.savedmodel import Published, export
 from training.recipe import Recipe
+
+LICENCES = Path(__file__).parents[1] / "licences"
 
 
 def publish(recipe: Recipe, packs: Packs, out: Path, root: Path, *, default: bool = False) -> Path:
@@ -27,7 +29,9 @@ def publish(recipe: Recipe, packs: Packs, out: Path, root: Path, *, default: boo
         tables = recipe.evaluate(published, packs)
         version = repository.next_version(recipe.task, recipe.name, root)
         manifest = describe(recipe, networks, folder, packs, out, version=version, quality=tables)
-        for path, content in recipe.files(published, packs).items():
+        files = dict(recipe.files(published, packs))
+        files |= {licence_file(start): (LICENCES / start.text).read_bytes() for start in recipe.starts}
+        for path, content in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
         (folder / "card.md").write_text(card(recipe, manifest, tables), encoding="utf-8")

@@ -35,7 +35,7 @@ from training.data.packs import Packs
 from training.evaluation import photos, previews
 from training.evaluation.metrics import psnr
 from training.evaluation.tables import ResultTable
-from training.recipe import Batch, Part, Recipe
+from training.recipe import Batch, Part, Recipe, Start
 
 HELD_OUT_SIZE = 192
 FFDNET = "denoise/ffdnet_color.npz"
@@ -68,6 +68,7 @@ class DenoisePhoto(Recipe):
     architecture = "FFDNet given the level, and a level estimator at two scales"
     packs = ("photos",)
     weights = (FFDNET,)
+    starts = (Start("FFDNet for color (Zhang et al. 2018)", "MIT", "ffdnet.txt"),)
     geometry = {"kind": "tiled", "multiple": 2, "tile_size": 512, "tile_step": 64, "halo": None}
     reach = 8  # of the limit on what is taken away (app/imaging/limiter.py)
 
@@ -155,6 +156,7 @@ class Denoise(PhotoPart):
     """Removes white noise of a given level."""
 
     mix = Mix(0, 0, 0, 0, 0)
+    bfloat16 = True
     learning_rate = 1e-6
     warm_up_steps = 500
     hours = 0.1

@@ -28,6 +28,7 @@ def test_trains_publishes_and_starts_again(packs: Packs, tmp_path: Path, monkeyp
     from training.export.savedmodel import Published
 
     digits = recipe.load("denoise_digits")
+    monkeypatch.setattr(digits, "starts", (recipe.Start("Somebody's digits", "MIT", "ffdnet.txt"),))
     clock = Clock()
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=clock.monotonic))
     trainer.train(digits, "denoise", packs, tmp_path / "runs", started=clock.now, hours=30 / 3600)
@@ -42,6 +43,9 @@ def test_trains_publishes_and_starts_again(packs: Packs, tmp_path: Path, monkeyp
     assert manifest.provenance.steps > 0
     assert manifest.provenance.data == {"digits": packs.digest("digits")}
     card = (place / "card.md").read_text()
+    (start,) = manifest.provenance.starts
+    assert "MIT License" in (place / start.licence_file).read_text()
+    assert f"Somebody's digits, MIT (its text: `{start.licence_file}`)" in card
     assert "denoise/digits@1" in card
     assert manifest.provenance.data["digits"] in card
 
