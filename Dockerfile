@@ -22,6 +22,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
+    NUMBA_CACHE_DIR=/tmp/numba \
     RESTORE_HOST=0.0.0.0 \
     RESTORE_PORT=8000
 USER 10001

@@ -170,6 +170,7 @@ class ImagePipeline:
         if not request.options.uses_device:  # it neither waits for the device nor uses it
             return await self._process(request, sizes, context, budget, clock)
         kind = f"{self.find_model(request) or request.task.name} ×{request.options.scale_factor}"
+        kind = f"{kind} {request.options.work_kind}".rstrip()
         fingerprint = await run_in_thread(_fingerprint, request.uploads)
         manifest = self._find_manifest(request)
         work = self._count_computed(sizes["image"], manifest) if manifest else sizes["image"].pixels

@@ -28,6 +28,7 @@ from app.engine.ray import Cluster, RayEngine
 from app.engine.registry import Registry
 from app.errors import ServiceError
 from app.imaging.decoder_pool import DecoderPool, is_supported
+from app.imaging.exemplar.warmup import compile_loops
 from app.settings import Settings
 from models.manifest import Manifest
 
@@ -128,6 +129,7 @@ async def save_latencies(latency: LatencyModel, path: Path) -> None:
 async def _preload(engine: ModelServer, wanted: tuple[str, ...], readiness: ReadinessProbe) -> None:
     """Load and warm up the models in `wanted`, and print a line for each. One that fails does not stop the others."""
     started = time.perf_counter()
+    await _compile_loops()
     for manifest in _find_models(engine, wanted):
         begun = time.perf_counter()
         try:
@@ -146,6 +148,16 @@ async def _preload(engine: ModelServer, wanted: tuple[str, ...], readiness: Read
     if not results:
         print_line("no models found; set RESTORE_MODELS_DIR, or train one (docs/add-a-model.md)")
     print_line(f"warm after {time.perf_counter() - started:.1f} s")
+
+
+async def _compile_loops() -> None:
+    """Compile what `/inpaint` runs besides models. If that fails, so do the requests that need it, and no others."""
+    begun = time.perf_counter()
+    try:
+        await asyncio.to_thread(compile_loops)
+    except Exception:
+        log.exception("compiling failed")
+    print_line(f"compiling loops … {time.perf_counter() - begun:.1f} s")
 
 
 def _find_models(engine: ModelServer, wanted: tuple[str, ...]) -> list[Manifest]:

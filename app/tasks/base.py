@@ -63,6 +63,11 @@ class TaskOptions(BaseModel):
         return True
 
     @property
+    def work_kind(self) -> str:
+        """What kind of work the options ask for, if there are several: their device time is estimated separately."""
+        return ""
+
+    @property
     def scale_factor(self) -> int:
         """Width and height of the result divided by those of the picture."""
         return 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from app.imaging.exemplar.fill import fill
 
 
+@functools.cache
 def compile_loops() -> None:
     """Fill a small hole. Takes some 10 s of a core where nothing compiled is on disk, else less than a second."""
     picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)

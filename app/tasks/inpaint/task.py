@@ -15,29 +15,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from app.engine.protocol import Engine, RequestContext
-from app.errors import ConflictingFields, MaskEmpty, MaskFull, MaskSize, MissingField, UnknownModel, WorkTooLarge
+from app.errors import ConflictingFields, MaskEmpty, MaskFull, MaskSize, MissingField, UnknownModel
 from app.imaging import classical_inpaint, holes
 from app.imaging.holes import Mask, Region
-from app.imaging.picture import Picture
+from app.imaging.picture import Floats, Picture
 from app.imaging.tiles import Box
 from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
 from app.tasks.concurrency import ordered_gather
+from app.tasks.inpaint import exemplar
 from app.tasks.inpaint.neural import fill, reach, search
+from app.tasks.inpaint.plan import ModelMethod, Part, make_plan
 from app.tasks.tiling import Stopwatch, check_size
 from models.manifest import Manifest
 
-MAX_WORK = 250_000_000
-"""Limit of missing pixels × radius² for Telea and Navier-Stokes: about half a minute on one core."""
-MIN_RADIUS = 7
-"""The cost per pixel does not decrease below this radius."""
-MAX_BIHARMONIC = 160_000
-"""Limit of missing pixels in one hole for the biharmonic method: about eight seconds and a gigabyte."""
-MAX_BIHARMONIC_TOTAL = 2_000_000
-"""Limit of missing pixels in all holes for the biharmonic method."""
-SCRATCH = 8
-"""Without a model, `auto` uses the biharmonic method for holes up to so many pixels wide (`benchmarks.inpaint`)."""
-MARGIN = 2 * holes.THIN
-"""Pixels around a hole, in addition to the radius, that the result may depend on."""
 LOSSY_BLACK = 31
 """Largest value, of 255, that counts as black in a mask in a lossy format."""
 
@@ -49,12 +39,14 @@ class InpaintOptions(TaskOptions):
         "pixels that are not opaque are filled, and the result is opaque.",
         examples=["file"],
     )
-    method: Literal["auto", "neural", "dcgan", "telea", "ns", "biharmonic"] = Field(
+    method: Literal["auto", "exemplar", "neural", "dcgan", "telea", "ns", "biharmonic"] = Field(
         "auto",
-        description="`auto`: the model if there is one, else the best classical method for each hole; `neural`: the "
-        "model; `dcgan`: search for the output of a generator (by default the model `digits`) that matches the "
-        "surroundings; `telea`: fast marching; `ns`: Navier-Stokes; `biharmonic`: the smoothest surface, best for "
-        "small holes such as scratches. `X-Applied` has the methods that were used.",
+        description="`auto`: for each hole the best method: `exemplar` for wide ones, the model for thin ones, or a "
+        "classical method if there is no model; `exemplar`: copies of the surroundings, best for erased objects; where "
+        "too little is known to copy from, the model; `neural`: the model; `dcgan`: search for the output of a "
+        "generator (by default the model `digits`) that matches the surroundings; `telea`: fast marching; `ns`: "
+        "Navier-Stokes; `biharmonic`: the smoothest surface, best for small holes such as scratches. `X-Applied` has "
+        "the methods that were used, each with its number of holes.",
         examples=["auto"],
     )
     radius: int = Field(
@@ -87,10 +79,15 @@ class InpaintOptions(TaskOptions):
     def uses_device(self) -> bool:
         return self.method in SIGNATURES
 
+    @property
+    def work_kind(self) -> str:
+        return self.method if self.method == "exemplar" else ""
 
-Method = Literal["neural", "dcgan"] | classical_inpaint.Method
-SIGNATURES: dict[str, str] = {"auto": "inpaint", "neural": "inpaint", "dcgan": "search"}
+
+SIGNATURES: dict[str, str] = {"auto": "inpaint", "exemplar": "inpaint", "neural": "inpaint", "dcgan": "search"}
 """The signature of the model that each method uses."""
+WITHOUT_MODEL = ("auto", "exemplar")
+"""Methods that use a model only if there is one."""
 
 
 async def inpaint(
@@ -111,24 +108,28 @@ async def inpaint(
     manifest = _find_model(options, engine)
     work, plan = await asyncio.to_thread(_plan, picture, mask, options, manifest)
 
-    async def one(part: tuple[Region, Method]) -> _FilledBox:
-        region, method = part
+    async def one(part: Part) -> _FilledBox:
+        region, method = part.region, part.method
+        if method == "exemplar":
+            return await _fill_by_exemplar(work, region, manifest, engine, context)
         if method == "neural" or method == "dcgan":
             assert manifest is not None
             return await _fill_by_model(work, region, method, manifest, engine, context)
         return await asyncio.get_running_loop().run_in_executor(_pool(method), _fill_classically, work, region, method)
 
-    async def keep(part: tuple[Region, Method], filled: _FilledBox) -> None:
-        await asyncio.to_thread(work.keep, *filled, part[0].core)
+    async def keep(part: Part, filled: _FilledBox) -> None:
+        await asyncio.to_thread(work.keep, *filled, part.region.core)
         context.progress.step()
 
     context.progress.expect(len(plan))
     await ordered_gather(plan, one, keep)
-    used = Counter(method for _, method in plan)
+    used = Counter(part.method for part in plan)
     decisions = {
         "method": "+".join(f"{method}:{count}" for method, count in sorted(used.items())),
         "missing": str(int(np.count_nonzero(work.missing))),
     }
+    if obstacles := Counter(part.obstacle for part in plan if part.obstacle):
+        decisions["not-exemplar"] = "+".join(f"{obstacle}:{count}" for obstacle, count in sorted(obstacles.items()))
     model = ""
     if manifest is not None and not used.keys().isdisjoint(SIGNATURES):
         model = manifest.id
@@ -146,10 +147,10 @@ def _find_model(options: InpaintOptions, engine: Engine) -> Manifest | None:
     try:
         manifest = engine.find("inpaint", options.model_name)
     except UnknownModel:
-        if options.method != "auto" or options.model_name is not None:
+        if options.method not in WITHOUT_MODEL or options.model_name is not None:
             raise
         return None
-    if options.method == "auto" and options.model_name is None and manifest.geometry.kind != "canonical":
+    if options.method in WITHOUT_MODEL and options.model_name is None and manifest.geometry.kind != "canonical":
         return None  # it may not support this picture size, and the client did not ask for it
     if SIGNATURES[options.method] not in manifest.signatures:
         text = f"The model {manifest.id} does not support `method={options.method}`."
@@ -159,8 +160,8 @@ def _find_model(options: InpaintOptions, engine: Engine) -> Manifest | None:
 
 def _plan(
     picture: Picture, mask: Picture | None, options: InpaintOptions, manifest: Manifest | None
-) -> tuple[_PartialResult, list[tuple[Region, Method]]]:
-    """Return the picture to write to, and its regions with the method for each. Raises as `inpaint` does."""
+) -> tuple[_PartialResult, list[Part]]:
+    """Return the picture to write to, and its parts. Raises as `inpaint` does."""
     hole = _find_hole(picture, mask)
     if mask is None:
         picture = picture.with_pixels(picture.pixels, None)  # transparent pixels are filled
@@ -171,18 +172,12 @@ def _plan(
         raise MaskFull(
             f"Enlarged by `{field}`, the mask covers the whole picture: nothing is left to fill from.", field=field
         )
-    if manifest is not None and manifest.geometry.kind in ("whole", "fixed"):
-        whole = Box(0, 0, picture.height, picture.width)
-        regions = [Region(whole, whole)]
-    else:
-        regions = holes.find_regions(missing, MARGIN + 2 * options.radius)
-    methods = [_choose_method(region, missing, options, manifest) for region in regions]
-    _check_work(regions, methods, missing, options.radius)
-    if manifest is not None and not SIGNATURES.keys().isdisjoint(methods):
+    plan = make_plan(missing, options.method, options.radius, manifest)
+    if manifest is not None and any(part.method in SIGNATURES for part in plan):
         check_size(picture, manifest, manifest.signatures[SIGNATURES[options.method]].inputs["image"].shape[-1])
     alpha = None if picture.alpha is None else picture.alpha.copy()
     work = _PartialResult(picture, options, inside, missing, picture.pixels.copy(), alpha)
-    return work, list(zip(regions, methods, strict=True))
+    return work, plan
 
 
 def _find_hole(picture: Picture, mask: Picture | None) -> Mask:
@@ -213,43 +208,6 @@ def _find_hole(picture: Picture, mask: Picture | None) -> Mask:
     if hole.all():
         raise MaskFull("The mask covers the whole picture: nothing is left to fill from.", field=field)
     return hole
-
-
-def _choose_method(region: Region, missing: Mask, options: InpaintOptions, manifest: Manifest | None) -> Method:
-    if options.method != "auto":
-        return options.method
-    if manifest is not None:
-        return "neural"
-    scratch = holes.is_thin(missing[region.core.slices], SCRATCH)
-    return "biharmonic" if scratch and _count_missing(region, missing) <= MAX_BIHARMONIC else "ns"
-
-
-def _count_missing(region: Region, missing: Mask) -> int:
-    return int(np.count_nonzero(missing[region.window.slices]))
-
-
-def _check_work(regions: list[Region], methods: list[Method], missing: Mask, radius: int) -> None:
-    """Raise WorkTooLarge if a classical method would use a core for too long."""
-    counts = [_count_missing(region, missing) for region in regions]
-    smooth = [count for count, method in zip(counts, methods, strict=True) if method == "biharmonic"]
-    if smooth and (max(smooth) > MAX_BIHARMONIC or sum(smooth) > MAX_BIHARMONIC_TOTAL):
-        raise WorkTooLarge(
-            f"`method=biharmonic` would fill {max(smooth)} pixels in one hole and {sum(smooth)} in total; the limits "
-            f"are {MAX_BIHARMONIC} and {MAX_BIHARMONIC_TOTAL}. Use telea or ns, or a smaller mask.",
-            field="method",
-            value=max(smooth),
-            limit=MAX_BIHARMONIC,
-        )
-    marched = sum(count for count, method in zip(counts, methods, strict=True) if method in ("telea", "ns"))
-    work = marched * max(radius, MIN_RADIUS) ** 2
-    if work > MAX_WORK:
-        raise WorkTooLarge(
-            f"{marched} pixels to fill × radius² (with a radius of {max(radius, MIN_RADIUS)}) is {work}; the limit is "
-            f"{MAX_WORK}. Use a smaller `radius` or mask.",
-            field="radius",
-            value=work,
-            limit=MAX_WORK,
-        )
 
 
 @functools.cache
@@ -306,28 +264,54 @@ def _fill_classically(work: _PartialResult, region: Region, method: classical_in
 async def _fill_by_model(
     work: _PartialResult,
     region: Region,
-    method: Literal["neural", "dcgan"],
+    method: ModelMethod,
     manifest: Manifest,
     engine: Engine,
     context: RequestContext,
 ) -> _FilledBox:
     box = holes.expand_box(region.core, reach(region.core), work.missing.shape)
     planes, hole = await asyncio.to_thread(work.planes, box)
-    white = np.float32(np.iinfo(planes.dtype).max)
-    colors = work.picture.channels
-    filled = []
-    for part in (planes[..., :colors], planes[..., colors:]):
-        if part.shape[-1]:
-            scaled = await asyncio.to_thread(np.multiply, part, 1 / white, dtype=np.float32)
-            if method == "dcgan":
-                filled.append(await search(scaled, hole, manifest, engine, context))
-            else:
-                filled.append(await fill(scaled, hole, manifest, engine, context, region.core.relative_to(box)))
+    scaled = await asyncio.to_thread(_scale, planes)
+    parts = _split_alpha(work, scaled)
+    if method == "dcgan":
+        filled = [await search(part, hole, manifest, engine, context) for part in parts]
+    else:
+        wanted = region.core.relative_to(box)
+        filled = [await fill(part, hole, manifest, engine, context, wanted) for part in parts]
 
     def whole() -> NDArray[Any]:
+        white = np.float32(np.iinfo(planes.dtype).max)
         return np.asarray(np.rint(np.concatenate(filled, axis=-1) * white), planes.dtype)
 
     return await asyncio.to_thread(whole), box
+
+
+async def _fill_by_exemplar(
+    work: _PartialResult, region: Region, manifest: Manifest | None, engine: Engine, context: RequestContext
+) -> _FilledBox:
+    planes, unknown = await asyncio.to_thread(work.planes, region.window)
+    core = region.core.relative_to(region.window)
+    guide = None
+    if manifest is not None:
+        scaled = await asyncio.to_thread(_scale, planes)
+        parts = [
+            await exemplar.make_guide(part, unknown, core, manifest, engine, context)
+            for part in _split_alpha(work, scaled)
+        ]
+        guide = np.concatenate(parts, axis=-1)
+    has_alpha = work.picture.alpha is not None
+    return await exemplar.fill(planes, unknown, core, guide, has_alpha, engine, context), region.window
+
+
+def _scale(planes: NDArray[Any]) -> Floats:
+    """Return `planes` as float32 in [0, 1]."""
+    return np.asarray(np.multiply(planes, 1 / np.float32(np.iinfo(planes.dtype).max), dtype=np.float32))
+
+
+def _split_alpha(work: _PartialResult, planes: Floats) -> list[Floats]:
+    """Return the colors and, for a picture with alpha, the alpha of `planes` (height, width, planes)."""
+    colors = work.picture.channels
+    return [part for part in (planes[..., :colors], planes[..., colors:]) if part.shape[-1]]
 
 
 def _blend(

@@ -32,7 +32,7 @@ from tests.engines import FunctionEngine
 from tests.model_repository import manifest
 from tests.model_repository import picture as shape
 
-METHODS = ("auto", "telea", "ns", "biharmonic")
+METHODS = ("auto", "exemplar", "telea", "ns", "biharmonic")
 
 
 def picture(channels: int = 3, dtype: Any = np.uint8, alpha: bool = False) -> Picture:
@@ -180,7 +180,7 @@ def test_too_much_work_is_refused_before_it_starts() -> None:
         filled(image, mask=hole, method="telea", radius=64)
     with pytest.raises(WorkTooLarge, match="160000"):
         filled(image, mask=hole, method="biharmonic")
-    assert filled(image, mask=hole).decisions["method"] == "ns:1"
+    assert filled(image, mask=hole).decisions["method"] == "exemplar:1"
 
 
 def test_each_hole_on_its_own_and_said() -> None:
@@ -189,7 +189,10 @@ def test_each_hole_on_its_own_and_said() -> None:
     hole.pixels[10:18, 10:18] = 255
     hole.pixels[400:800, 600:1000] = 255
     hole.pixels[700:702, 30:300] = 255
-    assert filled(image, mask=hole).decisions == {"method": "biharmonic:2+ns:1", "missing": str(64 + 160000 + 540)}
+    assert filled(image, mask=hole).decisions == {
+        "method": "biharmonic:2+exemplar:1",
+        "missing": str(64 + 160000 + 540),
+    }
 
 
 @pytest.mark.parametrize("channels", [1, 3])
