@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument(
         "--most", type=_above_zero, help="maximum size of the archive in MiB (default: 40); a larger archive is reduced"
     )
-    add_command("sheet", "draw preview grids of trained models")
+    sheet = add_command("sheet", "draw preview grids of trained models")
+    sheet.add_argument("--to", type=Path, help="draw the whole model's at full size, and write them to this folder")
+    sheet.add_argument("--repository", type=Path, help="with --to: of the newest version in this model repository")
     sample = add_command("sample", "draw samples of trained generators")
     sample.add_argument("--seed", type=_seed, default=0, help="random seed (default: 0)")
     return parser

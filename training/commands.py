@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,10 +72,8 @@ def evaluate(options: argparse.Namespace, started: float) -> None:
         packs = Packs(options.data)
         if options.url:
             tables = recipe.evaluate_service(options.url, packs)
-        elif options.repository:
-            tables = recipe.evaluate(_load_published(recipe, options.repository), packs)
         else:
-            tables = recipe.evaluate(recipe.served_networks(load_trained(recipe, options.out), packs), packs)
+            tables = recipe.evaluate(_load_networks(recipe, options, packs), packs)
         for table in tables:
             print(table.text() + "\n")
 
@@ -85,6 +83,13 @@ def _load_whole(argument: str) -> Recipe:
     if ":" in argument:
         raise CommandError(f"{argument}: this command takes a whole recipe; leave out the part")
     return load(argument)
+
+
+def _load_networks(recipe: Recipe, options: argparse.Namespace, packs: Packs) -> Mapping[str, keras.Model]:
+    """Return the networks that are served: of the published model (--repository), or of training results."""
+    if options.repository:
+        return _load_published(recipe, options.repository)
+    return recipe.served_networks(load_trained(recipe, options.out), packs)
 
 
 def _load_published(recipe: Recipe, root: Path) -> dict[str, keras.Model]:
@@ -196,11 +201,16 @@ def pack(options: argparse.Namespace, started: float) -> None:
 
 
 def sheet(options: argparse.Namespace, started: float) -> None:
-    """Draw the preview grids."""
+    """Draw the preview grids of training, or with --to those of the whole model at full size."""
     from PIL import Image
 
     from training.checkpoints import load_initial_weights
 
+    if options.to:
+        _draw_full_size(options)
+        return
+    if options.repository:
+        raise CommandError("--repository needs --to: the folder to write to")
     for name in options.recipes:
         for recipe, part_name in parts(name):
             weights = find_weights(recipe, part_name, options.out)
@@ -210,6 +220,20 @@ def sheet(options: argparse.Namespace, started: float) -> None:
                 weights.with_name("sheet.png")
             )
             print(weights.with_name("sheet.png"))
+
+
+def _draw_full_size(options: argparse.Namespace) -> None:
+    """Write the preview grids of whole models to folders below --to."""
+    from PIL import Image
+
+    packs = Packs(options.data)
+    for name in options.recipes:
+        recipe = _load_whole(name)
+        folder = options.to / recipe.id
+        for title, picture in recipe.preview_grids(_load_networks(recipe, options, packs), packs):
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"{title}.png")
+            print(folder / f"{title}.png")
 
 
 def sample(options: argparse.Namespace, started: float) -> None:

@@ -166,6 +166,10 @@ class Recipe:
         """Return the networks that are published, made of the trained ones; by default those themselves."""
         return networks
 
+    def preview_grids(self, networks: Mapping[str, Any], packs: Packs) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (name, uint8 RGB): what the model makes of pictures, at full size. Raises NotSupported."""
+        raise NotSupported(f"{self.id} has no preview grids at full size; leave out --to")
+
     def sample(self, networks: Mapping[str, keras.Model], seed: int) -> np.ndarray:
         """Return a grid of pictures that a generator makes, uint8 (height, width, 3)."""
         raise NotImplementedError

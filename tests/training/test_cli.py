@@ -32,7 +32,7 @@ def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "told"),
     [
         (["train", "denoise_foto"], "did you mean 'denoise_photo'?"),
-        (["train", "denoise_photo:estimat"], "its parts are denoise, estimate"),
+        (["train", "denoise_photo:estimat"], "its parts are denoise, denoise_correlated, estimate"),
         (["evaluate", "denoise_photo:denoise"], "takes a whole recipe"),
         (["evaluate", "denoise_digits"], "python -m training train denoise_digits:denoise"),
         (["evaluate", "denoise_digits", "--repository", "."], "has no model denoise/digits"),
@@ -42,6 +42,8 @@ def test_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
         (["quantize", "denoise_digits:denoise"], "takes a whole recipe"),
         (["publish", "dcgan_digits"], "cannot be published"),
         (["sheet", "denoise_digits"], "does not exist"),
+        (["sheet", "denoise_photo", "--repository", "."], "--repository needs --to"),
+        (["sheet", "denoise_photo", "--to", "grids"], "does not exist"),
         (["sample", "dcgan_digits"], "python -m training train dcgan_digits:dcgan"),
         (["sample", "denoise_digits"], "is not a generator"),
         (["pack", "denoise_digits"], "data pack 'digits' is not in"),
@@ -173,14 +175,14 @@ def test_a_model_that_cannot_be_published_is_one_line(
 def test_an_incomplete_pack_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training.evaluation import photos
+    from training.evaluation import denoising
 
     for folder in ("Kodak24", "B100"):
         (tmp_path / "photos/test" / folder).mkdir(parents=True)
     (tmp_path / "photos/test/CBSD68_names.txt").write_text("101085\n")
 
     def measured(recipe: object, url: str, packs: Packs) -> None:
-        photos.load_cbsd68(packs)
+        denoising.load_cbsd68(packs)
 
     monkeypatch.setattr("training.recipes.denoise_photo.DenoisePhoto.evaluate_service", measured)
     assert main(["evaluate", "denoise_photo", "--data", str(tmp_path), "--url", "http://localhost:1"]) == 2

@@ -12,7 +12,7 @@ network for both loses 0.2 dB on the first before it gains 0.2 dB on the second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -32,7 +32,7 @@ from training.data.degradations import (
     smeared_noise,
 )
 from training.data.packs import Packs
-from training.evaluation import photos, previews
+from training.evaluation import denoising, denoising_previews, previews
 from training.evaluation.metrics import psnr
 from training.evaluation.tables import ResultTable
 from training.recipe import Batch, Part, Recipe, Start
@@ -41,8 +41,6 @@ HELD_OUT_SIZE = 192
 FFDNET = "denoise/ffdnet_color.npz"
 NEAR_ZERO = 4 / 75
 """The level below which the estimator's mistakes count less."""
-CORRELATED = 0.25
-"""The correlation from which on `denoise_correlated` is used."""
 FAINT = 2 / 75
 """The level below which the estimator's mistakes upwards count more."""
 HIGHEST = 75 / 255
@@ -77,11 +75,15 @@ class DenoisePhoto(Recipe):
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
         """Return the tables of denoising, measured on the test photographs."""
-        return photos.measure_denoising(networks, packs)
+        return denoising.measure(networks, packs)
 
     def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
         """Return the same tables, measured through the service at `url`."""
-        return photos.measure_denoising_service(url, packs)
+        return denoising.measure_service(url, packs)
+
+    def preview_grids(self, networks: Mapping[str, Any], packs: Packs) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield real and hard pictures beside what the model, and others, make of them."""
+        return denoising_previews.preview_grids(networks, packs)
 
 
 class PhotoPart(Part):
@@ -343,7 +345,7 @@ def _estimate(network: keras.Model, picture: np.ndarray) -> float:
 
 def _looks_correlated(network: keras.Model, picture: np.ndarray) -> bool:
     found = ops.convert_to_numpy(network({"image": picture[None]})["correlation"])
-    return float(found.reshape(())) > CORRELATED
+    return float(found.reshape(())) >= denoising.CORRELATED
 
 
 def _run(network: keras.Model, picture: np.ndarray, sigma: float) -> np.ndarray:
