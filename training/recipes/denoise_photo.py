@@ -222,7 +222,7 @@ class Estimate(PhotoPart):
 
     crop = 96
     gray = 0.45  # with fewer it goes by the color of noise, and calls gray grain texture
-    mix = Mix(2, 6, 2, 3, 2)
+    mix = Mix(2, 5, 4, 3, 1)
     learning_rate = 1e-3
     hours = 0.5
 
