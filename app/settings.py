@@ -207,9 +207,9 @@ class Settings(BaseSettings):
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
         description="Precision that models are computed in, where they allow it; everything else is computed in "
-        "float32, and so are 16-bit pictures. `auto`: bfloat16 on a processor with instructions for it (AMX or "
-        "AVX512-BF16), else int8 where a model has it and it was measured to be faster. `X-Applied` has the precision "
-        "that was used.",
+        "float32, and so are 16-bit pictures. `auto`: bfloat16 on a processor with AMX; else int8 where a model has "
+        "it and it is measured to be the fastest, bfloat16 on a processor with AVX512-BF16. `X-Applied` has the "
+        "precision that was used.",
     )
     data_dir: Path = Field(
         Path("var"),

@@ -19,8 +19,8 @@ from app.engine.local import LocalEngine
 from app.engine.precision import (
     MeasuredPrecisions,
     PrecisionSetting,
+    bfloat16_speed,
     has_bfloat16,
-    has_fast_bfloat16,
     processor_name,
 )
 from app.engine.protocol import ModelServer
@@ -74,7 +74,7 @@ def _start_tensorflow(settings: Settings) -> LocalEngine:
         device=runtime.device,
         latency=LatencyModel(f"{runtime.device}, {platform.machine()}, {os.cpu_count()} cores"),
         precision=_choose_precision(settings, on_cpu=runtime.device == "CPU"),
-        fast_bfloat16=runtime.device == "CPU" and has_fast_bfloat16(),
+        bfloat16=bfloat16_speed() if runtime.device == "CPU" else "slow",
         measured=MeasuredPrecisions(
             settings.data_dir / PRECISION_FILE, f"{runtime.device}, {processor_name()}, {os.cpu_count()} cores"
         ),

@@ -1,6 +1,7 @@
 """Compares the service with a bare loop over the same SavedModel, as ratios.
 
 `python -m benchmarks.serve [--task denoise] [--model NAME] [--side 512] [--starts 3] [--rounds 8] [--callers 16]`
+`python -m benchmarks.serve --precision [--rounds 8]`
 
 The bare loop is one process without HTTP, queue, limits or scheduler: the same decoding, the same task (all arithmetic
 before and after the network), the same SavedModel, the same encoding. Service and bare loop alternate, so that other
@@ -9,6 +10,9 @@ up to 5 % slower or faster from one process to another.
 
 * latency: one client. Goal: service ≤ 1.05 × bare loop (pictures of 512² and more).
 * throughput: `--callers` concurrent requests, compared with the sequential bare loop. Goal: service ≥ 0.97 × bare loop.
+
+Both compute in the precision of `RESTORE_PRECISION`. `--precision` compares the precisions instead
+(`benchmarks.precision`).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+from app.engine.precision import PrecisionChoice, PrecisionSetting, bfloat16_speed
 from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.engine.registry import Registry
 from app.engine.tensorflow_runtime import Runtime
@@ -34,7 +39,7 @@ from app.settings import Settings
 from app.tasks.denoise import DenoiseOptions, denoise
 from app.tasks.segment.task import SegmentOptions, segment
 from app.tasks.superres import SuperresOptions, superres
-from benchmarks import results, service
+from benchmarks import precision, results, service
 from models.manifest import Manifest
 
 
@@ -46,12 +51,16 @@ class BareEngine:
     def __init__(self, settings: Settings) -> None:
         self.tile_mebibytes = settings.tile_mb
         self._registry = Registry(settings.models_dir, Runtime())
+        self._precision: PrecisionSetting = settings.precision
 
     def find(self, task: str, name: str | None = None) -> Manifest:
         return self._registry.find(task, name)
 
     async def run(self, request: InferenceRequest) -> Arrays:
-        return self._registry.load(request.model).run(request.signature, request.inputs)
+        task, _, name = request.model.partition("/")
+        choice = PrecisionChoice.of(self.find(task, name), request.signature)
+        precision = choice.preferred(self._precision, bfloat16_speed()) or choice.own
+        return self._registry.load(request.model).run(choice.functions[precision], request.inputs)
 
 
 class BareLoop:
@@ -159,9 +168,14 @@ def main() -> None:
     arguments.add_argument("--starts", type=int, default=3, help="how often the service is started (default: 3)")
     arguments.add_argument("--rounds", type=int, default=8, help="number of rounds (default: 8)")
     arguments.add_argument("--callers", type=int, default=16, help="concurrent clients (default: 16)")
+    arguments.add_argument("--precision", action="store_true", help="compare float32, bfloat16 and int8 instead")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     options = arguments.parse_args()
     settings = Settings()
+    if options.precision:
+        figures = precision.measure(settings, options.rounds)
+        results.report("precision", figures, record=not options.no_record)
+        return
     times = Times()
     for _ in range(options.starts):
         with service.running() as (url, _):

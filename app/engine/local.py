@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 
 from app.engine.latency_model import MAX_BATCH_S, LatencyModel
-from app.engine.precision import MeasuredPrecisions, Precision, PrecisionChoice, PrecisionSetting
+from app.engine.precision import BFloat16Speed, MeasuredPrecisions, Precision, PrecisionChoice, PrecisionSetting
 from app.engine.protocol import Arrays, Counters, InferenceRequest, ModelStatus, RequestContext
 from app.engine.registry import Registry
 from app.engine.scheduler import Scheduler
@@ -24,7 +24,7 @@ from models.manifest import Geometry, Manifest, Tensor
 log = structlog.get_logger(__name__)
 
 MARGIN = 1.1
-"""How many times as fast as the signature's own precision another one must be measured to be used in its place."""
+"""How many times as fast as the usual precision another one must be measured to be used in its place."""
 
 _TURNS = 4
 
@@ -38,8 +38,8 @@ class LocalEngine:
     A request goes to the device with the least work ahead, so that the tiles of a picture spread; a model is loaded on
     a device when its first request comes there.
 
-    `precision` says in which precision models are computed, where they have it; `auto` takes bfloat16 where it is fast
-    (`fast_bfloat16`), else what is measured to be the fastest. `measured` keeps these answers.
+    `precision` says in which precision models are computed, where they have it; `auto` takes the fastest one, by what
+    the processor tells (`bfloat16`) and what is measured where that is not enough. `measured` keeps these answers.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LocalEngine:
         device: str = "unnamed",
         latency: LatencyModel | None = None,
         precision: PrecisionSetting = "float32",
-        fast_bfloat16: bool = False,
+        bfloat16: BFloat16Speed = "slow",
         measured: MeasuredPrecisions | None = None,
     ) -> None:
         self.registry = registry
@@ -76,7 +76,7 @@ class LocalEngine:
         self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._loading_requests: Counter[str] = Counter()  # requests that wait for a model to be loaded, by device
         self._precision: PrecisionSetting = precision
-        self._fast_bfloat16 = fast_bfloat16
+        self._bfloat16: BFloat16Speed = bfloat16
         self._measured = MeasuredPrecisions() if measured is None else measured
         self._choices: dict[str, dict[str, PrecisionChoice]] = {}  # by model and signature
         self._chosen_for: dict[str, Manifest] = {}  # the manifest for which that was chosen
@@ -121,8 +121,8 @@ class LocalEngine:
 
     def _plan(self, manifest: Manifest, signature: str) -> str:
         choice = PrecisionChoice.of(manifest, signature)
-        preferred = choice.preferred(self._precision, fast_bfloat16=self._fast_bfloat16)
-        return preferred or self._measured.get(manifest, signature) or choice.own
+        preferred = choice.preferred(self._precision, self._bfloat16)
+        return preferred or self._measured.get(manifest, signature) or choice.known_fastest(self._bfloat16)
 
     async def run(self, request: InferenceRequest) -> Arrays:
         """Return the outputs of `request`, loading its model if it is not in memory."""
@@ -239,35 +239,33 @@ class LocalEngine:
         precision."""
         choices = {name: PrecisionChoice.of(manifest, name) for name in manifest.signatures}
         for name, choice in choices.items():
-            wanted = choice.preferred(self._precision, fast_bfloat16=self._fast_bfloat16)
+            wanted = choice.preferred(self._precision, self._bfloat16)
             kept = self._measured.get(manifest, name)
-            wanted = wanted or next((one for one in choice.candidates if one == kept), None)
+            wanted = wanted or next((one for one in choice.candidates(self._bfloat16) if one == kept), None)
             wanted = wanted or await self._find_fastest(manifest, name, choice, device)
-            if wanted == choice.own or await self._works(manifest, name, wanted, choice, device):
+            if wanted != "int8" or await self._works(manifest, name, choice, device):
                 choice.used = wanted
             else:
                 log.warning("precision not available", model=manifest.id, signature=name, precision=wanted)
         return choices
 
-    async def _works(
-        self, manifest: Manifest, name: str, precision: Precision, choice: PrecisionChoice, device: str
-    ) -> bool:
-        size = warm_sizes(manifest.geometry)[0] if precision != "int8" else _whole_tile(manifest, name)
-        request = replace(_gray_request(manifest, name, size), signature=choice.functions[precision])
-        return math.isfinite(await self._time(request, device))
+    async def _works(self, manifest: Manifest, name: str, choice: PrecisionChoice, device: str) -> bool:
+        """Return whether the function for int8 runs: LiteRT may not be installed, or not take the file."""
+        request = _gray_request(manifest, name, _whole_tile(manifest, name))
+        return math.isfinite(await self._time(replace(request, signature=choice.functions["int8"]), device))
 
     async def _find_fastest(self, manifest: Manifest, name: str, choice: PrecisionChoice, device: str) -> Precision:
-        """Return the precision that took least at its best, or the signature's own if it is no slower by MARGIN.
+        """Return the precision that took least at its best, or the one known to be fast if it is no slower by MARGIN.
 
         They are timed in turn, on a whole tile. The answer is kept if all of them worked.
         """
         request = _gray_request(manifest, name, _whole_tile(manifest, name))
-        seconds: dict[Precision, list[float]] = {precision: [] for precision in choice.candidates}
+        seconds: dict[Precision, list[float]] = {precision: [] for precision in choice.candidates(self._bfloat16)}
         for turn, (precision, times) in itertools.product(range(_TURNS), seconds.items()):
             taken = await self._time(replace(request, signature=choice.functions[precision]), device)
             times += [taken] if turn else []  # the first call of a size prepares it
         best = {precision: min(times) for precision, times in seconds.items()}
-        found = clearly_fastest(choice.own, best)
+        found = clearly_fastest(choice.known_fastest(self._bfloat16), best)
         log.info("precision measured", model=manifest.id, signature=name, precision=found, seconds=best)
         if all(map(math.isfinite, best.values())):
             await asyncio.to_thread(self._measured.keep, manifest, name, found)
@@ -304,10 +302,10 @@ class LocalEngine:
         return None
 
 
-def clearly_fastest(own: Precision, seconds: Mapping[Precision, float]) -> Precision:
-    """Return the precision with the fewest seconds, or the `own` one where that is no slower by MARGIN."""
+def clearly_fastest(usual: Precision, seconds: Mapping[Precision, float]) -> Precision:
+    """Return the precision with the fewest seconds, or the `usual` one where that is no slower by MARGIN."""
     best = min(seconds, key=lambda precision: seconds[precision])
-    return best if seconds[best] * MARGIN < seconds[own] else own
+    return best if seconds[best] * MARGIN < seconds[usual] else usual
 
 
 def warmup_requests(

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 PrecisionSetting = Literal["auto", "float32", "bfloat16", "int8"]
+BFloat16Speed = Literal["slow", "fast", "fastest"]
 
 BFLOAT16, INT8 = ":bfloat16", ":int8"
 CPUINFO = Path("/proc/cpuinfo")
@@ -36,15 +37,16 @@ def has_amx(cpuinfo: Path = CPUINFO) -> bool:
     return "amx_bf16" in _flags(cpuinfo)
 
 
-def has_fast_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
-    """Return whether the processor computes in bfloat16 about twice as fast as in float32, or faster: with AMX, or with
-    AVX-512's instructions for it."""
-    return has_amx(cpuinfo) or "avx512_bf16" in _flags(cpuinfo)
+def bfloat16_speed(cpuinfo: Path = CPUINFO) -> BFloat16Speed:
+    """Return how fast the processor computes in bfloat16: `fastest` of all precisions with AMX, `fast`, about twice as
+    fast as in float32, with AVX-512's instructions for it, and else `slow`, slower than in float32."""
+    if has_amx(cpuinfo):
+        return "fastest"
+    return "fast" if "avx512_bf16" in _flags(cpuinfo) else "slow"
 
 
 def has_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
-    """Return whether TensorFlow can compute in bfloat16: with AVX-512, though slower than in float32 where
-    `has_fast_bfloat16` is False."""
+    """Return whether TensorFlow can compute in bfloat16, fast or not: with AVX-512."""
     return "avx512f" in _flags(cpuinfo)
 
 
@@ -100,21 +102,25 @@ class PrecisionChoice:
         )
         return cls(described.precision, functions_of(manifest, signature), frozenset(shapes), described.precision)
 
-    def preferred(self, setting: PrecisionSetting, *, fast_bfloat16: bool = False) -> Precision | None:
-        """Return the precision to use by `setting`, or None where the candidates must be measured.
-
-        `auto` takes bfloat16 where that is fast, for signatures that allow it.
-        """
+    def preferred(self, setting: PrecisionSetting, bfloat16: BFloat16Speed = "slow") -> Precision | None:
+        """Return the precision to use by `setting`, or None where the candidates must be measured."""
         if setting != "auto":
             return setting if setting in self.functions else self.own
-        if fast_bfloat16 and self._derives_bfloat16:
-            return "bfloat16"
-        return None if len(self.candidates) > 1 else self.own
+        known = self.known_fastest(bfloat16)
+        if known == "bfloat16" and bfloat16 == "fastest":
+            return known
+        return known if set(self.candidates(bfloat16)) <= {self.own, known} else None
 
-    @property
-    def candidates(self) -> list[Precision]:
-        """The precisions that `auto` measures, the own one first: a derived bfloat16 is known to be slow or fast."""
-        others = [one for one in self.functions if one != "bfloat16" or not self._derives_bfloat16]
+    def known_fastest(self, bfloat16: BFloat16Speed) -> Precision:
+        """Return the precision that is the fastest as far as the processor tells: bfloat16 of a signature that allows
+        it, unless that is slow, or the own one."""
+        return "bfloat16" if bfloat16 != "slow" and self._derives_bfloat16 else self.own
+
+    def candidates(self, bfloat16: BFloat16Speed) -> list[Precision]:
+        """Return the precisions to measure, the own one first."""
+        others = [
+            one for one in self.functions if one != "bfloat16" or bfloat16 != "slow" or not self._derives_bfloat16
+        ]
         return sorted(others, key=lambda one: one != self.own)
 
     @property

@@ -247,7 +247,7 @@ def main() -> None:
     arguments.add_argument("--only", choices=["litserve_server", "ray_server"], help="run only this other server")
     arguments.add_argument("--no-record", action="store_true", help="print the figures and write no file")
     options = arguments.parse_args()
-    settings = Settings()
+    settings = Settings(precision="float32")  # as the other servers run the SavedModel
     engine = BareEngine(settings)
     model = engine.find("denoise", "photo")
     folder = ROOT / "models" / "published" / "denoise" / model.name / str(model.version)
@@ -260,7 +260,9 @@ def main() -> None:
         for module in modules
     }
     with ExitStack() as stack:
-        url, _ = stack.enter_context(service.running(request_timeout_s="7200", preload="denoise/photo"))
+        url, _ = stack.enter_context(
+            service.running(request_timeout_s="7200", preload="denoise/photo", precision="float32")
+        )
         client = stack.enter_context(httpx.Client(base_url=url, timeout=None))
         ours = RunningServer(
             "this service", make_form_sender(client, "/denoise", {"model": "photo", "strength": str(LEVEL)})

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from app.engine.local import LocalEngine
+from app.engine.precision import has_bfloat16
 from app.engine.registry import Registry
 from app.settings import Settings
-from benchmarks import memory, replicas, tiles
+from benchmarks import memory, precision, replicas, tiles
 from benchmarks.simulated_service import SimulatedLoader
 from tests.app.api.service import wait_until
 
@@ -40,6 +41,16 @@ def test_service_and_bare_loop_give_the_same_bytes(tiny_repository: Path, task: 
     output = bench("serve", tiny_repository, "--task", task, "--side", "48", "--rounds", "1", "--callers", "2")
     assert float(re.findall(r"latency, ratio +([\d.]+)", output)[0]) > 0
     assert float(re.findall(r"throughput, ratio +([\d.]+)", output)[0]) > 0
+
+
+@pytest.mark.tf
+def test_precisions_of_each_default_model_are_compared(tiny_repository: Path) -> None:
+    found = precision.measure(Settings(models_dir=(tiny_repository,)), rounds=1)
+    names = {name.rpartition(",")[0] for name in found if name.endswith("(s)")}
+    assert names == {"denoise/photo@1 denoise 64x64", "superres/nearest@1 x2 64x64", "segment/light@1 segment 64x64"}
+    for name in names if has_bfloat16() else ():
+        assert float(found[f"{name}, float32 : bfloat16"]) > 0
+        assert float(found[f"{name}, bfloat16, difference"]) < 0.01
 
 
 @pytest.mark.tf

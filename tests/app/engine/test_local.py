@@ -440,8 +440,9 @@ def published(root: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("settings", "used"),
     [
-        ({"precision": "float32", "fast_bfloat16": True}, "denoise"),
-        ({"precision": "auto", "fast_bfloat16": True}, "denoise:bfloat16"),
+        ({"precision": "float32", "bfloat16": "fastest"}, "denoise"),
+        ({"precision": "auto", "bfloat16": "fastest"}, "denoise:bfloat16"),
+        ({"precision": "auto", "bfloat16": "fast"}, "denoise:int8"),
         ({"precision": "auto"}, "denoise:int8"),
         ({"precision": "bfloat16"}, "denoise:bfloat16"),
         ({"precision": "int8"}, "denoise:int8"),

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from app.engine.precision import (
+    BFloat16Speed,
     MeasuredPrecisions,
     PrecisionChoice,
     PrecisionSetting,
+    bfloat16_speed,
     functions_of,
     has_amx,
     has_bfloat16,
-    has_fast_bfloat16,
     processor_name,
 )
 from app.engine.protocol import RequestContext, Usage
@@ -39,26 +40,26 @@ def described(*, bfloat16: bool = False, int8: bool = False, **fields: Any) -> M
 
 
 @pytest.mark.parametrize(
-    ("flags", "amx", "fast", "possible"),
+    ("flags", "amx", "speed", "possible"),
     [
-        ("avx512f avx512_bf16 amx_bf16 amx_tile", True, True, True),
-        ("avx512f avx512_bf16", False, True, True),
-        ("avx512f avx512_vnni", False, False, True),
-        ("avx2", False, False, False),
+        ("avx512f avx512_bf16 amx_bf16 amx_tile", True, "fastest", True),
+        ("avx512f avx512_bf16", False, "fast", True),
+        ("avx512f avx512_vnni", False, "slow", True),
+        ("avx2", False, "slow", False),
     ],
 )
 def test_bfloat16_by_the_flags_of_the_processor(
-    flags: str, amx: bool, fast: bool, possible: bool, tmp_path: Path
+    flags: str, amx: bool, speed: str, possible: bool, tmp_path: Path
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(CPUINFO.format(flags, flags))
-    assert (has_amx(cpuinfo), has_fast_bfloat16(cpuinfo), has_bfloat16(cpuinfo)) == (amx, fast, possible)
+    assert (has_amx(cpuinfo), bfloat16_speed(cpuinfo), has_bfloat16(cpuinfo)) == (amx, speed, possible)
     assert processor_name(cpuinfo) == "Example 9000"
 
 
 def test_without_cpuinfo_nothing_is_known(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    assert not any(known(missing) for known in (has_amx, has_fast_bfloat16, has_bfloat16))
+    assert (has_amx(missing), bfloat16_speed(missing), has_bfloat16(missing)) == (False, "slow", False)
     assert processor_name(missing) == ""
 
 
@@ -76,33 +77,36 @@ ALL = {"bfloat16": True, "int8": True}
 
 
 @pytest.mark.parametrize(
-    ("model", "setting", "fast", "expected"),
+    ("model", "setting", "speed", "expected"),
     [
-        (ALL, "auto", True, "bfloat16"),
-        (ALL, "auto", False, None),  # int8 is measured
-        ({"bfloat16": True}, "auto", False, "float32"),
-        ({"int8": True}, "auto", True, None),
-        ({"precisions": {"bfloat16": "half"}}, "auto", True, None),  # a function of its own is measured
-        ({}, "auto", True, "float32"),
-        (ALL, "float32", True, "float32"),
-        (ALL, "bfloat16", False, "bfloat16"),
-        (ALL, "int8", True, "int8"),
-        ({"bfloat16": True}, "int8", True, "float32"),
-        ({}, "bfloat16", True, "float32"),
-        ({"precision": "float16"}, "float32", False, "float16"),
+        (ALL, "auto", "fastest", "bfloat16"),
+        (ALL, "auto", "fast", None),  # int8 is measured
+        (ALL, "auto", "slow", None),
+        ({"bfloat16": True}, "auto", "fast", "bfloat16"),
+        ({"bfloat16": True}, "auto", "slow", "float32"),
+        ({"int8": True}, "auto", "fastest", None),
+        ({"precisions": {"bfloat16": "half"}}, "auto", "fastest", None),  # a function of its own is measured
+        ({}, "auto", "fastest", "float32"),
+        (ALL, "float32", "fastest", "float32"),
+        (ALL, "bfloat16", "slow", "bfloat16"),
+        (ALL, "int8", "fastest", "int8"),
+        ({"bfloat16": True}, "int8", "fast", "float32"),
+        ({}, "bfloat16", "fast", "float32"),
+        ({"precision": "float16"}, "float32", "slow", "float16"),
     ],
 )
 def test_what_a_setting_prefers(
-    model: dict[str, Any], setting: PrecisionSetting, fast: bool, expected: str | None
+    model: dict[str, Any], setting: PrecisionSetting, speed: BFloat16Speed, expected: str | None
 ) -> None:
-    choice = PrecisionChoice.of(described(**model), "denoise")
-    assert choice.preferred(setting, fast_bfloat16=fast) == expected
+    assert PrecisionChoice.of(described(**model), "denoise").preferred(setting, speed) == expected
 
 
-def test_a_derived_bfloat16_is_not_measured() -> None:
-    assert PrecisionChoice.of(described(**ALL), "denoise").candidates == ["float32", "int8"]
-    own = described(precision="float16", precisions={"float32": "full"})
-    assert PrecisionChoice.of(own, "denoise").candidates == ["float16", "float32"]
+def test_what_is_measured() -> None:
+    choice = PrecisionChoice.of(described(**ALL), "denoise")
+    assert (choice.candidates("slow"), choice.known_fastest("slow")) == (["float32", "int8"], "float32")
+    assert (choice.candidates("fast"), choice.known_fastest("fast")) == (["float32", "bfloat16", "int8"], "bfloat16")
+    own = PrecisionChoice.of(described(precision="float16", precisions={"float32": "full"}), "denoise")
+    assert (own.candidates("fast"), own.known_fastest("fast")) == (["float16", "float32"], "float16")
 
 
 @pytest.mark.parametrize(
