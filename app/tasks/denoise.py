@@ -22,6 +22,8 @@ _LEVEL_UNIT = 75 / 255
 """The standard deviation of the noise at strength 1, for pixels in [0, 1]."""
 _CORRELATED = 0.25
 """The correlation from which on a model's second signature is used, where it has one."""
+_STRONG = 4 / 75
+"""The level from which on it is: below, what it takes away is not worth its own mistakes."""
 
 
 class DenoiseOptions(TaskOptions):
@@ -121,8 +123,9 @@ async def _estimate_noise(
     if not math.isfinite(level + correlation):
         raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
     low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
-    signature = "denoise_correlated" if chooses and correlation >= _CORRELATED else "denoise"
-    return _Noise(min(max(level, low), high) if options.strength == "auto" else options.strength, signature)
+    level = min(max(level, low), high) if options.strength == "auto" else options.strength
+    correlated = chooses and correlation >= _CORRELATED and level >= _STRONG
+    return _Noise(level, "denoise_correlated" if correlated else "denoise")
 
 
 def _check(options: DenoiseOptions, sizes: Sizes, engine: Engine) -> None:  # noqa: ARG001

@@ -129,6 +129,11 @@ def test_correlated_noise_has_a_network_of_its_own(strength: Any, correlation: f
     assert answer.decisions["strength"] == ("0.200" if strength == "auto" else "0.300")
 
 
+def test_faint_noise_is_left_to_the_first_network() -> None:
+    _, engine = run(picture(), DenoiseOptions(model="both"), telling(0.03, 0.6))
+    assert {request.signature for request in engine.requests} == {"estimate", "denoise"}
+
+
 def test_no_more_is_taken_away_than_noise_of_that_level() -> None:
     """Here the network takes everything for noise."""
     image = picture()
