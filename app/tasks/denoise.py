@@ -123,9 +123,11 @@ async def _estimate_noise(
     if not math.isfinite(level + correlation):
         raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
     low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
+    correlated = chooses and correlation >= _CORRELATED
+    if correlated:
+        level *= 1 + correlation  # what is left of blobs is seen more than what is lost with them
     level = min(max(level, low), high) if options.strength == "auto" else options.strength
-    correlated = chooses and correlation >= _CORRELATED and level >= _STRONG
-    return _Noise(level, "denoise_correlated" if correlated else "denoise")
+    return _Noise(level, "denoise_correlated" if correlated and level >= _STRONG else "denoise")
 
 
 def _check(options: DenoiseOptions, sizes: Sizes, engine: Engine) -> None:  # noqa: ARG001

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 COMMAND = "python -m training evaluate denoise_photo"
 CORRELATED = 0.25
 """The correlation from which on `denoise_correlated` is used."""
+STRONG = 4 / 75
+"""The level from which on it is."""
 SIGMAS = (15, 25, 50)
 QUALITIES = (30, 50, 70, 90)
 FAINT = (3, 5, 10, 25)
@@ -75,7 +77,7 @@ class Noise(NamedTuple):
     @property
     def correlated(self) -> bool:
         """Whether `denoise_correlated` removes it, where a model has that."""
-        return self.correlation >= CORRELATED
+        return self.correlation >= CORRELATED and self.level >= STRONG
 
 
 def measure(networks: Mapping[str, keras.Model], packs: Packs) -> list[ResultTable]:
@@ -122,6 +124,8 @@ def estimate_noise(networks: Mapping[str, keras.Model], image: np.ndarray) -> No
     level, correlation = (
         float(ops.convert_to_numpy(found[key]).reshape(())) if key in found else 0.0 for key in ("level", "correlation")
     )
+    if correlation >= CORRELATED:
+        level *= 1 + correlation  # as the service tells the network
     return Noise(min(max(level, 0.0), 1.0), correlation)
 
 

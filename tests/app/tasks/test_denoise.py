@@ -126,7 +126,7 @@ def telling(level: float, correlation: float) -> Function:
 def test_correlated_noise_has_a_network_of_its_own(strength: Any, correlation: float, used: str) -> None:
     answer, engine = run(picture(), DenoiseOptions(model="both", strength=strength), telling(0.2, correlation))
     assert {request.signature for request in engine.requests} == {"estimate", used}
-    assert answer.decisions["strength"] == ("0.200" if strength == "auto" else "0.300")
+    assert answer.decisions["strength"] == (f"{0.2 * (1 + correlation):.3f}" if strength == "auto" else "0.300")
 
 
 def test_faint_noise_is_left_to_the_first_network() -> None:

@@ -94,7 +94,7 @@ def _without_names(tables: list[Any]) -> list[Any]:
 
 
 def test_the_network_is_chosen_by_the_correlation_as_in_the_service() -> None:
-    assert denoising.CORRELATED == served._CORRELATED
+    assert (denoising.CORRELATED, denoising.STRONG) == (served._CORRELATED, served._STRONG)
     image = np.full((20, 28, 3), 0.5, np.float32)
     both: Any = {"denoise": adder(0.01), "denoise_correlated": adder(-0.01)}
     for correlation, change in ((0.24, 0.01), (0.25, -0.01)):
