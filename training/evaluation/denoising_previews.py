@@ -84,16 +84,32 @@ def draw_stars(size: int = SIDE) -> np.ndarray:
 
 
 def draw_pixel_art(size: int = SIDE) -> np.ndarray:
-    """Return sprites of eight colors, uint8 (size, size, 3): their pixels are 1, 2 and 4 of the picture's wide."""
+    """Return sprites on a ground of one color, uint8 (size, size, 3): each of their pixels is 1, 2 or 4 pixels wide.
+
+    A sprite is 16 pixels wide, alike on both sides, outlined, and has three colors in patches of a few pixels.
+    """
     random = np.random.default_rng(2)
-    palette = random.integers(0, 256, (8, 3), np.uint8)
-    art = np.empty((size, size, 3), np.uint8)
-    for top in range(0, size, 64):
-        for left in range(0, size, 64):
+    art = np.full((size, size, 3), (92, 148, 252), np.uint8)
+    for top in range(0, size - 63, 64):
+        for left in range(0, size - 63, 64):
             factor = int(random.choice([1, 2, 4]))
-            half = palette[random.integers(0, 8, (64 // factor, 32 // factor))]
-            art[top : top + 64, left : left + 64] = previews.enlarge(np.hstack([half, half[:, ::-1]]), factor)
+            colors = np.array([(92, 148, 252), (24, 16, 32), *random.integers(0, 256, (3, 3))], np.uint8)
+            for row in range(top, top + 64, 16 * factor):
+                for column in range(left, left + 64, 16 * factor):
+                    sprite = previews.enlarge(colors[_draw_sprite(random)], factor)
+                    art[row : row + 16 * factor, column : column + 16 * factor] = sprite
     return art
+
+
+def _draw_sprite(random: np.random.Generator) -> np.ndarray:
+    """Return which color each pixel has, (16, 16): 0 the ground, 1 the outline, 2 to 4 the inside."""
+    patches = cv2.resize(random.random((5, 3, 3)).astype(np.float32), (8, 16), interpolation=cv2.INTER_LINEAR)
+    rows, columns = np.mgrid[:16, :8]
+    body = (np.hypot((rows - 7.5) / 7, (columns - 7.5) / 6) + 0.6 * (patches[..., 0] - 0.5) < 1).astype(np.uint8)
+    whole = np.hstack([body, body[:, ::-1]])
+    inside = cv2.erode(whole, np.ones((3, 3), np.uint8))
+    kinds = np.argmax(patches, axis=-1) + 2
+    return np.where(inside > 0, np.hstack([kinds, kinds[:, ::-1]]), whole)
 
 
 def draw_small_print(size: int = SIDE) -> np.ndarray:
