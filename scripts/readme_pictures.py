@@ -24,6 +24,8 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
+from scripts import removals
+
 FOLDER = Path(__file__).resolve().parent.parent / "docs/images"
 CORNER = (420, 60)
 """Left and top, in pixels, of the shown part of the enlarged cutout."""
@@ -43,16 +45,11 @@ class Example:
     caption: str
     description: str
     """What the picture shows, for readers who do not see it."""
-    mask: bool = False
-    """Whether a mask is sent with the picture."""
 
 
 EXAMPLES = {
     "astronaut": Example("/denoise", {}, "Remove noise", "`/denoise`", "Portrait, noisy and denoised"),
     "coffee": Example("/superres", {"scale": "4"}, "Upscale ×4", "bicubic and `/superres`", "Cup of coffee, upscaled"),
-    "scratched": Example(
-        "/inpaint", {}, "Erase scratches and text", "`/inpaint`", "Rocket, scratched and repaired", mask=True
-    ),
 }
 """By the name of the input in `make_pictures`, in the README's order."""
 
@@ -132,6 +129,17 @@ def draw_cutout(url: str) -> str:
     return describe("Remove the background", caption, "Portrait, cut out and placed in front of a rocket", "cutout.jpg")
 
 
+def draw_removal(url: str) -> str:
+    """Save the rocket with and without a tower beside it; return the README's lines."""
+    removal = removals.REMOVALS[1]
+    before = removal.make()
+    after = removals.fill(url, before, removal.mask(), "auto")
+    left, right = (removals.show(pixels, removal.corner) for pixels in (before, after))
+    gap = np.full((len(left), 8, 3), 255, np.uint8)
+    Image.fromarray(np.concatenate([left, gap, right], axis=1)).save(FOLDER / "removed.jpg", quality=88, optimize=True)
+    return describe("Erase objects", "`/inpaint`", "Evening sky with a tower, and without it", "removed.jpg")
+
+
 def draw_inpainting_methods(url: str) -> None:
     """Save the results of each inpainting method for scratches, a line and large holes, for docs/comparison.md."""
     shown = make_pictures()
@@ -149,7 +157,7 @@ def draw_inpainting_methods(url: str) -> None:
         clean = shown[name][1][:256, :256]
         before = np.where(missing[..., None], np.uint8(255), clean)
         row = [before]
-        for method in ("telea", "ns", "biharmonic", "neural"):
+        for method in ("telea", "ns", "biharmonic", "neural", "exemplar"):
             answer = _post(url + "/inpaint", _png(before), {"method": method}, _png(missing))
             row.append(np.asarray(Image.open(io.BytesIO(answer)).convert("RGB")))
         rows.append(np.concatenate([part for one in row for part in (one, np.full((256, 6, 3), 255, np.uint8))], 1))
@@ -244,8 +252,7 @@ def write_results(url: str) -> None:
     for name, example in EXAMPLES.items():
         clean = pictures[name][1]
         sent = (FOLDER / f"{name}-before.png").read_bytes()
-        mask = (FOLDER / f"{name}-mask.png").read_bytes() if example.mask else None
-        after = np.asarray(Image.open(io.BytesIO(_post(url + example.path, sent, example.fields, mask))).convert("RGB"))
+        after = np.asarray(Image.open(io.BytesIO(_post(url + example.path, sent, example.fields))).convert("RGB"))
         before = np.asarray(Image.open(io.BytesIO(sent)))
         if before.shape != after.shape:
             # Super-resolution is compared with bicubic enlargement.
@@ -257,6 +264,7 @@ def write_results(url: str) -> None:
         print(f"{name}: {gain}")
         lines.append(describe(example.purpose, f"{example.caption}, {gain}", example.description, f"{name}.jpg"))
     draw_digit_row(url)
+    lines.append(draw_removal(url))
     lines.append(draw_cutout(url))
     lines.append(draw_styles(url))
     draw_inpainting_methods(url)

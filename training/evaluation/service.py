@@ -55,7 +55,8 @@ class Service:
         import httpx  # only measuring through a service needs it
 
         files = {
-            name: ("picture.png", _png(pixels), "image/png") for name, pixels in {"image": picture, **others}.items()
+            name: ("picture.png", encode_png(pixels), "image/png")
+            for name, pixels in {"image": picture, **others}.items()
         }
         data = {name: str(value) for name, value in {**fields, "format": "png"}.items()}
         address = f"{self.url}/{path}"
@@ -71,7 +72,7 @@ class Service:
             raise ServiceProblem(f"{address} did not return a picture: {error}") from None
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png", compress_level=1)
     return file.getvalue()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from app.imaging import holes
 from app.imaging.exemplar import patches, poisson
-from app.imaging.exemplar.field import Ints
+from app.imaging.exemplar.field import Ints, find
 from app.imaging.holes import Mask
 from app.imaging.tiles import Box
 
@@ -28,7 +28,7 @@ def compose(planes: NDArray[Any], unknown: Mask, hole: Mask, dy: Ints, dx: Ints)
     of a hole does not reach the other. `unknown` are pixels of which nothing is known, `hole` some of them, bool
     (height, width).
     """
-    rows, columns = (axis.astype(np.int32) for axis in np.nonzero(hole))
+    rows, columns = find(hole)
     copied = planes.copy()
     patches.copy(copied, rows, columns, dy[rows, columns], dx[rows, columns])
     inner = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)

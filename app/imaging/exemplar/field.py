@@ -33,8 +33,8 @@ class Field:
         self._candidates = np.flatnonzero(self._source)
         near = cv2.dilate(hole.view(np.uint8), np.ones((patches.SIDE, patches.SIDE), np.uint8))
         near[:BORDER] = near[-BORDER:] = near[:, :BORDER] = near[:, -BORDER:] = 0
-        self._hy, self._hx = _find(hole)
-        self.ys, self.xs = _find(near)
+        self._hy, self._hx = find(hole)
+        self.ys, self.xs = find(near)
         self.index: Ints = np.full(hole.shape, -1, np.int32)
         self.index[self.ys, self.xs] = np.arange(len(self.ys))
         depth = cv2.distanceTransform(hole.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -104,7 +104,7 @@ class Field:
         self.qy[where], self.qx[where] = np.divmod(drawn, self.index.shape[1])
 
 
-def _find(mask: NDArray[Any]) -> tuple[Ints, Ints]:
-    """Return rows and columns of what is not zero, int32, line by line."""
+def find(mask: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Return rows and columns of what is not zero in `mask` (height, width), int32, line by line."""
     rows, columns = np.divmod(np.flatnonzero(mask).astype(np.int32), np.int32(mask.shape[1]))
     return rows, columns
