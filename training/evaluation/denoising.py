@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m training evaluate denoise_photo"
 CORRELATED = 0.25
-"""The correlation from which on `denoise_correlated` is used."""
+"""The correlation from which on `denoise_correlated` is used, as in the service."""
 STRONG = 4 / 75
-"""The level from which on it is."""
+"""The level from which on it is used, as in the service."""
 SIGMAS = (15, 25, 50)
 QUALITIES = (30, 50, 70, 90)
 FAINT = (3, 5, 10, 25)
@@ -76,8 +76,8 @@ class Noise(NamedTuple):
 
     @property
     def correlated(self) -> bool:
-        """Whether `denoise_correlated` removes it, where a model has that."""
-        return self.correlation >= CORRELATED and self.level >= STRONG
+        """Whether it is alike in neighboring pixels."""
+        return self.correlation >= CORRELATED
 
 
 def measure(networks: Mapping[str, keras.Model], packs: Packs) -> list[ResultTable]:
@@ -124,26 +124,31 @@ def estimate_noise(networks: Mapping[str, keras.Model], image: np.ndarray) -> No
     level, correlation = (
         float(ops.convert_to_numpy(found[key]).reshape(())) if key in found else 0.0 for key in ("level", "correlation")
     )
-    if correlation >= CORRELATED:
-        level *= 1 + correlation  # as the service tells the network
     return Noise(min(max(level, 0.0), 1.0), correlation)
 
 
 def run_denoiser(networks: Mapping[str, keras.Model], image: np.ndarray, level: float | None = None) -> np.ndarray:
     """Return float32 (h, w, 3) restored, not clipped, from float32 `image`, as the service does it.
 
-    Without a level it is estimated; the network is chosen by the estimate either way.
+    Without a level it is estimated; the network is chosen by the estimated correlation either way.
     """
+    if level is not None and "denoise_correlated" not in networks:
+        return run_limited(networks["denoise"], image, level)
+    return remove_noise(networks, image, estimate_noise(networks, image), level)
+
+
+def remove_noise(
+    networks: Mapping[str, keras.Model], image: np.ndarray, noise: Noise, level: float | None = None
+) -> np.ndarray:
+    """Return the same for noise that was estimated before.
+
+    Without a level the network is told the noise's, and a higher one for correlated noise, as the service does.
+    """
+    correlated = noise.correlated and "denoise_correlated" in networks
     if level is None:
-        return remove_noise(networks, image, estimate_noise(networks, image))
-    correlation = estimate_noise(networks, image).correlation if "denoise_correlated" in networks else 0.0
-    return remove_noise(networks, image, Noise(level, correlation))
-
-
-def remove_noise(networks: Mapping[str, keras.Model], image: np.ndarray, noise: Noise) -> np.ndarray:
-    """Return the same where the noise is known."""
-    name = "denoise_correlated" if noise.correlated and "denoise_correlated" in networks else "denoise"
-    return run_limited(networks[name], image, noise.level)
+        level = min(noise.level * (1 + noise.correlation), 1.0) if correlated else noise.level
+    name = "denoise_correlated" if correlated and level >= STRONG else "denoise"
+    return run_limited(networks[name], image, level)
 
 
 def run_limited(network: keras.Model, image: np.ndarray, level: float) -> np.ndarray:

@@ -93,14 +93,27 @@ def _without_names(tables: list[Any]) -> list[Any]:
     return tables
 
 
-def test_the_network_is_chosen_by_the_correlation_as_in_the_service() -> None:
+@pytest.mark.parametrize(
+    ("estimated", "correlation", "told", "used"),
+    [
+        (0.4, 0.24, 0.4, "denoise"),
+        (0.4, 0.25, 0.5, "denoise_correlated"),
+        (0.9, 0.5, 1.0, "denoise_correlated"),
+        (0.03, 0.5, 0.045, "denoise"),
+    ],
+)
+def test_the_network_is_chosen_and_told_the_level_as_in_the_service(
+    estimated: float, correlation: float, told: float, used: str
+) -> None:
     assert (denoising.CORRELATED, denoising.STRONG) == (served._CORRELATED, served._STRONG)
     image = np.full((20, 28, 3), 0.5, np.float32)
-    both: Any = {"denoise": adder(0.01), "denoise_correlated": adder(-0.01)}
-    for correlation, change in ((0.24, 0.01), (0.25, -0.01)):
-        networks = both | {"estimate": estimator(0.4, correlation=correlation)}
-        for level in (None, 0.2):
-            assert denoising.run_denoiser(networks, image, level) - image == pytest.approx(change, abs=1e-6)
+    levels: dict[str, list[float]] = {"denoise": [], "denoise_correlated": []}
+    networks: Any = {name: adder(0.0, found) for name, found in levels.items()}
+    networks["estimate"] = estimator(estimated, correlation=correlation)
+    denoising.run_denoiser(networks, image)
+    assert {name: found for name, found in levels.items() if found} == {used: [pytest.approx(told)]}
+    denoising.run_denoiser(networks, image, told)
+    assert levels[used][1:] == [pytest.approx(told)]
 
 
 def test_a_model_with_one_network_needs_no_correlation() -> None:
