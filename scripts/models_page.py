@@ -1,4 +1,4 @@
-"""Generates docs/models.md and the README's table of default models from the published manifests.
+"""Generates docs/models.md, and tables in the README and docs/evaluation.md, from the published manifests.
 
 `python -m scripts.models_page` writes them; `--check` only checks that they are up to date (exit code 1 if not).
 """
@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = ROOT / "models/published"
 PAGE = ROOT / "docs/models.md"
 README = ROOT / "README.md"
+EVALUATION = ROOT / "docs/evaluation.md"
+CLEAN = "Clean pictures"
+"""How the titles of the tables begin that docs/evaluation.md shows."""
 BEGIN, END = "<!-- models: made by `make docs` -->", "<!-- end of models -->"
 
 
@@ -101,10 +104,14 @@ def anchor(manifest: Manifest) -> str:
 
 
 def table(entry: QualityTable) -> str:
-    """Return a quality table as Markdown."""
+    """Return a quality table as Markdown, with its command and note."""
+    return f"{grid(entry)}\n\n`{entry.command}`" + (f" — {entry.note}" if entry.note else "")
+
+
+def grid(entry: QualityTable) -> str:
+    """Return the title and the cells of a quality table as Markdown."""
     lines = [f"**{entry.title}**", "", "| " + " | ".join(entry.columns) + " |", "|---" * len(entry.columns) + "|"]
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in entry.rows]
-    lines += ["", f"`{entry.command}`" + (f" — {entry.note}" if entry.note else "")]
     return "\n".join(lines)
 
 
@@ -175,14 +182,30 @@ def index(manifests: list[Manifest]) -> str:
 
 def readme(text: str, manifests: list[Manifest]) -> str:
     """Return the README's `text` with its table of default models replaced."""
-    block = f"{BEGIN}\n{short_table(manifests)}\n{END}"
-    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+    return replace_block(text, short_table(manifests))
+
+
+def evaluation(text: str, manifests: list[Manifest]) -> str:
+    """Return the `text` of docs/evaluation.md with what the default denoiser does to clean pictures replaced."""
+    defaults = [manifest for manifest in manifests if manifest.task == "denoise" and repository.is_default(manifest)]
+    shown = [grid(entry) for manifest in defaults for entry in manifest.quality if entry.title.startswith(CLEAN)]
+    return replace_block(text, "\n\n".join(shown))
+
+
+def replace_block(text: str, block: str) -> str:
+    """Return `text` with `block` between its marks."""
+    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: f"{BEGIN}\n{block}\n{END}", text, flags=re.DOTALL)
 
 
 def main() -> int:
     manifests = newest(REPOSITORY)
     stale = False
-    for path, text in ((PAGE, page(manifests)), (README, readme(README.read_text("utf-8"), manifests))):
+    pages = {
+        PAGE: page(manifests),
+        README: readme(README.read_text("utf-8"), manifests),
+        EVALUATION: evaluation(EVALUATION.read_text("utf-8"), manifests),
+    }
+    for path, text in pages.items():
         if path.exists() and path.read_text("utf-8") == text:
             continue
         stale = True

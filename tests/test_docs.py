@@ -116,6 +116,8 @@ def test_pages_made_from_the_manifests_are_up_to_date() -> None:
     manifests = models_page.newest(models_page.REPOSITORY)
     assert models_page.PAGE.read_text("utf-8") == models_page.page(manifests), "make docs"
     assert models_page.readme(README, manifests) == README, "make docs"
+    text = models_page.EVALUATION.read_text("utf-8")
+    assert models_page.evaluation(text, manifests) == text, "make docs"
 
 
 @pytest.mark.parametrize(("module", "page"), [("app.settings", "configuration.md"), ("app.api.problems", "errors.md")])

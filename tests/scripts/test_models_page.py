@@ -88,6 +88,20 @@ def test_only_the_table_of_the_readme_changes() -> None:
     assert models_page.readme(made, [manifest(name="blur")]) == made
 
 
+def test_the_evaluation_shows_what_the_default_denoiser_does_to_clean_pictures() -> None:
+    noisy = QualityTable(title="Noise", command="c", columns=["", "a"], rows=[["x", 30.5]])
+    clean = QualityTable(title="Clean pictures, PSNR", command="c", columns=["", "a"], rows=[["Kodak24", 48.25]])
+    text = f"{models_page.BEGIN}\nold\n{models_page.END}"
+    shown, hidden = (
+        models_page.evaluation(text, [manifest(name="blur", default=default, quality=[noisy, clean])])
+        for default in (True, False)
+    )
+    assert "| Kodak24 | 48.25 |" in shown
+    assert "Noise" not in shown + hidden
+    assert "Kodak24" not in hidden
+    assert "old" not in shown + hidden
+
+
 @pytest.mark.parametrize(("number", "text"), [(7, "7"), (2_425, "2.4 k"), (660_000, "660 k"), (2_400_000, "2.4 M")])
 def test_short_numbers(number: int, text: str) -> None:
     assert models_page.count(number) == text
