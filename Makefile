@@ -136,10 +136,10 @@ COMPILE = env -u PIP_FIND_LINKS -u UV_INDEX_URL $(UV) pip compile --no-config --
 .PHONY: locks
 locks: ## write requirements/*.txt from pyproject.toml (needs uv)
 	@test -n "$(UV)" || { echo "make locks needs uv on PATH"; exit 1; }
-	@$(COMPILE) --extra cpu --extra heif -o requirements/serve.txt
+	@$(COMPILE) --extra cpu --extra heif --extra litert -o requirements/serve.txt
 	@$(COMPILE) --extra cpu --extra dev --extra heif --extra litert --extra train -c requirements/serve.txt -o requirements/dev.txt
 	@$(COMPILE) --extra gpu --extra heif --extra train -c requirements/serve.txt -o requirements/gpu.txt
-	@$(COMPILE) --extra cpu --extra heif --extra ray -c requirements/dev.txt -o requirements/ray.txt
+	@$(COMPILE) --extra cpu --extra heif --extra litert --extra ray -c requirements/dev.txt -o requirements/ray.txt
 
 .PHONY: clean
 clean: ## remove environments and caches

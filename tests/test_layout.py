@@ -53,10 +53,10 @@ def test_locks_have_hashes_and_no_urls(lock: str) -> None:
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("serve.txt", ["cpu", "heif"]),
-        ("dev.txt", ["cpu", "dev", "heif", "train"]),
+        ("serve.txt", ["cpu", "heif", "litert"]),
+        ("dev.txt", ["cpu", "dev", "heif", "litert", "train"]),
         ("gpu.txt", ["gpu", "heif", "train"]),
-        ("ray.txt", ["cpu", "heif", "ray"]),
+        ("ray.txt", ["cpu", "heif", "litert", "ray"]),
     ],
 )
 def test_locks_satisfy_the_project_dependencies(lock: str, extras: list[str]) -> None:

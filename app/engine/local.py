@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 MARGIN = 1.1
 """How many times as fast as the usual precision another one must be measured to be used in its place."""
 
-_TURNS = 4
+_TURNS = 3
 
 
 class LocalEngine:
@@ -243,6 +243,8 @@ class LocalEngine:
             kept = self._measured.get(manifest, name)
             wanted = wanted or next((one for one in choice.candidates(self._bfloat16) if one == kept), None)
             wanted = wanted or await self._find_fastest(manifest, name, choice, device)
+            if self._precision == "auto":
+                choice.rest = choice.known_fastest(self._bfloat16)
             if wanted != "int8" or await self._works(manifest, name, choice, device):
                 choice.used = wanted
             else:
@@ -291,7 +293,7 @@ class LocalEngine:
                     raise
                 outputs = loaded.run(choice.functions[choice.own], inputs)
                 log.error("precision failed", model=model, function=signature, used=choice.own)
-                choice.used = choice.own
+                choice.used = choice.rest = choice.own
                 return outputs
 
     def _find_choice(self, model: str, function: str) -> PrecisionChoice | None:

@@ -82,13 +82,14 @@ def functions_of(manifest: Manifest, signature: str) -> dict[Precision, str]:
 class PrecisionChoice:
     """The functions that compute a signature, by precision: `own` is that of the signature, `used` that in use.
 
-    `quantized_shapes` are the inputs that the function for int8 takes.
+    `quantized_shapes` are the inputs that the function for int8 takes; others are computed in `rest`.
     """
 
     own: Precision
     functions: Mapping[Precision, str]
     quantized_shapes: frozenset[_Shapes]
     used: Precision
+    rest: Precision
 
     @classmethod
     def of(cls, manifest: Manifest, signature: str) -> PrecisionChoice:
@@ -100,7 +101,8 @@ class PrecisionChoice:
             if entry.signature == signature
             for size in entry.sizes
         )
-        return cls(described.precision, functions_of(manifest, signature), frozenset(shapes), described.precision)
+        own = described.precision
+        return cls(own, functions_of(manifest, signature), frozenset(shapes), used=own, rest=own)
 
     def preferred(self, setting: PrecisionSetting, bfloat16: BFloat16Speed = "slow") -> Precision | None:
         """Return the precision to use by `setting`, or None where the candidates must be measured."""
@@ -128,13 +130,13 @@ class PrecisionChoice:
         return self.functions.get("bfloat16", "").endswith(BFLOAT16)
 
     def for_request(self, inputs: Arrays, context: RequestContext) -> Precision:
-        """Return the precision for a request: float32 for one that must be exact, and the own one for inputs that the
+        """Return the precision for a request: float32 for one that must be exact, and `rest` for inputs that the
         function for int8 does not take."""
         if context.exact and "float32" in self.functions:
             return "float32"
         if self.used == "int8":
             shapes = frozenset((name, array.shape) for name, array in inputs.items())
-            return "int8" if shapes in self.quantized_shapes else self.own
+            return "int8" if shapes in self.quantized_shapes else self.rest
         return self.used
 
 

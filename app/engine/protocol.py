@@ -37,6 +37,9 @@ class Progress:
         self.done += 1
 
 
+_BY_EXACTNESS = ("float32", "float16", "bfloat16", "int8")
+
+
 @dataclass(slots=True)
 class Usage:
     """What a request has used: its share of the device's time, in seconds, and the precision of each signature."""
@@ -45,9 +48,8 @@ class Usage:
     precisions: dict[str, str] = field(default_factory=dict)
 
     def add_precision(self, signature: str, precision: str) -> None:
-        """Add the precision that a tile is computed in. Where some tiles are float32, the other one counts."""
-        if self.precisions.get(signature, "float32") == "float32":
-            self.precisions[signature] = precision
+        """Add the precision that a tile is computed in. Of several, the least exact one counts."""
+        self.precisions[signature] = max(self.precision(signature), precision, key=_BY_EXACTNESS.index)
 
     def precision(self, signature: str) -> str:
         """Return the precision that `signature` was computed in."""

@@ -116,21 +116,21 @@ def test_what_is_measured() -> None:
         ("bfloat16", True, (16, 16), "float32"),
         ("int8", False, (64, 64), "int8"),
         ("int8", False, (32, 64), "int8"),
-        ("int8", False, (64, 32), "float32"),  # the file has no function for it
+        ("int8", False, (64, 32), "bfloat16"),  # the file has no function for it
         ("int8", True, (64, 64), "float32"),
     ],
 )
 def test_the_precision_of_a_request(used: Any, exact: bool, size: tuple[int, int], expected: str) -> None:
     choice = PrecisionChoice.of(described(**ALL), "denoise")
-    choice.used = used
+    choice.used, choice.rest = used, "bfloat16"
     inputs = {"image": np.zeros((1, *size, 3), np.float32)}
     assert choice.for_request(inputs, RequestContext("one", exact=exact)) == expected
 
 
-def test_of_tiles_in_two_precisions_the_lower_one_is_told() -> None:
+def test_of_tiles_in_several_precisions_the_least_exact_one_is_told() -> None:
     usage = Usage()
     assert usage.precision("denoise") == "float32"
-    for precision in ("float32", "int8", "float32"):
+    for precision in ("float32", "bfloat16", "int8", "float32"):
         usage.add_precision("denoise", precision)
     assert usage.precision("denoise") == "int8"
     assert usage.precision("estimate") == "float32"
