@@ -16,7 +16,6 @@ NOT_RUN = {
     r"^make (docs|bench|soak)\b": "writes to the repository, or measures for minutes",
     r"^(\w+=\S+ )?docker compose\b": "needs a container engine; scripts.docker_steps runs the steps (make test-all)",
     r"\bray start\b|RESTORE_ENGINE=ray": "needs several machines; tests/e2e/test_ray.py has two nodes (make test-ray)",
-    r"\bpip install\b": "changes the environment of the tests",
     r"-F method=optimize\b": "needs VGG19, which is not published; tests/app/tasks has a small model in its place",
     r"-m training publish\b": "writes to models/; tests/training/export/test_publish.py publishes elsewhere",
     r"-m training quantize\b": "takes minutes; tests/training/export/test_eight_bit.py quantizes a small model",
