@@ -111,7 +111,7 @@ class PrecisionChoice:
         known = self.known_fastest(bfloat16)
         if known == "bfloat16" and bfloat16 == "fastest":
             return known
-        return known if set(self.candidates(bfloat16)) <= {self.own, known} else None
+        return known if len(self.candidates(bfloat16)) == 1 else None
 
     def known_fastest(self, bfloat16: BFloat16Speed) -> Precision:
         """Return the precision that is the fastest as far as the processor tells: bfloat16 of a signature that allows
@@ -119,11 +119,10 @@ class PrecisionChoice:
         return "bfloat16" if bfloat16 != "slow" and self._derives_bfloat16 else self.own
 
     def candidates(self, bfloat16: BFloat16Speed) -> list[Precision]:
-        """Return the precisions to measure, the own one first."""
-        others = [
-            one for one in self.functions if one != "bfloat16" or bfloat16 != "slow" or not self._derives_bfloat16
-        ]
-        return sorted(others, key=lambda one: one != self.own)
+        """Return the precisions to measure: the one that is known to be the fastest, and those of which nothing is
+        known."""
+        known = {self.own, "bfloat16"} if self._derives_bfloat16 else {self.own}
+        return [self.known_fastest(bfloat16), *(one for one in self.functions if one not in known)]
 
     @property
     def _derives_bfloat16(self) -> bool:
