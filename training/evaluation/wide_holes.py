@@ -14,6 +14,8 @@ from training.evaluation.tables import ResultTable, report_progress
 
 SIDES = (64, 200)
 """Sides, in pixels, of boxes and silhouettes for wide holes."""
+STROKE = 160
+"""Side, in pixels, of the square that the corners of a stroke lie in."""
 WIDTHS = (4, 8, 12, 16, 24, 32, 48)
 """Widths, in pixels, of strokes."""
 
@@ -66,7 +68,8 @@ def width_tables(
         damaged = []
         for number, picture in enumerate(packs.pictures(FOLDER)[::every]):
             random, missing = np.random.default_rng(number), np.zeros(picture.shape[:2], np.uint8)
-            ends = random.uniform(0.1, 0.9, (3, 2)) * picture.shape[1::-1]
+            corner = random.uniform(0, np.array(picture.shape[1::-1]) - STROKE)
+            ends = corner + random.uniform(0, STROKE, (3, 2))
             cv2.polylines(missing, [ends.round().astype(np.int32)], False, 1, width)
             damaged.append((picture, missing.view(bool)))
         tables_by_width.append(_compare(f"Kodak24, strokes of {width} px", methods, damaged, packs, command))
@@ -88,7 +91,8 @@ def _compare(
         for picture, missing in damaged:
             found = picture if fill is None else fill(np.where(missing[..., None], np.uint8(0), picture), missing)
             score = 0.0 if fill is None else in_hole_psnr(found, picture, missing)
-            figures.append((distance(found, picture, missing), np.log(detail(found, missing)), score))
+            features = 0.0 if fill is None else distance(found, picture, missing)
+            figures.append((features, np.log(detail(found, missing)), score))
         mean = np.mean(figures, axis=0)
         rows.append([name, float(mean[0]), float(np.exp(mean[1])), "" if fill is None else float(mean[2])])
     note = "Feature distance: 0 is the truth. Detail: 1 is as much as around the hole, geometric mean."

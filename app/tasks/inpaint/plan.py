@@ -31,8 +31,8 @@ MAX_WINDOW = 8_000_000
 """Limit of pixels of a hole and its surroundings for the exemplar method: about 500 MiB."""
 SCRATCH = 8
 """Without a model, `auto` uses the biharmonic method for holes up to so many pixels wide (`benchmarks.inpaint`)."""
-WIDE = 16
-"""`auto` uses the exemplar method for holes that are somewhere wider than so many pixels (`benchmarks.inpaint`)."""
+WIDE = 8
+"""`auto` copies into holes that are somewhere wider than so many pixels (`benchmarks.inpaint width`)."""
 MARGIN = 2 * holes.THIN
 """Pixels around a hole, in addition to the radius, that the result may depend on."""
 NEAREST, FARTHEST = 96, 256

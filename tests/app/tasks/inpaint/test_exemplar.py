@@ -53,9 +53,9 @@ def holes(height: int, width: int, *boxes: tuple[int, int, int, int]) -> np.ndar
 
 def test_auto_copies_into_wide_holes_and_runs_the_model_for_thin_ones() -> None:
     image = Picture(make_stripes(400, 600))
-    hole = holes(400, 600, (100, 100, 140, 150), (300, 50, 304, 500), (50, 400, 66, 416))
+    hole = holes(400, 600, (100, 100, 140, 150), (300, 50, 304, 500), (50, 400, 58, 408))
     answer = filled(image, hole, FunctionEngine(Planes(), MODEL))
-    assert answer.decisions["method"] == "exemplar:1+neural:2"  # 16 pixels are thin, 17 are not
+    assert answer.decisions["method"] == "exemplar:1+neural:2"  # 8 pixels are thin
     assert answer.model == "inpaint/planes@1"
     wide = holes(400, 600, (100, 100, 140, 150))
     assert (np.abs(answer.picture.pixels[wide].astype(int) - image.pixels[wide]) < 25).mean() > 0.97
