@@ -222,8 +222,7 @@ def test_larger_tiles_of_the_service_equal_untiled(published: Registry, name: st
 )
 def test_little_is_computed_twice_at_12_megapixels(name: str, size: Size) -> None:
     manifest = next(found for found in map(read, FOLDERS) if found.id == name)
-    worst = 1.6 if name == "denoise/photo@2" else MAX_OVERLAP  # with a halo of 80 px, a good tile would cost too much
-    assert count_computed(size, manifest, Settings().tile_mb) <= worst * size.pixels
+    assert count_computed(size, manifest, Settings().tile_mb) <= MAX_OVERLAP * size.pixels
     height, width = tile_size_for(size, manifest, Settings().tile_mb)
     assert height * width / 1e6 * manifest.serving.mebibytes_per_megapixel <= Settings().tile_mb
 
