@@ -8,22 +8,16 @@ from numpy.typing import NDArray
 
 WINDOW = 9
 """Pixels a side of the windows in which the correction is compared with the noise."""
-ALLOWANCE = 1.1
-"""How far above σ the correction of a window may be before it is limited, where σ is small.
-
-The RMS of white noise in 9x9 pixels of three colors has a standard deviation of 4.5 % (1 / sqrt(2 * 243)). The largest
-in 81 windows that share a pixel is typically two of these above the mean.
-"""
 STRONG = 20 / 255
-"""The σ from which on twice as much is allowed. Strong noise of cameras is stronger in the dark than σ, its mean over
-the picture, and there is little texture that would be stronger still."""
+"""The σ at which twice σ is allowed. Strong noise of cameras is stronger in the dark than σ, its mean over the picture,
+and there is little texture that would be stronger still."""
 REACH = WINDOW - 1
 """Pixels from a pixel to the farthest that its limit depends on."""
 
 
 def largest_correction(sigma: float) -> float:
     """Return the largest RMS of a correction that `limit_correction` leaves in a window, on the scale of [0, 1]."""
-    return ALLOWANCE * sigma * (1 + sigma / STRONG)
+    return sigma * (1 + (sigma / STRONG) ** 2)
 
 
 def limit_correction(image: NDArray[np.float32], denoised: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +24,8 @@ _LEVEL_UNIT = 75 / 255
 """The standard deviation of the noise at strength 1, for pixels in [0, 1]."""
 _CORRELATED = 0.25
 """The correlation from which on a model's second signature is used, where it has one."""
+_WHITE = 0.2
+"""The correlation below which noise is certain to be noise: texture is not white."""
 _STRONG = 4 / 75
 """The level from which on it is: below, what it takes away is not worth its own mistakes."""
 
@@ -108,26 +112,39 @@ async def _estimate_noise(
     """Return the noise of the picture: the medians of the model's estimates for tiles spread over it.
 
     Estimates for single tiles may be wrong: too high for texture, too low for clipped sky. A model may have a second
-    signature for noise that is alike in neighboring pixels, as cameras and encoders leave it. The tiles have the size
-    of the manifest, so that the noise is the same with any `tile_mebibytes`.
+    signature for noise that is alike in neighboring pixels, as cameras and encoders leave it, or in the three channels
+    of a gray picture. The tiles have the size of the manifest, so that the noise is the same with any
+    `tile_mebibytes`.
     """
     chooses = "denoise_correlated" in manifest.signatures and "estimate" in manifest.signatures
     if options.strength != "auto" and not chooses:
         return _Noise(options.strength, "denoise")
     plan = await plan_for(picture, manifest, "estimate")
     outputs = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_ESTIMATE_TILES)
-    level, correlation = (
-        float(np.median([float(output[key].mean()) for output in outputs])) if key in outputs[0] else 0.0
-        for key in ("level", "correlation")
-    )
+    level, correlation = _median(outputs, "level"), _median(outputs, "correlation")
+    if "correlation" in outputs[0]:
+        halves = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_ESTIMATE_TILES, reduced=True)
+        # A mean of 2x2 pixels has no more noise than they have, and grain is whiter there.
+        if _median(halves, "correlation") < _WHITE:
+            level = max(level, _median(halves, "level"))
     if not math.isfinite(level + correlation):
         raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
     low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
-    correlated = chooses and correlation >= _CORRELATED
-    if correlated:
+    if chooses and correlation >= _CORRELATED:
         level *= 1 + correlation  # what is left of blobs is seen more than what is lost with them
     level = min(max(level, low), high) if options.strength == "auto" else options.strength
+    correlated = chooses and (correlation >= _CORRELATED or await asyncio.to_thread(_is_gray, picture))
     return _Noise(level, "denoise_correlated" if correlated and level >= _STRONG else "denoise")
+
+
+def _median(outputs: Sequence[Arrays], key: str) -> float:
+    """Return the median of an output of tiles; 0 where they do not have it."""
+    return float(np.median([float(output[key].mean()) for output in outputs])) if key in outputs[0] else 0.0
+
+
+def _is_gray(picture: Picture) -> bool:
+    pixels = picture.pixels
+    return all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in range(1, pixels.shape[-1]))
 
 
 def _check(options: DenoiseOptions, sizes: Sizes, engine: Engine) -> None:  # noqa: ARG001

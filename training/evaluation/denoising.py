@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 COMMAND = "python -m training evaluate denoise_photo"
 CORRELATED = 0.25
 """The correlation from which on `denoise_correlated` is used, as in the service."""
+WHITE = 0.2
+"""The correlation below which the picture at half size is believed."""
+SMALLEST = 32
+"""Pixels a side that the estimator needs."""
 STRONG = 4 / 75
 """The level from which on it is used, as in the service."""
 SIGMAS = (15, 25, 50)
@@ -119,12 +123,30 @@ def measure_service(url: str, packs: Packs) -> list[ResultTable]:
 
 
 def estimate_noise(networks: Mapping[str, keras.Model], image: np.ndarray) -> Noise:
-    """Return the noise that `estimate` finds in float32 `image` (h, w, 3)."""
+    """Return the noise that `estimate` finds in float32 `image` (h, w, 3), or in its means over 2x2 pixels.
+
+    These have no more noise than the picture, and grain is whiter there.
+    """
+    found = _estimate(networks, image)
+    height, width = (side // 2 for side in image.shape[:2])
+    if min(height, width) < SMALLEST:
+        return found
+    half = image[: 2 * height, : 2 * width].reshape(height, 2, width, 2, image.shape[-1]).mean(axis=(1, 3))
+    reduced = _estimate(networks, half)
+    return found._replace(level=max(found.level, reduced.level)) if reduced.correlation < WHITE else found
+
+
+def _estimate(networks: Mapping[str, keras.Model], image: np.ndarray) -> Noise:
     found = networks["estimate"]({"image": pad_to_multiple(image)})
-    level, correlation = (
-        float(ops.convert_to_numpy(found[key]).reshape(())) if key in found else 0.0 for key in ("level", "correlation")
-    )
+    if "correlation" not in found:
+        return Noise(min(max(float(ops.convert_to_numpy(found["level"]).reshape(())), 0.0), 1.0), 0.0)
+    level, correlation = (float(ops.convert_to_numpy(found[key]).reshape(())) for key in ("level", "correlation"))
     return Noise(min(max(level, 0.0), 1.0), correlation)
+
+
+def is_gray(image: np.ndarray) -> bool:
+    """Return whether all channels of `image` (h, w, 3) are the same."""
+    return bool((image == image[..., :1]).all())
 
 
 def run_denoiser(networks: Mapping[str, keras.Model], image: np.ndarray, level: float | None = None) -> np.ndarray:
@@ -144,9 +166,10 @@ def remove_noise(
 
     Without a level the network is told the noise's, and a higher one for correlated noise, as the service does.
     """
-    correlated = noise.correlated and "denoise_correlated" in networks
+    chooses = "denoise_correlated" in networks
     if level is None:
-        level = min(noise.level * (1 + noise.correlation), 1.0) if correlated else noise.level
+        level = min(noise.level * (1 + noise.correlation), 1.0) if chooses and noise.correlated else noise.level
+    correlated = chooses and (noise.correlated or is_gray(image))
     name = "denoise_correlated" if correlated and level >= STRONG else "denoise"
     return run_limited(networks[name], image, level)
 

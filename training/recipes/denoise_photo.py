@@ -158,7 +158,6 @@ class Denoise(PhotoPart):
     """Removes white noise of a given level."""
 
     mix = Mix(0, 0, 0, 0, 0)
-    bfloat16 = True
     learning_rate = 1e-6
     warm_up_steps = 500
     hours = 0.1

@@ -129,6 +129,36 @@ def test_correlated_noise_has_a_network_of_its_own(strength: Any, correlation: f
     assert answer.decisions["strength"] == (f"{0.2 * (1 + correlation):.3f}" if strength == "auto" else "0.300")
 
 
+def signature_used(engine: FunctionEngine) -> str:
+    (used,) = {request.signature for request in engine.requests} - {"estimate"}
+    return used
+
+
+@pytest.mark.parametrize(("correlation", "used"), [(0.1, "0.100"), (0.3, "0.010")])
+def test_grain_that_is_plain_at_half_size_only_is_believed_there(correlation: float, used: str) -> None:
+    """Where it is white there, it is no texture."""
+
+    def answer(request: InferenceRequest) -> Arrays:
+        if request.signature != "estimate":
+            return identity(request)
+        reduced = max(request.inputs["image"].shape[1:3]) < TILED.tile_size
+        found = {"level": 0.1, "correlation": correlation} if reduced else {"level": 0.01, "correlation": 0.1}
+        return {name: np.full((1, 1, 1, 1), value, np.float32) for name, value in found.items()}
+
+    result, _ = run(picture(64, 64), DenoiseOptions(model="both"), answer)
+    assert result.decisions["strength"] == used
+
+
+def test_a_gray_picture_has_the_same_noise_in_three_channels() -> None:
+    gray = picture(channels=1)
+    color_file = gray.with_pixels(np.repeat(gray.pixels, 3, axis=-1), gray.alpha)
+    for image in (gray, color_file):
+        _, engine = run(image, DenoiseOptions(model="both"), telling(0.2, 0.0))
+        assert signature_used(engine) == "denoise_correlated"
+    _, engine = run(picture(), DenoiseOptions(model="both"), telling(0.2, 0.0))
+    assert signature_used(engine) == "denoise"
+
+
 def test_faint_noise_is_left_to_the_first_network() -> None:
     _, engine = run(picture(), DenoiseOptions(model="both"), telling(0.03, 0.6))
     assert {request.signature for request in engine.requests} == {"estimate", "denoise"}

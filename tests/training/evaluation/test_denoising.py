@@ -105,8 +105,12 @@ def _without_names(tables: list[Any]) -> list[Any]:
 def test_the_network_is_chosen_and_told_the_level_as_in_the_service(
     estimated: float, correlation: float, told: float, used: str
 ) -> None:
-    assert (denoising.CORRELATED, denoising.STRONG) == (served._CORRELATED, served._STRONG)
-    image = np.full((20, 28, 3), 0.5, np.float32)
+    assert (denoising.CORRELATED, denoising.STRONG, denoising.WHITE) == (
+        served._CORRELATED,
+        served._STRONG,
+        served._WHITE,
+    )
+    image = np.full((20, 28, 3), (0.4, 0.5, 0.6), np.float32)
     levels: dict[str, list[float]] = {"denoise": [], "denoise_correlated": []}
     networks: Any = {name: adder(0.0, found) for name, found in levels.items()}
     networks["estimate"] = estimator(estimated, correlation=correlation)
