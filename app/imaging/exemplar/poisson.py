@@ -38,11 +38,15 @@ def add_seams(
             ny, nx = y + i, x + j
             if ny < 0 or nx < 0 or ny >= height or nx >= width:
                 continue
+            if sy + i < 0 or sx + j < 0 or sy + i >= height or sx + j >= width:
+                continue  # the source is at the edge of the picture
             wanted = values[sy, sx] - values[sy + i, sx + j]
             if hole[ny, nx]:
                 if dy[ny, nx] == dy[y, x] and dx[ny, nx] == dx[y, x]:
                     continue
                 ty, tx = ny + dy[ny, nx], nx + dx[ny, nx]
+                if ty - i < 0 or tx - j < 0 or ty - i >= height or tx - j >= width:
+                    continue
                 wanted = np.float32(0.5) * (wanted + values[ty - i, tx - j] - values[ty, tx])
             elif unknown[ny, nx]:
                 continue
