@@ -222,7 +222,8 @@ def test_larger_tiles_of_the_service_equal_untiled(published: Registry, name: st
 )
 def test_little_is_computed_twice_at_12_megapixels(name: str, size: Size) -> None:
     manifest = next(found for found in map(read, FOLDERS) if found.id == name)
-    assert count_computed(size, manifest, Settings().tile_mb) <= MAX_OVERLAP * size.pixels
+    most = 1.3 if manifest.quantized else MAX_OVERLAP  # 8-bit files are for the tile of the manifest
+    assert count_computed(size, manifest, Settings().tile_mb) <= most * size.pixels
     height, width = tile_size_for(size, manifest, Settings().tile_mb)
     assert height * width / 1e6 * manifest.serving.mebibytes_per_megapixel <= Settings().tile_mb
 

@@ -127,7 +127,7 @@ def test_a_picture_in_a_field_of_another_name(service: Service, sent: str) -> No
         ("/segment", "background", "red", "transparent or a color as #rrggbb"),
         ("/segment", "opacity", "2", "a number from 0 to 1"),
         ("/segment", "threshold", "half", "a number from 0 to 1"),
-        ("/inpaint", "method", "magic", "auto, neural, dcgan, telea, ns or biharmonic"),
+        ("/inpaint", "method", "magic", "auto, exemplar, neural, dcgan, telea, ns or biharmonic"),
         ("/inpaint", "radius", "0", "a whole number from 1 to 64"),
         ("/inpaint", "feather", "65", "a whole number from 0 to 64"),
         ("/inpaint", "mask_from", "picture", "file or alpha"),

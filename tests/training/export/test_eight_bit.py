@@ -72,7 +72,6 @@ def test_the_next_version_has_a_variant_that_answers_alike(published: Path, tmp_
     loaded = QuantizedModel(place, made, variant)
     random = np.random.default_rng(1)
     inputs = {"image": random.random((1, 64, 64, 3), np.float32), "level": np.full((1, 1, 1, 1), 0.3, np.float32)}
-    assert loaded.accepts(inputs)
     difference = np.abs(loaded.run(inputs)["image"] - Published(place)["denoise"](inputs)["image"])
     assert 0 < difference.max() < 0.05
 
