@@ -1,6 +1,6 @@
 """Measures what tiles cost: a task on pictures of several sizes, compared with its network on a picture in one piece.
 
-`python -m benchmarks.tiles [--arithmetic] [--memory] [--task denoise] [--megapixels 0.25 1 4 12 24] [--rounds 3]`
+`python -m benchmarks.tiles [--arithmetic | --waits] [--memory] [--task denoise] [--megapixels 0.25 1 4 12 24]`
 
 * computed: pixels of all tiles over those of the picture. Goal: at most 1.25 at 12 megapixels. With `--arithmetic`,
   that is all: for every published model, with the largest tile and its memory, and nothing runs.
@@ -8,6 +8,8 @@
   network alone is one call of the SavedModel, for the largest square of these sizes that fits into `RESTORE_TILE_MB`.
   The task is all that the service does between decoding and encoding. Both alternate in one process, and medians are
   compared. With `--processor-time`, seconds are those of all cores together: other load changes them less.
+* with `--waits`, only the seconds that thumbnails of another client take while a picture of each size is processed, in
+  turn with the tiles of the manifest and with those of the service.
 * with `--memory`, the peak of the service with a picture of 12 megapixels, over its idle memory.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import math
 import statistics
 import time
@@ -101,6 +104,37 @@ async def time_task(task: Task[Any], picture: Picture, engine: LocalEngine, cloc
     return (clock() - begun) / (picture.width * picture.height / 1e6)
 
 
+async def measure_waits(task: Task[Any], megapixels: list[float], rounds: int, settings: Settings) -> Figures:
+    """Return how long thumbnails take while a picture of each size is processed."""
+    engine = start_engine(settings)
+    for other in {task.name, "denoise"}:
+        await engine.warm(engine.find(other))
+    denoise = next(one for one in TASKS if one.name == "denoise")
+    thumbnail = Picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    figures: Figures = {"model": engine.find(task.name).id}
+    for one in megapixels:
+        picture = decode(memory.photograph(one), max_pixels=settings.max_pixels)
+        waits: dict[int, list[float]] = {0: [], settings.tile_mb: []}
+        for _, tile_mebibytes in itertools.product(range(rounds), waits):
+            engine.tile_mebibytes = tile_mebibytes
+            large = asyncio.ensure_future(
+                task.run(picture, task.options(**OPTIONS[task.name]), engine, RequestContext("large", client="large"))
+            )
+            await asyncio.sleep(1)  # it has begun
+            while not large.done():
+                begun = time.perf_counter()
+                context = RequestContext("thumbnail", client="thumbnail")
+                await denoise.run(thumbnail, denoise.options(strength=0.2), engine, context)
+                waits[tile_mebibytes].append(time.perf_counter() - begun)
+                await asyncio.sleep(0.3)
+            await large
+        for name, found in zip(("the manifest's tiles", "larger tiles"), waits.values(), strict=True):
+            figures[f"{one:g} megapixels, {name}: median (s)"] = statistics.median(found)
+            figures[f"{one:g} megapixels, {name}: longest (s)"] = max(found)
+    await engine.close(0)
+    return figures
+
+
 async def compare(
     task: Task[Any], megapixels: list[float], rounds: int, settings: Settings, clock: Clock = time.perf_counter
 ) -> Figures:
@@ -134,6 +168,7 @@ async def compare(
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--arithmetic", action="store_true", help="count pixels, and run nothing")
+    arguments.add_argument("--waits", action="store_true", help="measure thumbnails while a picture is processed")
     arguments.add_argument("--task", choices=list(OPTIONS), default="denoise", help="default: denoise")
     arguments.add_argument(
         "--megapixels", type=float, nargs="+", default=[0.25, 1, 4, 12, 24], help="sizes of pictures"
@@ -148,6 +183,10 @@ def main() -> None:
         results.report("tiles", count(settings, options.megapixels), record=False)
         return
     task = next(task for task in TASKS if task.name == options.task)
+    if options.waits:
+        waits = asyncio.run(measure_waits(task, options.megapixels, options.rounds, settings))
+        results.report("tiles-waits", waits, record=not options.no_record)
+        return
     clock = time.process_time if options.processor_time else time.perf_counter
     figures = asyncio.run(compare(task, options.megapixels, options.rounds, settings, clock))
     if options.memory:
