@@ -6,8 +6,9 @@
 `docs/training/results.md` has its figures and targets. Two networks of the same kind, both given the level, and one
 that estimates it and chooses between them. `denoise` is for white noise as the literature has it, neither clipped nor
 rounded. `denoise_correlated` is for what files have: noise that was demosaiced, developed, reduced and encoded. One
-network for both loses 0.2 dB on the first before it gains 0.2 dB on the second. Both start from FFDNet's weights
-(docs/data.md): at a higher rate, or without the long warm-up, they lose them.
+network for both loses 0.2 dB on the first before it gains 0.2 dB on the second. Both start from FFDNet's weights:
+train each by its part, `denoise_photo:denoise --from WEIGHTS` (docs/data.md), and `denoise_photo:estimate` without. At
+a higher rate, or without the long warm-up, they lose them.
 """
 
 from __future__ import annotations
