@@ -18,7 +18,7 @@ from tests.e2e.test_process import ROOT, Process, started
 
 pytestmark = pytest.mark.tf
 
-SHELF = ROOT / "models" / "published"
+PUBLISHED = ROOT / "models" / "published"
 OVER = ("succeeded", "failed", "cancelled")
 JOBS = 10
 SIDES = [320] * (JOBS - 1) + [1000]
@@ -67,7 +67,7 @@ def all_over(client: httpx.Client, addresses: list[str]) -> list[dict[str, Any]]
 def crash(folder: Path, finished: int, after: float) -> None:
     """Kill the service in a job, `after` seconds into it, once so many have finished; look at what the next finds."""
     told = {"RESTORE_DATA_DIR": str(folder), "RESTORE_PRELOAD": "denoise/photo"}
-    with started(SHELF, **told) as running:
+    with started(PUBLISHED, **told) as running:
         running.until("serving on")
         addresses = [send(running.client, number) for number in range(JOBS)]
         kept: dict[str, bytes] = {}
@@ -84,7 +84,7 @@ def crash(folder: Path, finished: int, after: float) -> None:
             time.sleep(0.02)
         time.sleep(after)
         killed(running)
-    with started(SHELF, **told) as running:
+    with started(PUBLISHED, **told) as running:
         running.until("serving on")
         # Whoever was not told how it went asks again, and gets the same job.
         for number, address in enumerate(addresses):
@@ -132,7 +132,7 @@ def test_a_job_that_ends_the_service_each_time_is_given_up_with_its_reason(tmp_p
     told = {"RESTORE_DATA_DIR": str(tmp_path), "RESTORE_PRELOAD": "denoise/photo"}
     address = ""
     for _ in range(3):
-        with started(SHELF, **told) as running:
+        with started(PUBLISHED, **told) as running:
             running.until("serving on")
             address = address or send(running.client, JOBS - 1)
             limit = time.monotonic() + 60
@@ -140,7 +140,7 @@ def test_a_job_that_ends_the_service_each_time_is_given_up_with_its_reason(tmp_p
                 assert time.monotonic() < limit
                 time.sleep(0.01)
             killed(running)
-    with started(SHELF, **told) as running:
+    with started(PUBLISHED, **told) as running:
         running.until("serving on")
         (job,) = all_over(running.client, [address])
         assert job["state"] == "failed"
@@ -152,7 +152,7 @@ def test_a_job_that_ends_the_service_each_time_is_given_up_with_its_reason(tmp_p
 @pytest.mark.timeout(600)
 def test_sigterm_in_the_middle_queues_the_job_again_at_once(tmp_path: Path) -> None:
     told = {"RESTORE_DATA_DIR": str(tmp_path), "RESTORE_PRELOAD": "denoise/photo"}
-    with started(SHELF, **told) as running:
+    with started(PUBLISHED, **told) as running:
         running.until("warm after")
         addresses = [send(running.client, number) for number in (JOBS - 1, 0, 1)]
         limit = time.monotonic() + 60
@@ -166,6 +166,6 @@ def test_sigterm_in_the_middle_queues_the_job_again_at_once(tmp_path: Path) -> N
     jobs = [store.get(address.rpartition("/")[2]) for address in addresses]
     store.close()
     assert [(job.state, job.attempts) for job in jobs if job] == [("queued", 0)] * 3
-    with started(SHELF, **told) as running:
+    with started(PUBLISHED, **told) as running:
         running.until("serving on")
         assert [job["state"] for job in all_over(running.client, addresses)] == ["succeeded"] * 3

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.app.api.service import file, gradient, opened, png
-from tests.e2e.test_crash import SHELF, noisy
+from tests.e2e.test_crash import PUBLISHED, noisy
 from tests.e2e.test_process import Process, started
 
 pytestmark = pytest.mark.tf
@@ -37,7 +37,7 @@ def denoise(running: Process, model: str, data: bytes | None = None, **headers: 
 def test_sigterm_with_a_full_queue_answers_everybody() -> None:
     callers = 60
     with (
-        started(SHELF, RESTORE_PRELOAD="denoise/photo", RESTORE_STOP_TIMEOUT_S="2") as running,
+        started(PUBLISHED, RESTORE_PRELOAD="denoise/photo", RESTORE_STOP_TIMEOUT_S="2") as running,
         ThreadPoolExecutor(callers) as pool,
     ):
         running.until("warm after")

@@ -20,7 +20,7 @@ from app.engine.tensorflow_runtime import Runtime
 from app.imaging.picture import Picture
 from app.tasks.superres import SuperresOptions, superres
 from models.manifest import Tensor, read
-from tests.published.test_repository import FOLDERS, SHELF
+from tests.published.test_repository import FOLDERS, PUBLISHED
 from tests.published.test_tiled import Network, few_borders, photograph, picture
 
 pytestmark = [
@@ -45,7 +45,7 @@ def runtime() -> Runtime:
 
 @pytest.fixture(scope="module")
 def registry(runtime: Runtime) -> Registry:
-    return Registry([SHELF], runtime)
+    return Registry([PUBLISHED], runtime)
 
 
 def given(task: str, name: str, tensor: Tensor) -> NDArray[np.float32]:

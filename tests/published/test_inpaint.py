@@ -18,7 +18,7 @@ from app.imaging.picture import Picture
 from app.tasks.base import TaskResult
 from app.tasks.inpaint.task import InpaintOptions, inpaint
 from models.manifest import read
-from tests.published.test_repository import FOLDERS, SHELF
+from tests.published.test_repository import FOLDERS, PUBLISHED
 
 pytestmark = pytest.mark.tf
 
@@ -28,7 +28,7 @@ MODELS = [found for found in map(read, FOLDERS) if found.task == "inpaint"]
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    return Registry([SHELF], Runtime())
+    return Registry([PUBLISHED], Runtime())
 
 
 def filled(registry: Registry, picture: Picture, missing: np.ndarray, **options: Any) -> TaskResult:

@@ -15,8 +15,8 @@ from app.engine.tensorflow_runtime import Runtime
 from models import repository
 from models.manifest import Tensor
 
-SHELF = Path(__file__).resolve().parents[2] / "models" / "published"
-FOLDERS = list(repository.folders([SHELF]))
+PUBLISHED = Path(__file__).resolve().parents[2] / "models" / "published"
+FOLDERS = list(repository.folders([PUBLISHED]))
 MEGABYTE = 2**20
 
 each_model = pytest.mark.parametrize("folder", FOLDERS, ids=["-".join(folder.parts[-3:]) for folder in FOLDERS])
@@ -63,7 +63,7 @@ def _anything(dice: np.random.Generator, tensor: Tensor, size: tuple[int, int]) 
 
 @pytest.mark.tf
 def test_the_registry_serves_all_of_them() -> None:
-    entries = Registry([SHELF], Runtime()).statuses()
+    entries = Registry([PUBLISHED], Runtime()).statuses()
     assert {entry.id: entry.reason for entry in entries if entry.state == "unavailable"} == {}
     assert len(entries) == len(FOLDERS)
 
@@ -76,6 +76,6 @@ def test_each_task_has_one_default() -> None:
 
 def test_the_shelf_stays_small() -> None:
     """It goes with every clone, and each version that is replaced stays in the history."""
-    sizes = {path: path.stat().st_size for path in SHELF.rglob("*") if path.is_file()}
+    sizes = {path: path.stat().st_size for path in PUBLISHED.rglob("*") if path.is_file()}
     assert sum(sizes.values()) < 100 * MEGABYTE
     assert [path for path, size in sizes.items() if size > 25 * MEGABYTE] == []

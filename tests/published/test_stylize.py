@@ -21,7 +21,7 @@ from app.imaging.tiles import make_plan
 from app.tasks.base import TaskResult
 from app.tasks.stylize.task import StylizeOptions, stylize
 from models.manifest import read
-from tests.published.test_repository import FOLDERS, SHELF
+from tests.published.test_repository import FOLDERS, PUBLISHED
 
 pytestmark = pytest.mark.tf
 
@@ -31,7 +31,7 @@ MANIFEST = read(FOLDER)
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    return Registry([SHELF], Runtime())
+    return Registry([PUBLISHED], Runtime())
 
 
 def painted(registry: Registry, pixels: NDArray[Any], **options: Any) -> TaskResult:

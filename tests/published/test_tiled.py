@@ -29,14 +29,14 @@ from app.settings import Settings
 from app.tasks.base import Size
 from app.tasks.tiling import count_computed, run_tiled, tile_size_for
 from models.manifest import Geometry, Manifest, read
-from tests.published.test_repository import FOLDERS, SHELF
+from tests.published.test_repository import FOLDERS, PUBLISHED
 from tests.walk import STEPS
 
 pytestmark = pytest.mark.tf
 
 EXACT = 1e-5
 TINY = ["denoise/blur", "denoise/photo", "superres/nearest"]
-ON_THE_SHELF = [found.id for found in map(read, FOLDERS) if found.geometry.kind == "tiled"]
+PUBLISHED_TILED = [found.id for found in map(read, FOLDERS) if found.geometry.kind == "tiled"]
 
 Pixels = NDArray[np.float32]
 
@@ -115,7 +115,7 @@ class Network:
 
 @pytest.fixture(scope="module")
 def published() -> Registry:
-    return Registry([SHELF], Runtime())
+    return Registry([PUBLISHED], Runtime())
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def tiny(tiny_repository: Path) -> Registry:
     return Registry([tiny_repository], Runtime())
 
 
-@pytest.fixture(scope="module", params=[*(f"tiny {name}" for name in TINY), *ON_THE_SHELF])
+@pytest.fixture(scope="module", params=[*(f"tiny {name}" for name in TINY), *PUBLISHED_TILED])
 def network(request: pytest.FixtureRequest, published: Registry, tiny: Registry) -> Network:
     name = request.param.removeprefix("tiny ")
     registry = published if name == request.param else tiny
@@ -216,7 +216,7 @@ def test_larger_tiles_of_the_service_equal_untiled(published: Registry, name: st
     assert difference <= network.tolerance
 
 
-@pytest.mark.parametrize("name", ON_THE_SHELF)
+@pytest.mark.parametrize("name", PUBLISHED_TILED)
 @pytest.mark.parametrize(
     "size", [Size(4000, 3000), Size(4243, 2828), Size(3464, 3464), Size(2604, 4624)], ids=lambda size: f"{size[0]}"
 )
