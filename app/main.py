@@ -16,6 +16,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app.api import exception_handlers, openapi
 from app.api.auth import Authenticator
+from app.api.facades import FACADES
+from app.api.facades.base import FacadeErrorMiddleware
 from app.api.handler import ImageHandler
 from app.api.job_dispatch import JobDispatcher
 from app.api.job_runner import JobRunner, explain
@@ -113,6 +115,8 @@ def create_app(
         pages.router(document),
     ):
         app.include_router(router)
+    for name in settings.facades:
+        app.include_router(FACADES[name].router(tasks, handler, engine))
     exception_handlers.install(app)
     _add_middleware(app, settings, authenticator, metrics)
     metrics.watch_pipeline(pipeline)
@@ -180,6 +184,8 @@ def _add_middleware(app: FastAPI, settings: Settings, authenticator: Authenticat
             expose_headers=EXPOSED_HEADERS,
         )
     app.add_middleware(AccessLogMiddleware, metrics=metrics)
+    if settings.facades:
+        app.add_middleware(FacadeErrorMiddleware, facades=[FACADES[name] for name in settings.facades])
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -70,13 +70,19 @@ class Upload:
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
     """A task to run on the pictures in `uploads`, by form field. `output` is how to encode the result; if its format is
-    `auto`, `accept` (the value of the header) decides."""
+    `auto`, `accept` (the value of the header) decides.
+
+    `prepare` converts the decoded pictures, by field, to what the task expects, and `finish` its result: for clients of
+    other services. Both run on a thread.
+    """
 
     task: Task[Any]
     options: TaskOptions
     output: Output
     uploads: Mapping[str, Upload]
     accept: str | None
+    prepare: Callable[[dict[str, Picture]], dict[str, Picture]] | None = None
+    finish: Callable[[Picture], Picture] | None = None
 
     @property
     def wants_json(self) -> bool:
@@ -246,6 +252,8 @@ class ImagePipeline:
                     pictures[field] = await self._decoders.decode(
                         upload, max_pixels=self._max_pixels, client=context.client, pixels=sizes[field].pixels
                     )
+            if request.prepare:
+                pictures = await run_in_thread(request.prepare, pictures)
             picture = pictures["image"]
             self._observer.count_pixels(task.name, picture.width * picture.height)
             if not options.returns_table:  # reject a format that cannot store the result before the task runs
@@ -258,6 +266,8 @@ class ImagePipeline:
             clock.lap("task")
             if result.table is not None:
                 return self._finish(request, result, b"", media_types.TABLE, (), clock)
+            if request.finish:
+                result = replace(result, picture=await run_in_thread(request.finish, result.picture))
             output = replace(request.output, format=codec.choose_format(result.picture, request.output.format, accept))
             body, media_type, lost = await run_in_thread(_encode, result.picture, output)
             clock.lap("encode")

@@ -38,6 +38,7 @@ def _parse_whole(value: object) -> object:
 
 Listed = BeforeValidator(_split_list)
 Whole = Annotated[int, BeforeValidator(_parse_whole)]
+Facade = Literal["openai"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -255,6 +256,11 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, Listed] = Field(
         (), description="Origins of web pages whose scripts can use the API (CORS). `*` allows all. Empty: none."
+    )
+    facades: Annotated[tuple[Facade, ...], NoDecode, Listed] = Field(
+        ("openai",),
+        description="Interfaces of other services to offer besides this one, for their clients (docs/integrations.md): "
+        "`openai`. Empty: none.",
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Format of the log, one line per event: `text` for reading, `json` for log collectors."

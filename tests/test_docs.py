@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from app.api import problems
+from app.api.facades import FACADES
 from app.engine.local import LocalEngine
 from app.engine.registry import Registry
 from app.main import create_app
@@ -105,11 +106,14 @@ def test_every_endpoint_is_documented() -> None:
                 yield from ((method, path) for method in getattr(route, "methods", None) or () if method != "HEAD")
 
     engine = LocalEngine(Registry([], Loader()))
-    found = set(walk(create_app(Settings(models_dir=("nowhere",)), engine=engine).routes))
+    settings = Settings(models_dir=("nowhere",), facades=tuple(FACADES))
+    found = set(walk(create_app(settings, engine=engine).routes))
     assert ("POST", "/denoise") in found
+    integrations = (ROOT / "docs/integrations.md").read_text("utf-8")
     for method, path in found:
+        text = integrations if path.startswith(tuple(facade.prefix for facade in FACADES.values())) else README
         if not path.startswith(("/docs/", "/favicon")) and path != "/":
-            assert f"`{method} {path}`" in README or path in README, f"{method} {path}"
+            assert f"`{method} {path}`" in text or path in text, f"{method} {path}"
 
 
 def test_pages_made_from_the_manifests_are_up_to_date() -> None:

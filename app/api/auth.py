@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import ipaddress
@@ -74,7 +75,18 @@ def _given_key(headers: Headers) -> str | None:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
+    if scheme.lower() == "basic" and (key := _basic_key(token)):
+        return key
     return headers.get("x-api-key") or None
+
+
+def _basic_key(token: str) -> str:
+    """Return the password of the scheme Basic (RFC 7617), or the user name if there is no password."""
+    try:
+        user, _, password = base64.b64decode(token.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        return ""
+    return password or user
 
 
 def _parse(text: str) -> Address | None:

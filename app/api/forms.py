@@ -13,11 +13,14 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.api import negotiation
 from app.errors import InvalidField, MalformedRequest, MissingField, Overloaded, UnknownField, nearest
 from app.imaging.codec import Output
 from app.pipeline import ImageRequest, Upload
 from app.tasks.base import Task, TaskOptions
 
+FormItems = list[tuple[str, str | UploadFile]]
+"""The fields of a form by name: texts and files."""
 MAX_PARTS = 32
 MAX_TEXT = 64 * 1024
 ALIASES = {
@@ -105,22 +108,41 @@ class _Parser(MultiPartParser):
 
 
 @asynccontextmanager
-async def read_form(
+async def read_request(
     headers: Headers, body: AsyncGenerator[bytes, None], task: Task[Any]
-) -> AsyncIterator[tuple[TaskForm, dict[str, Upload]]]:
-    """Yield the options and, by field, the pictures of a form; their files are closed at the end of the block.
+) -> AsyncIterator[ImageRequest]:
+    """Yield the form of a task as a request for the pipeline; its files are closed at the end of the block.
 
-    Raises MalformedRequest, MissingField, UnknownField, InvalidField, and errors from reading `body`.
+    Raises MalformedRequest, MissingField, UnknownField, InvalidField, ConflictingFields, NotAcceptable, and errors from
+    reading `body`.
+    """
+    accept = ", ".join(headers.getlist("accept")) or None
+    async with read_multipart(headers, body) as items:
+        texts, files = _separate(items, task)
+        form = parse_form(form_class(task), texts)
+        if form.returns_table:
+            negotiation.check_table(accept, form.format)
+        yield make_request(task, form, {name: to_upload(one) for name, one in files.items()}, accept)
+
+
+@asynccontextmanager
+async def read_multipart(headers: Headers, body: AsyncGenerator[bytes, None]) -> AsyncIterator[FormItems]:
+    """Yield the fields of a form, in its order; their files are closed at the end of the block.
+
+    Raises MalformedRequest, Overloaded, and errors from reading `body`.
     """
     items = await _parse_multipart(headers, body)
     try:
-        texts, uploads = _separate(items, task)
-        files = {name: Upload(one.file, one.size or 0, one.filename or "") for name, one in uploads.items()}
-        yield parse_form(form_class(task), texts), files
+        yield items
     finally:
         for _, item in items:
             if isinstance(item, UploadFile):
                 await item.close()  # on a thread, because deleting a large file is slow
+
+
+def to_upload(file: UploadFile) -> Upload:
+    """Return a file of a form for the pipeline."""
+    return Upload(file.file, file.size or 0, file.filename or "")
 
 
 def parse_form(form: type[TaskForm], texts: Mapping[str, str]) -> TaskForm:
@@ -163,7 +185,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
     return f"{kind} from {schema['minimum']:g} to {schema['maximum']:g}"
 
 
-async def _parse_multipart(headers: Headers, body: AsyncGenerator[bytes, None]) -> list[tuple[str, str | UploadFile]]:
+async def _parse_multipart(headers: Headers, body: AsyncGenerator[bytes, None]) -> FormItems:
     content_type = headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         sent = f"not {content_type[:60]!r}" if content_type else "but the request has none"
@@ -205,9 +227,7 @@ def suggest_field(name: str, known: Sequence[str]) -> str:
     return nearest(plain, known)
 
 
-def _separate(
-    items: list[tuple[str, str | UploadFile]], task: Task[Any]
-) -> tuple[dict[str, str], dict[str, UploadFile]]:
+def _separate(items: FormItems, task: Task[Any]) -> tuple[dict[str, str], dict[str, UploadFile]]:
     """Return the texts and the files by field. Raises UnknownField, InvalidField, MissingField."""
     pictures = ["image", *task.pictures]
     known = [*pictures, *form_class(task).model_fields]

@@ -276,7 +276,8 @@ TABLE: tuple[Problem, ...] = (
         401,
         "Missing or invalid API key",
         "This service requires an API key. The request has none, or one that is not valid.",
-        "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`. In Swagger UI (`/docs`), press Authorize.",
+        "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`, or the key as the password of HTTP Basic. In "
+        "Swagger UI (`/docs`), press Authorize.",
     ),
     Problem(
         NotFound("Not found. `/docs` lists all endpoints."),

@@ -44,10 +44,10 @@ async def build(encoded: Encoded, request: ImageRequest) -> StreamedResponse:
         body = encoded.body
         name = result_name(encoded.filename, request.task.name, media_type)
         extra = {"Content-Disposition": _disposition(name)}
-    return StreamedResponse(body, 200, {**_headers(encoded), **extra}, media_type)
+    return StreamedResponse(body, 200, {**result_headers(encoded), **extra}, media_type)
 
 
-def _headers(encoded: Encoded) -> dict[str, str]:
+def result_headers(encoded: Encoded) -> dict[str, str]:
     """Return the headers of a response: model, model card, decisions and the duration of each stage."""
     model = encoded.model.partition("@")[0]
     decided = [*(f"{key}={value}" for key, value in encoded.decisions.items()), *encoded.warnings]
@@ -78,10 +78,15 @@ def _facts(encoded: Encoded) -> dict[str, Any]:
 def _envelope(encoded: Encoded) -> bytes:
     """Return a JSON object with the picture in base64. Slow for large pictures: call it on a thread."""
     content = {"content_type": encoded.media_type, **_facts(encoded)}
-    body = encoded.body
+    return embed_base64({"image": "", **content}, encoded.body)
+
+
+def embed_base64(content: Mapping[str, Any], body: bytes) -> bytes:
+    """Return `content` as JSON, with `body` in base64 in its first empty text. Slow for a large body."""
+    before, _, after = json.dumps(content).encode().partition(b'""')
     # In pieces, because encoding holds the interpreter lock, which blocks all other threads.
     pieces = [base64.b64encode(body[begin : begin + PIECE]) for begin in range(0, len(body), PIECE)]
-    return b"".join([b'{"image": "', *pieces, b'", ', json.dumps(content).encode()[1:]])
+    return b"".join([before, b'"', *pieces, b'"', after])
 
 
 class StreamedResponse(Response):
