@@ -165,6 +165,20 @@ def test_a_bound_address_does_not_listen_yet_and_is_refused_once_another_process
     first.close()
 
 
+def test_small_answers_are_sent_at_once() -> None:
+    async def has_no_delay() -> int:
+        accepted: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
+        (listener,) = bind("127.0.0.1", 0)
+        async with await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=listener):
+            _, client = await asyncio.open_connection(*listener.getsockname())
+            connection = (await accepted).get_extra_info("socket")
+            client.close()
+            (await accepted).close()
+            return int(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    assert asyncio.run(has_no_delay())
+
+
 def test_an_address_that_the_machine_does_not_have_is_named() -> None:
     with pytest.raises(ListenError, match=r"cannot listen on 203.0.113.1:8000: .*RESTORE_HOST"):
         bind("203.0.113.1", 8000)
