@@ -35,8 +35,12 @@ class InpaintPart(Part):
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
         """Return `hole_loss` of what the network fills."""
+        return hole_loss(*self.fill(network, batch))
+
+    def fill(self, network: keras.Model, batch: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+        """Return what the network makes of a batch, the pictures in [0, 1] and the masks, float32 [N,H,W,C]."""
         image, mask = ops.cast(batch["image"], "float32") / 255.0, ops.cast(batch["mask"], "float32")
-        return hole_loss(network(self.inputs(image * (1.0 - mask), mask))["image"], image, mask)
+        return network(self.inputs(image * (1.0 - mask), mask))["image"], image, mask
 
     def run(self, network: keras.Model, picture: np.ndarray, missing: np.ndarray) -> np.ndarray:
         """Return `picture`, uint8 (height, width, 3), with what is `missing`, bool (height, width), filled.
@@ -74,3 +78,24 @@ def hole_loss(found: Any, true: Any, mask: Any) -> Any:
     """
     square = ops.sum(ops.square((found - true) * mask), axis=(1, 2, 3))
     return ops.mean(ops.log(square / (true.shape[-1] * ops.sum(mask, axis=(1, 2, 3)) + 1.0) + FAINT))
+
+
+def feature_distance(features: keras.Model, found: Any, true: Any, mask: Any) -> Any:
+    """Return the distance of activations of `features` where `mask` is 1: the loss to `perception.FeatureDistance`.
+
+    All are [N,H,W,C], pictures in [0, 1]. Activations are scaled to length 1 at every position (LPIPS, Zhang et al.
+    2018), their squared differences averaged over the holes of a sample, and the layers summed.
+    """
+    seen, wanted = features(found), features(true)
+    total, hole = 0.0, mask
+    for name in features.output:
+        while hole.shape[1] > seen[name].shape[1]:
+            hole = ops.average_pool(hole, 2, 2)
+        one, other = (_unit_length(ops.cast(values[name], "float32")) for values in (seen, wanted))
+        square = ops.sum(ops.square(one - other), axis=-1, keepdims=True)
+        total += ops.mean(ops.sum(square * hole, axis=(1, 2, 3)) / (ops.sum(hole, axis=(1, 2, 3)) + 1.0))
+    return total
+
+
+def _unit_length(values: Any) -> Any:
+    return values * ops.rsqrt(ops.sum(ops.square(values), axis=-1, keepdims=True) + 1e-6)
