@@ -16,7 +16,7 @@ from pydantic import Field
 
 from app.engine.protocol import Engine, RequestContext
 from app.errors import ConflictingFields, MaskEmpty, MaskFull, MaskSize, MissingField, UnknownModel
-from app.imaging import classical_inpaint, holes
+from app.imaging import classical_inpaint, grain, holes
 from app.imaging.holes import Mask, Region
 from app.imaging.picture import Floats, Picture
 from app.imaging.tiles import Box
@@ -278,12 +278,24 @@ async def _fill_by_model(
     else:
         wanted = region.core.relative_to(box)
         filled = [await fill(part, hole, manifest, engine, context, wanted) for part in parts]
+        if work.options.method == "auto":
+            filled[0] = await asyncio.to_thread(_add_grain, parts[0], filled[0], hole, wanted, box)
 
     def whole() -> NDArray[Any]:
         white = np.float32(np.iinfo(planes.dtype).max)
         return np.asarray(np.rint(np.concatenate(filled, axis=-1) * white), planes.dtype)
 
     return await asyncio.to_thread(whole), box
+
+
+def _add_grain(colors: Floats, filled: Floats, hole: Mask, wanted: Box, box: Box) -> Floats:
+    """Return `filled` with the grain of the known `colors` in what is `wanted`; all lie in `box` of the picture."""
+    found = grain.measure(colors, hole)
+    if found is None or found.is_faint:
+        return filled
+    result, part = filled.copy(), wanted.slices
+    result[part] = grain.add(filled[part], hole[part], found, box.top + wanted.top, box.left + wanted.left)
+    return result
 
 
 async def _fill_by_exemplar(

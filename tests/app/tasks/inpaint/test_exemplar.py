@@ -63,6 +63,17 @@ def test_auto_copies_into_wide_holes_and_runs_the_model_for_thin_ones() -> None:
     assert filled(image, hole, FunctionEngine(Planes(), MODEL), method="exemplar").decisions["method"] == "exemplar:3"
 
 
+def test_auto_gives_thin_holes_the_grain_around_them_and_neural_does_not() -> None:
+    noisy = Picture(np.asarray(np.clip(np.random.default_rng(0).normal(128, 10, (160, 200, 3)), 0, 255), np.uint8))
+    scratch = holes(160, 200, (70, 10, 75, 190))
+    deviations = {
+        method: filled(noisy, scratch, FunctionEngine(Planes(), MODEL), method=method).picture.pixels[scratch].std()
+        for method in ("auto", "neural")
+    }
+    assert deviations["neural"] < 1
+    assert deviations["auto"] == pytest.approx(10, rel=0.15)
+
+
 def test_the_model_is_asked_once_for_a_small_picture_of_a_wide_hole() -> None:
     model = Planes()
     filled(Picture(noise(500, 700, 3)), holes(500, 700, (100, 100, 300, 500)), FunctionEngine(model, MODEL))
