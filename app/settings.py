@@ -38,7 +38,7 @@ def _parse_whole(value: object) -> object:
 
 Listed = BeforeValidator(_split_list)
 Whole = Annotated[int, BeforeValidator(_parse_whole)]
-Facade = Literal["openai"]
+Facade = Literal["openai", "rembg", "iopaint", "removebg", "a1111"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -260,7 +260,7 @@ class Settings(BaseSettings):
     facades: Annotated[tuple[Facade, ...], NoDecode, Listed] = Field(
         ("openai",),
         description="Interfaces of other services to offer besides this one, for their clients (docs/integrations.md): "
-        "`openai`. Empty: none.",
+        "`openai`, `rembg`, `iopaint`, `removebg`, `a1111`. Empty: none.",
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Format of the log, one line per event: `text` for reading, `json` for log collectors."

@@ -84,7 +84,7 @@ class ImageHandler:
     async def _dispatch_or_run(self, request: Request, read: Read) -> StreamedResponse:
         arrived = time.monotonic()
         patience = negotiation.parse_cancel_after(request.headers.get("cancel-after"))
-        async with read(request.headers, self._body(request)) as image_request:
+        async with read(request.headers, self.read_body(request)) as image_request:
             self._note_model(request, image_request)
             if response := await self._jobs.dispatch(request, image_request, patience):
                 return response
@@ -92,11 +92,12 @@ class ImageHandler:
 
     async def _read_and_run(self, request: Request, read: Read, build: Build) -> StreamedResponse:
         arrived = time.monotonic()
-        async with read(request.headers, self._body(request)) as image_request:
+        async with read(request.headers, self.read_body(request)) as image_request:
             self._note_model(request, image_request)
             return await self._run(request, image_request, build, arrived, math.inf)
 
-    def _body(self, request: Request) -> AsyncGenerator[bytes, None]:
+    def read_body(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Yield the body of a request within the limits of the settings, with the errors of `limits.body`."""
         return read_body(
             request.receive,
             request.headers,

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from app.api.facades import FACADES
 from app.main import create_app
 from app.settings import Settings
 from tests.app.api.service import running
@@ -40,7 +41,10 @@ BLOCKS = [block for page in PAGES for block in find_blocks(page)]
 COMMANDS = [command for block in BLOCKS if block.language == "sh" for command in block.commands]
 SLOW_PAGES = sorted({block.page for block in BLOCKS if block.language == "sh" and any(map(is_slow, block.commands))})
 RUNNABLE = re.compile(r"^([a-z]\w*=\$\()?(curl|\.venv/bin/python|python3?) ")
-PYTHON_PROGRAMS = {"restore_client": "made by openapi-python-client: tests/e2e/test_generated_client.py"}
+PYTHON_PROGRAMS = {
+    "restore_client": "made by openapi-python-client: tests/e2e/test_generated_client.py",
+    "base64, openai": "not installed with the tests: tests/app/api/facades/test_openai.py",
+}
 """Modules that a block of Python may import and that the environment of the tests lacks."""
 
 
@@ -64,6 +68,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         preload=(),
         reload_s=0,
         decoders=0,
+        facades=tuple(FACADES),
     )
     with running(create_app(settings)) as (_, port):
         yield f"http://127.0.0.1:{port}"

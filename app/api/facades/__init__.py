@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.api.facades import openai
+from app.api.facades import a1111, iopaint, openai, rembg, removebg
 from app.api.facades.base import Facade
 
-FACADES: Mapping[str, Facade] = {"openai": openai.FACADE}
+FACADES: Mapping[str, Facade] = {
+    "openai": openai.FACADE,
+    "rembg": rembg.FACADE,
+    "iopaint": iopaint.FACADE,
+    "removebg": removebg.FACADE,
+    "a1111": a1111.FACADE,
+}
 """The facades by name, as in `RESTORE_FACADES`."""

@@ -15,10 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api import problems
 from app.api.forms import form_class, parse_form
 from app.api.handler import ImageHandler
+from app.api.responses import StreamedResponse, result_headers
 from app.engine.protocol import ModelServer
 from app.errors import UnknownModel
 from app.imaging.picture import Picture
-from app.pipeline import ImageRequest, Upload
+from app.pipeline import Encoded, ImageRequest, Upload
 from app.tasks.base import Task
 
 Problem = Mapping[str, Any]
@@ -37,6 +38,11 @@ class Facade:
     prefix: str
     router: Callable[[Sequence[Task[Any]], ImageHandler, ModelServer], APIRouter]
     describe: Callable[[Problem], Any]
+
+
+def find_task(tasks: Sequence[Task[Any]], name: str) -> Task[Any]:
+    """Return the task with this name."""
+    return next(task for task in tasks if task.name == name)
 
 
 def make_image_request(
@@ -69,6 +75,16 @@ def alpha_as_mask(picture: Picture) -> Picture:
     """Return the alpha of a picture as a gray picture of its own."""
     gray = picture.pixels[..., :1] if picture.alpha is None else picture.alpha[..., None]
     return picture.with_pixels(gray, None)
+
+
+async def picture_response(encoded: Encoded, request: ImageRequest) -> StreamedResponse:  # noqa: ARG001
+    """Return the response with the picture alone."""
+    return StreamedResponse(encoded.body, 200, result_headers(encoded), encoded.media_type)
+
+
+def describe_as_webui(problem: Problem) -> Any:
+    """Return a problem as the server of AUTOMATIC1111's web interface does, and IOPaint's after it."""
+    return {"error": problem["title"], "detail": problem["detail"], "body": "", "errors": problem["detail"]}
 
 
 class FacadeErrorMiddleware:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,17 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.app.api.facades.conftest import basic
 from tests.app.api.service import Service, file, gradient, hole, opened, png, serving
 
 MASKED = np.zeros((24, 40), bool)
 MASKED[8:12, 10:18] = True
-
-
-@pytest.fixture(scope="module")
-def keyed() -> Iterator[Service]:
-    """The service with a key, as a client's `base_url` would have it."""
-    with serving(api_keys="right", max_pixels=10_000) as running:
-        yield running
 
 
 def edit(service: Service, /, path: str = "/v1/images/edits", **fields: Any) -> httpx.Response:
@@ -141,11 +134,6 @@ def test_keys_and_limits_hold_as_everywhere(keyed: Service) -> None:
     large = keyed.client.post("/v1/images/edits", files={"image": png(101, 100)}, headers=basic("", "right"))
     assert large.status_code == 413
     assert large.json()["error"]["code"] == "too-many-pixels"
-
-
-def basic(user: str, password: str) -> dict[str, str]:
-    """Return the header of the scheme Basic."""
-    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
 def test_a_facade_that_is_not_set_does_not_exist() -> None:
