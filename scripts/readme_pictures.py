@@ -5,8 +5,8 @@
 before-and-after pictures, the cutout and the styles, and the README's section with captions and figures. Needs
 scikit-image (`make setup`).
 
-Astronaut and rocket: NASA, public domain. Coffee: Rachel Michetti, CC0. Chelsea the cat: Stéfan van der Walt, CC0. All
-as scikit-image carries them.
+Astronaut, rocket and galaxies: NASA, public domain. Coffee: Rachel Michetti, CC0. Chelsea the cat: Stéfan van der Walt,
+CC0. All as scikit-image carries them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from PIL import Image
 from scripts import removals
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs/images"
+GALAXIES = (slice(420, 620), slice(330, 580))
+"""The part of Hubble's deep field that the README shows at twice its size."""
 CORNER = (420, 60)
 """Left and top, in pixels, of the shown part of the enlarged cutout."""
 Pixels = NDArray[np.uint8]
@@ -48,7 +50,6 @@ class Example:
 
 
 EXAMPLES = {
-    "astronaut": Example("/denoise", {}, "Remove noise", "`/denoise`", "Portrait, noisy and denoised"),
     "coffee": Example("/superres", {"scale": "4"}, "Upscale ×4", "bicubic and `/superres`", "Cup of coffee, upscaled"),
 }
 """By the name of the input in `make_pictures`, in the README's order."""
@@ -127,6 +128,21 @@ def draw_cutout(url: str) -> str:
     )
     caption = "`/segment` with a new background; right: detail after `/superres` ×3"
     return describe("Remove the background", caption, "Portrait, cut out and placed in front of a rocket", "cutout.jpg")
+
+
+def draw_denoising(url: str) -> str:
+    """Save a part of Hubble's deep field, whose noise is the camera's own, before and after; return the README's lines.
+
+    The whole photograph is denoised, so that the estimate is that of users.
+    """
+    before = skimage.data.hubble_deep_field()
+    after = np.asarray(Image.open(io.BytesIO(_post(url + "/denoise", _png(before), {}))).convert("RGB"))
+    left, right = (np.kron(part[GALAXIES], np.ones((2, 2, 1), np.uint8)) for part in (before, after))
+    gap = np.full((len(left), 8, 3), 255, np.uint8)
+    shown = np.concatenate([left, gap, right], axis=1)
+    Image.fromarray(shown).save(FOLDER / "galaxies.jpg", quality=90, optimize=True)
+    description = "Distant galaxies in a dark sky, as the telescope's camera took them, and denoised"
+    return describe("Remove noise", "`/denoise`, a photograph of the Hubble telescope, ×2", description, "galaxies.jpg")
 
 
 def draw_removal(url: str) -> str:
@@ -247,7 +263,7 @@ def write_inputs() -> None:
 
 
 def write_results(url: str) -> None:
-    lines = []
+    lines = [draw_denoising(url)]
     pictures = make_pictures()
     for name, example in EXAMPLES.items():
         clean = pictures[name][1]
