@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import exception_handlers, openapi
+from app.api import exception_handlers, openapi, schemas
 from app.api.auth import Authenticator
 from app.api.facades import FACADES
 from app.api.facades.base import FacadeErrorMiddleware
@@ -26,7 +26,7 @@ from app.api.lifecycle import Shutdown
 from app.api.metrics import Metrics
 from app.api.middleware import ACCEPTED_HEADERS, EXPOSED_HEADERS, AccessLogMiddleware, AuthMiddleware, HeadMiddleware
 from app.api.readiness import ReadinessProbe
-from app.api.routes import health, images, jobs, model_cards, pages, styles
+from app.api.routes import health, home, images, jobs, model_cards, pages, styles
 from app.api.server import LAST_S
 from app.engine.protocol import ModelServer
 from app.imaging.decoder_pool import DecoderPool
@@ -113,6 +113,7 @@ def create_app(
         model_cards.router(engine),
         health.router(readiness, shutdown, metrics),
         pages.router(document),
+        home.router(_index(settings, authenticator)),
     ):
         app.include_router(router)
     for name in settings.facades:
@@ -132,6 +133,12 @@ def create_app(
         }
     )
     return app
+
+
+def _index(settings: Settings, authenticator: Authenticator) -> dict[str, Any]:
+    """Return what `GET /` says of the service, without its links."""
+    limits = {name: getattr(settings, name) for name in schemas.Limits.model_fields}
+    return {"name": "restore", "version": VERSION, "needs_key": authenticator.needs_key, "limits": limits}
 
 
 def _lifespan(

@@ -48,6 +48,12 @@ def prefers_json(header: str | None, alternative: str = "image/") -> bool:
     return json > max(others, default=0.0)
 
 
+def names_html(header: str | None) -> bool:
+    """Return whether `Accept` names HTML, with no lower weight than JSON, as browsers do; `*/*` does not name it."""
+    html = max((one.weight for one in parse_accept(header) if one.name in ("text/html", "text/*")), default=0.0)
+    return html > 0 and not prefers_json(header, alternative="text/html")
+
+
 def accepts_table(header: str | None) -> bool:
     """Return whether `Accept` allows a table: it has JSON or `*/*`, or there is no header."""
     names = (*_JSON, TABLE, "*/*")

@@ -113,6 +113,8 @@ class JobDispatcher:
         now = await self._wait(request, job, seconds)
         if now is not None and now.is_finished:
             response = await self._jobs.read_result(request, now)
+            if now.result is not None:  # the job stays until it expires; its client can delete it
+                response.headers["Content-Location"] = f"/jobs/{now.id}/result"
             if prefer.wait is not None:
                 response.headers["Preference-Applied"] = prefer.applied
             return response

@@ -28,6 +28,7 @@ EXPOSED_HEADERS = [
     "Server-Timing",
     "Link",
     "Content-Disposition",
+    "Content-Location",
     "Retry-After",
     "RateLimit",
     "RateLimit-Policy",
@@ -48,7 +49,7 @@ ACCEPTED_HEADERS = [
 NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 """A header of every response: browsers must not take a picture or a text for anything else."""
 
-OPEN = re.compile(r"/livez|/readyz|/docs(/.*)?|/openapi\.json|/problems(/.*)?")
+OPEN = re.compile(r"/|/page/.*|/livez|/readyz|/docs(/.*)?|/openapi\.json|/problems(/.*)?")
 """Paths that need no API key and do not count towards the rate limit."""
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

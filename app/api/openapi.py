@@ -86,6 +86,10 @@ _HEADERS = {
     "Link": ("Path of the model card.", '</models/denoise/photo>; rel="describedby"'),
     "Content-Disposition": ("Suggested file name of the result.", 'inline; filename="holiday-denoise.jpg"'),
     "ETag": ("Identifier of this result, for `If-None-Match`.", '"9f86d081884c7d659a2feaa0c55ad015"'),
+    "Content-Location": (
+        "Path of the result, if the request became a job: the job can be deleted then.",
+        "/jobs/0f8fad5bd9cb469fa16570867728950e/result",
+    ),
     "Location": ("Path of the job.", "/jobs/0f8fad5bd9cb469fa16570867728950e"),
     "Preference-Applied": ("The preferences in `Prefer` that were applied.", "respond-async"),
 }
@@ -132,7 +136,7 @@ def picture_answers(task: Task[Any]) -> Answers:
     """Return the responses of a picture endpoint: the picture, a job, and its problems."""
     job = {"description": "The request was queued as a job.", "model": schemas.Job}
     job["headers"] = _describe_headers("Location", "Preference-Applied")
-    return answers(_picture(), (*PICTURE_PROBLEMS, *task.problems), {202: job})
+    return answers(_picture("Content-Location"), (*PICTURE_PROBLEMS, *task.problems), {202: job})
 
 
 def job_answers(slugs: Sequence[str]) -> Answers:

@@ -33,6 +33,13 @@ _SUFFIXES = {
 }
 
 
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+}
+"""Headers of pages: no external resources. Swagger UI uses inline styles, and shows pictures from blobs."""
+
+
 async def build(encoded: Encoded, request: ImageRequest) -> StreamedResponse:
     """Return the response to a request: the picture, JSON with the picture in base64, or a table."""
     media_type, extra = encoded.media_type, {}

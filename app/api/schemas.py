@@ -177,6 +177,25 @@ class ModelCard(Model):
     versions: list[int] = Field(description="All versions with the same name.")
 
 
+class Limits(_Answer):
+    """Limits of the service, from its settings."""
+
+    max_upload_mb: int = Field(description="Largest upload in MB (2^20 bytes).")
+    max_pixels: int = Field(description="Most pixels of a picture.")
+    max_output_pixels: int = Field(description="Most pixels of a result.")
+    job_ttl_h: float = Field(description="Hours for which the results of jobs are kept.")
+
+
+class Index(_Answer):
+    """The service, its limits and its entry points."""
+
+    name: Literal["restore"]
+    version: str = Field(description="Version of the service.")
+    needs_key: bool = Field(description="Whether requests need an API key.")
+    limits: Limits
+    links: dict[str, Link] = Field(description="Paths of the entry points.")
+
+
 class Liveness(_Answer):
     """Whether the process responds."""
 

@@ -15,15 +15,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from app import media_types
 from app.api import openapi, problem_pages, problems, schemas
 from app.api.problems import NotFound
+from app.api.responses import PAGE_HEADERS
 
 ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "favicon-16x16.png")
-
-# No external resources. Swagger UI uses inline styles and shows pictures from blobs.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_SAFE = {"Content-Security-Policy": _POLICY}
 
 _PAGE = """\
 <!doctype html>
@@ -62,18 +56,18 @@ def router(document: Callable[[], bytes]) -> APIRouter:
 
     @routes.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(_PAGE, headers=_SAFE)
+        return HTMLResponse(_PAGE, headers=PAGE_HEADERS)
 
     @routes.get("/docs/start.js", include_in_schema=False)
     async def start() -> Response:
-        return Response(_START, headers=_SAFE, media_type="text/javascript")
+        return Response(_START, headers=PAGE_HEADERS, media_type="text/javascript")
 
     @routes.get("/docs/{name}", include_in_schema=False)
     def asset(name: str) -> Response:
         if name not in ASSETS:
             raise NotFound("There is no such page. Open `/docs`.")
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        headers = {**_SAFE, "Cache-Control": "public, max-age=3600"}
+        headers = {**PAGE_HEADERS, "Cache-Control": "public, max-age=3600"}
         return Response((dist / name).read_bytes(), headers=headers, media_type=kind)
 
     @routes.get(
@@ -99,7 +93,7 @@ def router(document: Callable[[], bytes]) -> APIRouter:
         ),
     )
     async def list_problems(request: Request) -> Response:
-        headers = {**_SAFE, "Vary": "Accept"}
+        headers = {**PAGE_HEADERS, "Vary": "Accept"}
         if media_types.prefers_json(request.headers.get("accept"), alternative="text/html"):
             rows = sorted(problems.TABLE, key=lambda row: row.status)
             listed = [{name: getattr(row, name) for name in schemas.ProblemType.model_fields} for row in rows]
@@ -117,7 +111,7 @@ def router(document: Callable[[], bytes]) -> APIRouter:
     async def get_problem(slug: Slug) -> Response:
         if slug not in problems.BY_SLUG:
             raise NotFound(f"There is no problem {slug[:60]!r}. `GET /problems` lists all problems.")
-        return HTMLResponse(problem_pages.render_page(problems.BY_SLUG[slug]), headers=_SAFE)
+        return HTMLResponse(problem_pages.render_page(problems.BY_SLUG[slug]), headers=PAGE_HEADERS)
 
     return routes
 

@@ -1,0 +1,221 @@
+// The tasks, and controls for their fields: all of them are made from the OpenAPI document.
+
+import { call } from "./api.js";
+import { $, el, fill, icon } from "./dom.js";
+
+/** `main` are the fields shown first, with their labels; `fixed` are sent always; `initial` differ from the API's. */
+export const TASKS = {
+  denoise: {
+    title: "Clean up", about: "Noise, grain, JPEG blocks", main: { strength: "Strength", preserve: "Keep some grain" },
+    cannot: "Does not sharpen blur, and does not rebuild faces in old photographs.",
+  },
+  superres: {
+    title: "Enlarge", about: "2, 3 or 4 times the size", main: { scale: "Enlarge" },
+    cannot: "Sharpens edges but cannot know details that are not there, such as small faces. Clean up noisy pictures first.",
+  },
+  segment: {
+    title: "Remove background", about: "Keep the subject, cut out", main: { background: "Background" },
+    fixed: { output: "cutout" }, models: ["object", "person"],
+    cannot: "Hair, glass and smoke are hard. Touch up the cutout with the brush.",
+  },
+  inpaint: {
+    title: "Erase", about: "Objects, scratches, stamps", main: { dilate: "Grow the mask" }, initial: { dilate: 4 },
+    cannot: "Continues what surrounds the area. It cannot invent what is hidden, such as half a face.",
+  },
+  stylize: {
+    title: "Paint", about: "In the style of a painting", main: { style: "Style", strength: "Strength", preserve_color: "Keep the colors" },
+    cannot: "Changes colors and contrast more than it paints strokes.",
+  },
+  old: {
+    title: "Old photo", about: "Clean up, then enlarge", steps: ["denoise", "superres"], main: { scale: "Enlarge" },
+    cannot: "Does not rebuild faces, and does not add color. Erase scratches first.",
+  },
+};
+const HIDDEN = ["image", "mask", "mask_from", "output"];
+
+export const stepsOf = (task) => TASKS[task].steps || [task];
+
+export class Controls {
+  #fields = {};
+
+  constructor(openapi, models, styles) {
+    Object.assign(this, { openapi, models, styles });
+  }
+
+  #schema(step) {
+    const body = this.openapi.paths[`/${step}`]?.post.requestBody;
+    return body ? body.content["multipart/form-data"].schema.properties : {};
+  }
+
+  /** Put the controls of a task into the page: the main ones, and all others under "More". */
+  show(task) {
+    const { main, initial = {} } = TASKS[task];
+    const steps = stepsOf(task);
+    this.#fields[task] ??= steps.flatMap((step) =>
+      Object.entries(this.#schema(step))
+        .filter(([name]) => !HIDDEN.includes(name) && (steps.length === 1 || name in main))
+        .map(([name, schema]) => this.#field(step, name, schema, main[name], initial[name] ?? schema.default)));
+    const shown = this.#fields[task].filter((field) => field.main);
+    const rest = this.#fields[task].filter((field) => !field.main);
+    shown.sort((one, other) => Object.keys(main).indexOf(one.name) - Object.keys(main).indexOf(other.name));
+    $("#controls").replaceChildren(...shown.map((field) => field.node));
+    $("#more > div").replaceChildren(...rest.map((field) => field.node));
+    $("#more").hidden = !rest.length;
+  }
+
+  /** Return [field, value] of a step of a task, without those that have the API's default. */
+  values(task, step) {
+    const set = (this.#fields[task] || [])
+      .filter((field) => field.step === step)
+      .map(({ name, read }) => [name, read()])
+      .filter(([name, value]) => value !== "" && value != null && String(value) !== String(this.#schema(step)[name].default));
+    const model = this.#model(step);
+    if (model && !set.some(([name]) => name === "model")) set.push(["model", model]);
+    return [...Object.entries(TASKS[step].fixed || {}), ...set];
+  }
+
+  /** Return the model that suits the page better than the default one, or undefined. */
+  #model(step) {
+    const here = this.models.filter((model) => model.task === step && model.state !== "unavailable");
+    const best = TASKS[step].models?.find((name) => here.some((model) => model.name === name));
+    return here.some((model) => model.default && model.name === best) ? undefined : best;
+  }
+
+  /** Show a problem beside the field that it names. Returns whether there is such a field. */
+  mark(task, { field: name, message }) {
+    const field = this.#fields[task]?.find((one) => one.name === name);
+    if (!field) return false;
+    const text = el("p", { className: "wrong", id: `wrong-${name}`, role: "alert" }, message);
+    field.node.append(text);
+    const input = $("input, select", field.node);
+    input.setAttribute("aria-invalid", "true");
+    input.setAttribute("aria-describedby", text.id);
+    if (!field.main) $("#more").open = true;
+    input.focus();
+    return true;
+  }
+
+  clear() {
+    for (const text of document.querySelectorAll(".wrong")) text.remove();
+    for (const input of document.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
+  }
+
+  #field(step, name, schema, label, value) {
+    const words = name.replaceAll("_", " ");
+    const title = label || words[0].toUpperCase() + words.slice(1);
+    const id = `${step}-${name}`;
+    const { node, read } = this.#control(step, id, name, title, schema, value);
+    if (!label && schema.description) node.append(el("p", { className: "hint" }, firstSentence(schema.description)));
+    return { step, name, node, read, main: Boolean(label) };
+  }
+
+  #control(step, id, name, title, schema, value) {
+    const [one, other] = schema.anyOf || [];
+    if (schema.format === "binary") return file(id, title);
+    if (name === "model") return select(id, title, this.#modelOptions(step), value);
+    if (name === "style" && this.styles.length) return styleGrid(id, title, this.styles, schema.examples?.[0]);
+    if (other?.pattern) return color(id, title, one.enum[0]);
+    if (one?.enum) return automatic(id, title, one.enum[0], other);
+    if (schema.type === "boolean") return toggle(id, title, value);
+    if (schema.enum?.length <= 4) return choice(id, title, schema.enum.map((item) => [item, name === "scale" ? `${item}×` : item]), value);
+    if (schema.enum) return select(id, title, schema.enum.map((item) => [item, item]), value);
+    if ("maximum" in schema) return slider(id, title, schema, value);
+    return text(id, title, schema, value);
+  }
+
+  #modelOptions(step) {
+    const names = this.models.filter((model) => model.task === step && model.latest).map((model) => [model.name, model.title ? `${model.name}: ${model.title}` : model.name]);
+    return [["", "Best for this task"], ...names];
+  }
+}
+
+const firstSentence = (text) => text.replaceAll("`", "").split(/(?<=[.;]) /)[0].replace(/;$/, ".");
+
+const head = (id, title, ...more) => el("div", { className: "head" }, el("label", { htmlFor: id }, title), ...more);
+
+function slider(id, title, schema, value) {
+  const { minimum: min, maximum: max } = schema;
+  const input = el("input", { type: "range", id, min, max, step: schema.type === "integer" ? 1 : 0.01, value });
+  const output = el("output", { htmlFor: id });
+  const show = () => {
+    output.value = max <= 1 ? `${Math.round(input.value * 100)} %` : input.value;
+    input.setAttribute("aria-valuetext", output.value);
+    fill(input);
+  };
+  input.addEventListener("input", show);
+  show();
+  return { node: el("div", { className: "field" }, head(id, title, output), input), read: () => Number(input.value), input, output };
+}
+
+/** A slider with a switch for `auto`. */
+function automatic(id, title, word, schema) {
+  const { node, input, output } = slider(id, title, schema, 0.3);
+  const box = el("input", { type: "checkbox", checked: true });
+  const show = () => {
+    input.hidden = output.hidden = box.checked;
+  };
+  box.addEventListener("input", show);
+  show();
+  $(".head", node).append(output, el("label", { className: "switch" }, word[0].toUpperCase() + word.slice(1), box));
+  return { node, read: () => (box.checked ? word : Number(input.value)) };
+}
+
+function toggle(id, title, value) {
+  const input = el("input", { type: "checkbox", id, checked: value });
+  return { node: el("div", { className: "field" }, el("label", { className: "switch" }, title, input)), read: () => input.checked };
+}
+
+function choice(id, title, options, value) {
+  const items = options.map(([item, label]) =>
+    el("label", {}, el("input", { type: "radio", name: id, value: item, checked: String(item) === String(value) }), label));
+  const node = el("div", { className: "field", role: "radiogroup", "aria-label": title }, el("div", { className: "head" }, title), el("div", { className: "choice" }, ...items));
+  return { node, read: () => $(":checked", node).value };
+}
+
+function select(id, title, options, value) {
+  const input = el("select", { id }, ...options.map(([item, label]) => el("option", { value: item, selected: item === value }, label)));
+  return { node: el("div", { className: "field" }, head(id, title), input), read: () => input.value };
+}
+
+function text(id, title, schema, value) {
+  const input = el("input", { type: schema.type === "string" ? "text" : "number", id, value });
+  return { node: el("div", { className: "field" }, head(id, title), input), read: () => input.value.trim() };
+}
+
+function file(id, title) {
+  const input = el("input", { type: "file", id, accept: "image/*" });
+  return { node: el("div", { className: "field" }, head(id, title), input), read: () => input.files[0] };
+}
+
+function color(id, title, none) {
+  const own = el("input", { type: "color", value: "#3b7dd8", "aria-label": "Background color" });
+  const { node } = choice(id, title, [[none, "None"], ["#ffffff", "White"], ["#000000", "Black"], ["own", "Color"]], none);
+  const read = () => $(":checked", node).value;
+  const show = () => (own.hidden = read() !== "own");
+  node.addEventListener("input", show);
+  $(".head", node).append(own);
+  show();
+  return { node, read: () => (read() === "own" ? own.value : read()) };
+}
+
+function styleGrid(id, title, styles, example) {
+  const first = styles.some((style) => style.name === example) ? example : styles[0].name;
+  const name = el("output");
+  const items = styles.map((style) => {
+    const image = el("img", { alt: `${style.title}, ${style.artist}`, width: 64, height: 64 });
+    if (style.painting) call(style.painting.slice(1)).then(async (answer) => (image.src = URL.createObjectURL(await answer.blob())), () => {});
+    return el("label", { title: image.alt }, el("input", { type: "radio", name: id, value: style.name, checked: style.name === first }), image);
+  });
+  const node = el("div", { className: "field", role: "radiogroup", "aria-label": title }, el("div", { className: "head" }, title, name), el("div", { className: "styles" }, ...items));
+  const read = () => $(":checked", node).value;
+  const show = () => (name.value = styles.find((style) => style.name === read()).title);
+  node.addEventListener("input", show);
+  show();
+  return { node, read };
+}
+
+/** Fill the list of tasks. */
+export function listTasks(room, chosen) {
+  for (const [name, { title, about }] of Object.entries(TASKS))
+    room.append(el("label", {}, el("input", { type: "radio", name: "task", value: name, checked: name === chosen }), icon(name), el("b", {}, title), el("small", {}, about)));
+}
