@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,20 @@ _FLAGS = (
     "--disable-component-update --disable-sync --window-size=1300,2400"
 ).split()
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where an element lies in the window, in CSS pixels."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return a point of the box; (0, 0) is its top left corner, (1, 1) its bottom right one."""
+        return self.left + x * self.width, self.top + y * self.height
 
 
 class Browser:
@@ -57,6 +72,74 @@ class Browser:
         """Return what a script in the page returns."""
         return self._call("execute/sync", script=script, args=[])
 
+    def text(self, selector: str) -> str:
+        """Return the text of the first element that the CSS selector finds, as it is shown."""
+        return str(self.run(f"return document.querySelector({json.dumps(selector)}).innerText"))
+
+    def box(self, selector: str) -> Box:
+        """Return where the first element that the CSS selector finds lies in the window."""
+        script = (
+            f"const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+            "return [box.left, box.top, box.width, box.height]"
+        )
+        return Box(*self.run(script))
+
+    def drag(self, *points: tuple[float, float], button: int = 0) -> None:
+        """Press a button of the mouse at the first point, move to the others, and release it."""
+        moves = [_move(*point) for point in points]
+        down, up = {"type": "pointerDown", "button": button}, {"type": "pointerUp", "button": button}
+        self._act(_pointer("mouse", "mouse", [moves[0], down, *moves[1:], up]))
+
+    def hover(self, x: float, y: float) -> None:
+        """Move the mouse to a point."""
+        self._act(_pointer("mouse", "mouse", [_move(x, y)]))
+
+    def pinch(self, x: float, y: float, *distances: float) -> None:
+        """Put two fingers beside a point, at the first distance from it, move them to the others, and lift them."""
+        down, up = {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}
+        fingers = []
+        for name, side in (("left", -1), ("right", 1)):
+            moves = [_move(x + side * distance, y) for distance in distances]
+            fingers.append(_pointer(name, "touch", [moves[0], down, *moves[1:], up]))
+        self._act(*fingers)
+
+    def wheel(self, x: float, y: float, delta: int) -> None:
+        """Turn the wheel of the mouse over a point."""
+        turn = {"type": "scroll", "x": int(x), "y": int(y), "deltaX": 0, "deltaY": delta}
+        self._act({"type": "wheel", "id": "wheel", "actions": [turn]})
+
+    def press(self, *keys: str, held: str = "") -> None:
+        """Press keys one after another, in the element that has the focus, while the keys `held` are held."""
+        actions: list[dict[str, Any]] = [{"type": "keyDown", "value": key} for key in held]
+        for key in keys:
+            actions += [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        actions += [{"type": "keyUp", "value": key} for key in held]
+        self._act({"type": "key", "id": "keyboard", "actions": actions})
+
+    def hold(self, key: str, *points: tuple[float, float]) -> None:
+        """Drag the mouse along the points while a key is held."""
+        self._call(
+            "actions", actions=[{"type": "key", "id": "keyboard", "actions": [{"type": "keyDown", "value": key}]}]
+        )
+        self.drag(*points)  # releases the key at its end
+
+    def emulate(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Give the window a size, and its pages a color scheme."""
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.devtools("Emulation.setEmulatedMedia", features=[scheme])
+
+    def devtools(self, command: str, **parameters: Any) -> Any:
+        """Run a command of the DevTools protocol."""
+        return self._call("goog/cdp/execute", cmd=command, params=parameters)
+
+    def complaints(self) -> list[str]:
+        """Return the errors and warnings in the console since this was last called."""
+        entries = self._call("se/log", type="browser")
+        return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+
     def screenshot(self) -> bytes:
         """Return the window as a PNG."""
         answer = self._session.get("screenshot")
@@ -76,10 +159,22 @@ class Browser:
                 return seen
         raise AssertionError(f"waited in vain for {what}")
 
+    def _act(self, *sources: dict[str, Any]) -> None:
+        self._call("actions", actions=list(sources))
+        self._session.delete("actions").raise_for_status()
+
     def _call(self, command: str, **arguments: Any) -> Any:
         answer = self._session.post(command, json=arguments)
         assert answer.status_code == 200, answer.text[:500]
         return answer.json()["value"]
+
+
+def _move(x: float, y: float) -> dict[str, Any]:
+    return {"type": "pointerMove", "x": round(x), "y": round(y), "duration": 20}
+
+
+def _pointer(name: str, kind: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "pointer", "id": name, "parameters": {"pointerType": kind}, "actions": actions}
 
 
 @contextmanager
@@ -108,7 +203,10 @@ def browser() -> Iterator[Browser]:
 
 
 def _session(client: httpx.Client, flags: list[str]) -> str:
-    options = {"goog:chromeOptions": {"args": flags, "binary": CHROMIUM}, "goog:loggingPrefs": {"performance": "ALL"}}
+    options = {
+        "goog:chromeOptions": {"args": flags, "binary": CHROMIUM},
+        "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
+    }
     end = time.monotonic() + 30
     while True:
         try:

@@ -106,6 +106,7 @@ export class Controls {
     const id = `${step}-${name}`;
     const { node, read } = this.#control(step, id, name, title, schema, value);
     if (!label && schema.description) node.append(el("p", { className: "hint" }, firstSentence(schema.description)));
+    node.dataset.field = name;
     return { step, name, node, read, main: Boolean(label) };
   }
 

@@ -50,10 +50,9 @@ function showFilm() {
   const item = (title, text, url, pressed, onclick) =>
     el("button", { type: "button", onclick, "aria-pressed": pressed }, el("img", { src: url, alt: "" }), el("span", {}, el("b", {}, title), el("small", {}, text)));
   const size = ({ width, height }) => `${width} × ${height}`;
-  $("#film").replaceChildren(...(results.length ? [
+  $("#film").replaceChildren(
     item("Picture", size(picture), picture.url, shown < 0, () => show("edit")),
-    ...results.map((result, index) => item(result.title, size(result.picture), result.picture.url, shown === index, () => show("result", index))),
-  ] : []));
+    ...results.map((result, index) => item(result.title, size(result.picture), result.picture.url, shown === index, () => show("result", index))));
 }
 
 function setTask(name) {

@@ -33,6 +33,7 @@ def fields(document: dict[str, Any], path: str) -> dict[str, Any]:
 def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == {
+        "/",
         "/denoise",
         "/superres",
         "/segment",
