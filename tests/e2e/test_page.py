@@ -33,6 +33,17 @@ def test_a_picture_goes_in_and_the_result_is_saved(page: Page) -> None:
     assert path.read_bytes() == page.service.denoise(file(photo())).content
 
 
+def test_the_result_is_copied_as_a_png(page: Page) -> None:
+    permissions = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    page.browser.devtools("Browser.grantPermissions", permissions=permissions)
+    page.choose(file(photo(), "jpeg"), "photo.jpg")
+    page.browser.find("body[data-mode=edit]")
+    page.run()
+    page.press("#copy")
+    page.until_text("#status", "Copied")
+    assert page.browser.run("return navigator.clipboard.read().then(items => items[0].types)") == ["image/png"]
+
+
 def test_the_boundary_is_moved_with_keys(page: Page) -> None:
     page.put(photo())
     page.run()
@@ -215,7 +226,7 @@ def test_progress_and_cancel_of_a_job(window: Browser, slow: Slow, tmp_path: Pat
         window.emulate(1280, 900)
         page = Page(window, service, tmp_path)
         window.type(window.find("#key-value"), "open sesame")
-        page.press("#key [value=save]")
+        page.press("#key-save")
         page.put(photo())
         page.press("#run")
         page.until_text("#wait-text", "Working")  # after two seconds
@@ -268,12 +279,12 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(window: Browser, tmp_path: Path)
         window.emulate(1280, 900)
         page = Page(window, service, tmp_path)
         window.type(window.find("#key-value"), "wrong")
-        page.press("#key [value=save]")
+        page.press("#key-save")
         page.put(photo())
         page.press("#run")
         page.until_text("#key-text", "not valid")
         page.set("#key-value", "open sesame")
-        page.press("#key [value=save]")
+        page.press("#key-save")
         page.run()
         assert "open sesame" not in window.text("#curl code")
         assert '"X-API-Key: $API_KEY"' in window.text("#curl code")

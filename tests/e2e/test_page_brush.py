@@ -144,7 +144,7 @@ def test_a_mask_of_another_size_is_refused_in_words(erasing: Page) -> None:
 def load(page: Page, mask: NDArray[np.bool_]) -> None:
     path = page.folder / "in" / "mask.png"
     path.write_bytes(file(mask[..., None].astype(np.uint8) * 255))
-    page.browser.type(page.browser.find("#controls input[type=file]"), str(path))
+    page.browser.type(page.browser.find("#mask"), str(path))
     page.browser.until(lambda: page.browser.all("#clear:enabled, #problem:not([hidden])"), "the mask")
 
 
@@ -155,7 +155,7 @@ def test_without_a_mask_the_service_says_so(erasing: Page) -> None:
 
 
 def test_strokes_are_erased_as_they_end(erasing: Page) -> None:
-    erasing.press("#controls label:has(#live)")
+    erasing.press("label:has(#live)")
     erasing.stroke((0.15, 0.3), (0.85, 0.3))
     erasing.browser.find("#film button:nth-child(2)")
     erasing.stroke((0.15, 0.7), (0.85, 0.7))
@@ -165,6 +165,11 @@ def test_strokes_are_erased_as_they_end(erasing: Page) -> None:
     result = read(erasing.download())
     assert [int(result[row].max()) > 200 for row in (36, 60, 84)] == [False, True, False]
     assert np.array_equal(result[52:68], SCRATCHED[52:68])
+    erasing.press("#film button:nth-child(1)")
+    erasing.press("#undo")  # the second stroke
+    erasing.press("#film button:nth-child(2)")
+    result = read(erasing.download())
+    assert [int(result[row].max()) > 200 for row in (36, 60, 84)] == [False, True, True]
 
 
 def test_a_cutout_is_touched_up(page: Page) -> None:

@@ -1,34 +1,30 @@
 // The canvas over a picture: strokes of a brush and an eraser, zoom and pan. Mouse, pen, touch and keyboard.
 
-import { $, fit, surface, toBlob } from "./dom.js";
+import { $, fit } from "./dom.js";
+import { Strokes } from "./strokes.js";
 
 const MASK_COLOR = "#ff3d6e";
 const STEP = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-/**
- * Strokes are kept as points of the picture, so that a mask has its full size whatever the zoom.
- *
- * Without `base` they are a mask. With `base`, a cutout, the brush restores the picture there and the eraser erases it.
- * Events: `change` after strokes, `stroke` when one ends, `view` after zoom and pan, `size` when keys change it.
- */
+/** Events: `change` after strokes, `stroke` when one ends, `view` after zoom. */
 export class Brush extends EventTarget {
   size = 40;
   erasing = false;
   enabled = false;
-  strokes = [];
-  #undone = [];
+  strokes = null; // Strokes
   #pointers = new Map();
   #stroke = null;
   #moving = null;
   #space = false;
   #pen = null;
+  #fitted = true; // whether the whole picture is shown, also when the room changes
 
   constructor(room) {
     super();
     this.room = room;
     [this.image, this.canvas, this.cursor] = [$("img", room), $("canvas", room), $(".cursor", room)];
     this.context = this.canvas.getContext("2d");
-    new ResizeObserver(() => this.picture && this.fit()).observe(room);
+    new ResizeObserver(() => this.picture && (this.#fitted ? this.fit() : this.#draw())).observe(room);
     const on = (type, listener) => this.canvas.addEventListener(type, listener);
     on("pointerdown", (event) => this.#down(event));
     on("pointermove", (event) => this.#move(event));
@@ -40,13 +36,15 @@ export class Brush extends EventTarget {
     on("blur", () => (this.#pen = null));
   }
 
+  /** Show a picture without strokes; the view stays if the last one had the same size. */
   open(picture, base = null) {
-    [this.picture, this.base, this.strokes, this.#undone, this.#pen] = [picture, base, [], [], null];
+    const same = this.picture?.width === picture.width && this.picture.height === picture.height;
+    [this.picture, this.strokes, this.#pen] = [picture, new Strokes(picture, base), null];
     this.image.src = picture.url;
     this.image.style.width = `${picture.width}px`;
     this.room.classList.toggle("cutout", Boolean(base));
     this.room.classList.toggle("mask", !base);
-    this.fit();
+    if (!same) this.fit();
     this.#emit("change");
   }
 
@@ -61,73 +59,33 @@ export class Brush extends EventTarget {
 
   // --- strokes ---
 
-  get isEmpty() {
-    return !this.strokes.length || Boolean(this.strokes.at(-1).clear);
-  }
-
-  get canRedo() {
-    return this.#undone.length > 0;
+  get base() {
+    return this.strokes?.base;
   }
 
   add(...strokes) {
-    this.strokes.push(...strokes);
-    this.#undone = [];
+    this.strokes.add(...strokes);
     this.#emit("change");
   }
 
   undo() {
-    if (this.strokes.length) this.#undone.push(this.strokes.pop());
+    this.strokes.undo();
     this.#emit("change");
   }
 
   redo() {
-    if (this.canRedo) this.strokes.push(this.#undone.pop());
+    this.strokes.redo();
     this.#emit("change");
   }
 
   clear() {
-    if (!this.isEmpty) this.add({ clear: true });
-  }
-
-  /** Return the mask as a PNG of the picture's size, white where it was drawn; with `base`, the changed cutout. */
-  async export() {
-    const { width, height } = this.picture;
-    const canvas = surface(width, height);
-    const context = canvas.getContext("2d");
-    this.#paint(context);
-    if (!this.base) {
-      context.globalCompositeOperation = "destination-over";
-      context.fillRect(0, 0, width, height);
-    }
-    return toBlob(canvas);
-  }
-
-  #paint(context) {
-    const { width, height } = this.picture;
-    const start = () => this.base && context.drawImage(this.base, 0, 0, width, height);
-    const ink = this.base ? context.createPattern(this.picture.image, "no-repeat") : "#fff";
-    start();
-    Object.assign(context, { lineCap: "round", lineJoin: "round", strokeStyle: ink });
-    for (const stroke of this.#stroke ? [...this.strokes, this.#stroke] : this.strokes) {
-      if (stroke.clear) {
-        context.clearRect(0, 0, width, height);
-        start();
-      } else if (stroke.image) context.drawImage(stroke.image, 0, 0);
-      else {
-        context.globalCompositeOperation = stroke.erase ? "destination-out" : "source-over";
-        context.lineWidth = stroke.size;
-        context.beginPath();
-        context.moveTo(...stroke.points[0]);
-        for (const [x, y] of stroke.points) context.lineTo(x + 0.01, y);
-        context.stroke();
-      }
-    }
-    context.globalCompositeOperation = "source-over";
+    if (!this.strokes.isEmpty) this.add({ clear: true });
   }
 
   // --- view ---
 
   fit() {
+    this.#fitted = true;
     if (!this.room.clientWidth) return;
     const { width, height } = this.picture;
     const room = { clientWidth: this.room.clientWidth - 24, clientHeight: this.room.clientHeight - 24 };
@@ -141,6 +99,7 @@ export class Brush extends EventTarget {
   /** Zoom around a point of the room; its middle by default. */
   zoom(factor, x = this.room.clientWidth / 2, y = this.room.clientHeight / 2) {
     const scale = Math.min(32, Math.max(0.02, this.scale * factor));
+    this.#fitted = false;
     this.x = x - ((x - this.x) * scale) / this.scale;
     this.y = y - ((y - this.y) * scale) / this.scale;
     this.scale = scale;
@@ -149,13 +108,14 @@ export class Brush extends EventTarget {
   }
 
   pan(x, y) {
+    this.#fitted = false;
     this.x += x;
     this.y += y;
     this.#draw();
   }
 
   #draw() {
-    if (!this.picture || this.waiting) return;
+    if (!this.scale || this.waiting) return;
     this.waiting = requestAnimationFrame(() => {
       this.waiting = 0;
       this.#render();
@@ -174,7 +134,7 @@ export class Brush extends EventTarget {
     context.beginPath();
     context.rect(0, 0, this.picture.width, this.picture.height);
     context.clip();
-    this.#paint(context);
+    this.strokes.paint(context, this.#stroke);
     if (!this.base) {
       context.globalCompositeOperation = "source-in";
       context.fillStyle = MASK_COLOR;
