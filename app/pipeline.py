@@ -179,7 +179,8 @@ class ImagePipeline:
         kind = f"{kind} {request.options.work_kind}".rstrip()
         fingerprint = await run_in_thread(_fingerprint, request.uploads)
         manifest = self._find_manifest(request)
-        work = self._count_computed(sizes["image"], manifest) if manifest else sizes["image"].pixels
+        size = request.options.model_size(sizes["image"])
+        work = self._count_computed(size, manifest) if manifest else size.pixels
         with self.admission.enter(kind, work, context, fingerprint) as due:
             return await self._process(request, sizes, replace(context, due=due), budget, clock)
 
@@ -205,7 +206,7 @@ class ImagePipeline:
         self._check_result_size(sizes["image"].pixels, request.options.scale_factor)
         manifest = self._find_manifest(request)
         if manifest and manifest.geometry.kind == "tiled":
-            self._check_work(sizes["image"], manifest)
+            self._check_work(request.options.model_size(sizes["image"]), manifest)
         return sizes
 
     def _count_computed(self, size: Size, manifest: Manifest) -> int:
@@ -242,7 +243,8 @@ class ImagePipeline:
         task, options, scale = request.task, request.options, request.options.scale_factor
         accept = None if request.wants_json else request.accept
         manifest = self._find_manifest(request)
-        covered = count_covered(sizes["image"], manifest.geometry) if manifest else sizes["image"].pixels
+        largest = max(sizes["image"], options.model_size(sizes["image"]), key=lambda size: size.pixels)
+        covered = count_covered(largest, manifest.geometry) if manifest else largest.pixels
         others = sum(size.pixels for field, size in sizes.items() if field != "image")
         async with budget.hold((others + covered * (1 + scale**2)) / 1e6, context.client):
             clock.lap("queue")

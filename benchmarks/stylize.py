@@ -26,6 +26,7 @@ from PIL import Image
 from app.engine.protocol import BACKGROUND, RequestContext
 from app.imaging.picture import Picture
 from app.settings import Settings
+from app.tasks.stylize.canvas import LONG_SIDE
 from app.tasks.stylize.task import StylizeOptions, stylize
 from benchmarks.serve import BareEngine
 from training.architectures import style_optimizer, vgg19
@@ -37,8 +38,14 @@ COMMAND = "python -m benchmarks.stylize"
 
 
 def stylize_picture(engine: BareEngine, picture: np.ndarray, painting: np.ndarray, steps: int = 0) -> np.ndarray:
-    """Return the stylized picture, uint8 of the same shape: in one pass, or optimized in `steps` steps."""
-    options = StylizeOptions(method="optimize", steps=steps) if steps else StylizeOptions()
+    """Return the stylized picture, uint8 of the same shape: in one pass, or optimized in `steps` steps.
+
+    One pass paints at the picture's own size, if it has at least 256 pixels, as the tables of the model do.
+    """
+    stroke_size = min(2.0, LONG_SIDE / max(picture.shape[:2]))
+    options = (
+        StylizeOptions(method="optimize", steps=steps) if steps else StylizeOptions(stroke_size=max(0.5, stroke_size))
+    )
     context = RequestContext("benchmark", weight=BACKGROUND)
     return np.asarray(
         asyncio.run(stylize(Picture(picture), options, engine, context, style_image=Picture(painting))).picture.pixels

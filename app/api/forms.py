@@ -40,6 +40,7 @@ ALIASES = {
     "metadata": ("exif", "keep_exif", "keep_metadata", "strip"),
     "model": ("engine", "model_id", "model_name", "network", "version"),
     "method": ("algorithm", "algo"),
+    "stroke_size": ("brush_size", "stroke", "stroke_scale", "style_scale", "style_size"),
     "steps": ("iterations", "num_steps", "num_inference_steps"),
     "preserve_color": ("color_preserve", "keep_color", "keep_colors", "original_colors", "preserve_colors"),
 }  # fmt: skip

@@ -96,7 +96,8 @@ class StylePreset(_Answer):
     title: str = Field(description="Title of the painting.")
     artist: str = Field(description="Artist of the painting.")
     year: str = Field(description="Year of the painting.")
-    painting: str | None = Field(description="Path of a photo in this style.")
+    preview: str | None = Field(description="Path of a photo in this style.")
+    painting: str | None = Field(description="The same as `preview`, its name before.")
 
 
 class StyleList(_Answer):

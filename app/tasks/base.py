@@ -72,6 +72,10 @@ class TaskOptions(BaseModel):
         """Width and height of the result divided by those of the picture."""
         return 1
 
+    def model_size(self, size: Size) -> Size:
+        """Return the size at which a tiled model gets a picture of `size`."""
+        return size
+
     @property
     def returns_table(self) -> bool:
         """Whether the result is a table in JSON instead of a picture."""

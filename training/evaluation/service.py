@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 SECONDS = 600
 
+STYLE_CANVAS = 512
+"""The longer side, in pixels, at which the service paints with strokes of size 1."""
+
 
 class ServiceProblem(RuntimeError):
     """A response that is no picture; the message holds the service's own."""
@@ -47,8 +50,14 @@ class Service:
         return np.asarray(found.convert("RGB" if picture.ndim == 3 else "L"))
 
     def stylize(self, picture: np.ndarray, style: np.ndarray) -> np.ndarray:
-        """Return `picture` in the style of `style`, both uint8 (height, width, 3)."""
-        return np.asarray(self._post("stylize", picture, {}, style_image=style).convert("RGB"))
+        """Return `picture` in the style of `style`, both uint8 (height, width, 3), painted at its own size.
+
+        That is between 256 and 1024 pixels for the longer side.
+        """
+        stroke_size = min(2.0, max(0.5, STYLE_CANVAS / max(picture.shape[:2])))
+        return np.asarray(
+            self._post("stylize", picture, {"stroke_size": stroke_size}, style_image=style).convert("RGB")
+        )
 
     def _post(self, path: str, picture: np.ndarray, fields: Mapping[str, object], **others: np.ndarray) -> Image.Image:
         """Return the picture that the service answers with. Raises ServiceProblem."""

@@ -36,8 +36,8 @@ def router(engine: ModelServer) -> APIRouter:
         listed: list[dict[str, Any]] = []
         if entry is not None and entry.manifest is not None:
             for style in entry.manifest.styles:
-                painting = f"/styles/{style.name}.webp" if _painting(style.name) in entry.manifest.files else None
-                listed.append({**style.model_dump(), "painting": painting})
+                preview = f"/styles/{style.name}.webp" if _preview(style.name) in entry.manifest.files else None
+                listed.append({**style.model_dump(), "preview": preview, "painting": preview})
         content = {"model": entry.id if entry else None, "styles": listed}
         return responses.revalidate(request.headers, JSONResponse(content))
 
@@ -56,10 +56,10 @@ def router(engine: ModelServer) -> APIRouter:
     async def get_style_painting(request: Request, name: StyleName) -> Response:
         entry = default()
         missing = NotFound(f"There is no style {name[:60]!r}. `GET /styles` lists all styles.")
-        if entry is None or entry.manifest is None or _painting(name) not in entry.manifest.files:
+        if entry is None or entry.manifest is None or _preview(name) not in entry.manifest.files:
             raise missing
         try:  # Only files in the manifest's list are read, so no name can lead outside the folder.
-            data = await asyncio.to_thread((entry.folder / _painting(name)).read_bytes)
+            data = await asyncio.to_thread((entry.folder / _preview(name)).read_bytes)
         except FileNotFoundError:  # the model was removed from disk after it was loaded
             raise missing from None
         return responses.revalidate(request.headers, Response(data, media_type="image/webp"))
@@ -67,5 +67,5 @@ def router(engine: ModelServer) -> APIRouter:
     return routes
 
 
-def _painting(name: str) -> str:
+def _preview(name: str) -> str:
     return f"styles/{name}.webp"

@@ -17,10 +17,10 @@ from app.errors import (
     WeightsMissing,
     nearest,
 )
-from app.imaging.color import LUMINANCE
 from app.imaging.picture import Floats, Picture
-from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
+from app.tasks.base import Size, Sizes, Task, TaskOptions, TaskResult
 from app.tasks.inference import infer, manifest_default, reduce_picture
+from app.tasks.stylize.canvas import canvas_size, finish_painting, make_canvas
 from app.tasks.stylize.optimization import apply_difference, optimize_style
 from app.tasks.tiling import Stopwatch, plan_for, run_tiled
 from models.manifest import Manifest
@@ -45,7 +45,16 @@ class StylizeOptions(TaskOptions):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="Strength of the style: 0 is close to the original picture, 1 is the full style.",
+        description="Strength of the style: 0 leaves the picture as it is, 1 is the full style.",
+        examples=[1.0],
+    )
+    stroke_size: float = Field(
+        1.0,
+        ge=0.5,
+        le=2,
+        allow_inf_nan=False,
+        description="Size of the strokes relative to the picture, for `method=fast`. Strokes of one size look the same "
+        "in small and large pictures.",
         examples=[1.0],
     )
     preserve_color: bool = Field(
@@ -58,6 +67,15 @@ class StylizeOptions(TaskOptions):
     @property
     def needs_model(self) -> bool:
         return self.method == "fast"
+
+    @property
+    def uses_device(self) -> bool:
+        """Whether a model runs: strength 0 leaves the picture as it is."""
+        return self.strength > 0
+
+    def model_size(self, size: Size) -> Size:
+        """Return the size at which a picture of `size` is painted."""
+        return canvas_size(size, self.stroke_size) if self.method == "fast" else size
 
     @property
     def preset(self) -> str | None:
@@ -79,6 +97,9 @@ async def stylize(
     and errors of the engine.
     """
     manifest = find_model(options, engine, has_style_image=style_image is not None)
+    if not options.uses_device:
+        decisions = {"method": options.method, "style": options.preset or "style_image"}
+        return TaskResult(picture, manifest.id, decisions, Stopwatch(context).seconds())
     if options.method == "optimize":
         assert style_image is not None
         return await _stylize_by_optimization(picture, style_image, options, manifest, engine, context)
@@ -144,7 +165,9 @@ async def _stylize_in_one_pass(
 ) -> TaskResult:
     """Run the network once per tile. Statistics for its instance normalization come from the scaled-down picture."""
     watch = Stopwatch(context)
-    plan = await plan_for(picture, manifest, "paint", engine.tile_mebibytes)
+    size = options.model_size(Size(picture.width, picture.height))
+    canvas = await asyncio.to_thread(make_canvas, picture, size)
+    plan = await plan_for(canvas, manifest, "paint", engine.tile_mebibytes)
     vector = await _style_vector(style_image, options, manifest, engine, context)
     if options.strength < 1:
         own = await _encode(picture, manifest, engine, context)
@@ -153,22 +176,20 @@ async def _stylize_in_one_pass(
     small = await asyncio.to_thread(reduce_picture, picture.pixels, side, manifest.geometry.multiple)
     measured = await infer(manifest, "statistics", {"image": small, "vector": vector}, engine, context)
     constants = {"vector": vector, "moments": measured["moments"]}
-    finish = keep_colors if options.preserve_color else None
-    pixels = await run_tiled(picture, plan, manifest, "paint", engine, context, constants=constants, finish=finish)
+    painted = await run_tiled(canvas, plan, manifest, "paint", engine, context, constants=constants)
+    # The vector alone does not bring the picture back: the network repaints it in its own style, too.
+    share = options.strength * (2 - options.strength)
+    pixels = await asyncio.to_thread(
+        finish_painting, picture, canvas, painted, share, preserve_color=options.preserve_color
+    )
     decisions = {
         "method": "fast",
         "style": options.preset or "style_image",
+        "size": f"{size.width}x{size.height}",
         "tiles": str(len(plan.tiles)),
         "precision": context.usage.precision("paint"),
     }
     return TaskResult(picture.with_pixels(pixels, picture.alpha), manifest.id, decisions, watch.seconds())
-
-
-def keep_colors(window: Floats, result: Floats) -> Floats:
-    """Return `window` with the luminance of `result`; both [1,h,w,channels], in [0, 1]."""
-    if result.shape[-1] == 1:
-        return result
-    return np.asarray(window + ((np.clip(result, 0, 1) - window) @ LUMINANCE)[..., None], np.float32)
 
 
 async def _style_vector(

@@ -31,6 +31,7 @@ def test_a_preset_that_is_listed_can_be_painted_in(service: Service) -> None:
         "title": "Green Field",
         "artist": "Somebody",
         "year": "c. 1900",
+        "preview": None,
         "painting": None,
     }
     for style in listed["styles"]:
@@ -109,7 +110,7 @@ def test_paintings_come_from_the_models_folder_and_nothing_else_does(tmp_path: P
     settings = Settings(models_dir=(tmp_path / "shelf",), data_dir=tmp_path / "data")
     app = create_app(settings, engine=LocalEngine(registry))
     with running(app) as (_, port), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        listed = {style["name"]: style["painting"] for style in client.get("/styles").json()["styles"]}
+        listed = {style["name"]: style["preview"] for style in client.get("/styles").json()["styles"]}
         assert listed == {"starry-night": "/styles/starry-night.webp", "green-field": None}
         painting = client.get(str(listed["starry-night"]))
         assert painting.headers["content-type"] == "image/webp"
