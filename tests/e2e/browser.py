@@ -1,4 +1,7 @@
-"""A headless Chromium, driven through chromedriver's own HTTP interface (W3C WebDriver)."""
+"""A headless Chromium, driven through chromedriver's own HTTP interface (W3C WebDriver).
+
+Needs nothing but Python, because `newcomer.sh` uses it without the environment of the tests.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import httpx
+from urllib.error import HTTPError, URLError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -41,11 +44,30 @@ class Box:
         return self.left + x * self.width, self.top + y * self.height
 
 
+class Driver:
+    """Sends commands to chromedriver, at first to itself, then to its session."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def send(self, method: str, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Return what chromedriver returns. Raises AssertionError with its message, or URLError if it is not there."""
+        data = None if arguments is None else json.dumps(arguments).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.address}{command}", data, headers, method=method)
+        try:
+            with self._opener.open(request, timeout=60) as answer:
+                return json.load(answer)["value"]
+        except HTTPError as error:
+            raise AssertionError(error.read().decode()[:500]) from None
+
+
 class Browser:
     """One window."""
 
-    def __init__(self, session: httpx.Client) -> None:
-        self._session = session
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
 
     def open(self, address: str) -> None:
         """Go to a page."""
@@ -142,8 +164,7 @@ class Browser:
 
     def screenshot(self) -> bytes:
         """Return the window as a PNG."""
-        answer = self._session.get("screenshot")
-        return base64.b64decode(answer.raise_for_status().json()["value"])
+        return base64.b64decode(self._driver.send("GET", "/screenshot"))
 
     def requested(self) -> list[str]:
         """Return the addresses that the page asked for since this was last called."""
@@ -161,12 +182,10 @@ class Browser:
 
     def _act(self, *sources: dict[str, Any]) -> None:
         self._call("actions", actions=list(sources))
-        self._session.delete("actions").raise_for_status()
+        self._driver.send("DELETE", "/actions")
 
     def _call(self, command: str, **arguments: Any) -> Any:
-        answer = self._session.post(command, json=arguments)
-        assert answer.status_code == 200, answer.text[:500]
-        return answer.json()["value"]
+        return self._driver.send("POST", f"/{command}", arguments)
 
 
 def _move(x: float, y: float) -> dict[str, Any]:
@@ -188,21 +207,19 @@ def browser() -> Iterator[Browser]:
         quiet = subprocess.DEVNULL
         driver = subprocess.Popen([DRIVER, f"--port={port}"], stdout=quiet, stderr=quiet)
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                flags = [*_FLAGS, f"--user-data-dir={Path(profile) / 'empty'}"]
-                session = f"/session/{_session(client, flags)}"
-                client.base_url = httpx.URL(f"http://127.0.0.1:{port}{session}/")
-                try:
-                    yield Browser(client)
-                finally:  # without the slash: only so does chromedriver know the command, and end the browser
-                    ended = client.delete(f"http://127.0.0.1:{port}{session}")
-                    assert ended.status_code == 200, ended.text
+            control = Driver(port)
+            flags = [*_FLAGS, f"--user-data-dir={Path(profile) / 'empty'}"]
+            control.address += f"/session/{_session(control, flags)}"
+            try:
+                yield Browser(control)
+            finally:
+                control.send("DELETE", "")
         finally:
             driver.terminate()
             driver.wait(20)
 
 
-def _session(client: httpx.Client, flags: list[str]) -> str:
+def _session(driver: Driver, flags: list[str]) -> str:
     options = {
         "goog:chromeOptions": {"args": flags, "binary": CHROMIUM},
         "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
@@ -210,9 +227,8 @@ def _session(client: httpx.Client, flags: list[str]) -> str:
     end = time.monotonic() + 30
     while True:
         try:
-            answer = client.post("/session", json={"capabilities": {"alwaysMatch": options}})
-        except httpx.ConnectError:
+            return str(driver.send("POST", "/session", {"capabilities": {"alwaysMatch": options}})["sessionId"])
+        except URLError:
             if time.monotonic() > end:
                 raise
-            continue
-        return str(answer.raise_for_status().json()["value"]["sessionId"])
+            time.sleep(0.05)

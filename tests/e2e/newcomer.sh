@@ -2,7 +2,8 @@
 # A newcomer's day: clone, `make serve` with a fresh HOME and a fresh environment, the curl lines of README and docs/examples.md, better
 # pictures, Swagger UI, SIGTERM, a second start. Fails at the first thing that is not as the README says.
 #   tests/e2e/newcomer.sh            (PYTHON=… chooses the interpreter, KEEP=1 keeps the clone, PORT=…,
-#                                     VENV=… takes an environment instead of making a fresh one)
+#                                     VENV=… takes an environment instead of making a fresh one,
+#                                     SCREENSHOTS=FOLDER keeps those of the page)
 set -euo pipefail
 
 source_tree="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -71,6 +72,31 @@ export MAKEFLAGS="" MFLAGS="" MAKELEVEL=""
     fail "the README does not begin with make serve and make test"
 
 start 1800
+
+# The first picture, in the browser: two commands so far, `git clone` and `make serve`.
+if command -v chromium chromium-browser google-chrome >/dev/null && command -v chromedriver >/dev/null; then
+    mkdir "$area/page"
+    python3 -m tests.e2e.newcomer_page "$url/" docs/images/astronaut-before.png "$area/page" || fail "the page"
+    "${VENV:-.venv}/bin/python" - "$area/page" <<'PY' || fail "the page did not make the picture better"
+import sys
+
+import cv2
+import numpy as np
+
+clean, before, after = (
+    cv2.imread(path).astype(float)
+    for path in ("docs/images/astronaut-clean.png", "docs/images/astronaut-before.png", f"{sys.argv[1]}/astronaut-before-denoise.png")
+)
+figures = [10 * np.log10(255**2 / np.mean((one - clean) ** 2)) for one in (before, after)]
+print("the page: {:.2f} dB before, {:.2f} dB after".format(*figures))
+assert figures[1] > figures[0] + 5
+PY
+    say "clone, page open, first picture better: $((SECONDS - began)) s with two commands"
+    [[ -n "${SCREENSHOTS:-}" ]] && cp "$area"/page/page-*.png "$SCREENSHOTS"
+else
+    say "no chromium and chromedriver here: the page is fetched, not used"
+    curl -fsS -H 'Accept: text/html' "$url/" | grep -q 'page/main.js' || fail "/ is not the page"
+fi
 
 # Every curl line of the README and of its page of examples, as it stands there, against our port.
 mapfile -t lines < <(awk '/^```sh/ {inside = 1; next} /^```/ {inside = 0} inside && /^(curl |job=)/ && !seen[$0]++' \

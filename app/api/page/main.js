@@ -38,12 +38,10 @@ function listenToForm() {
   $("#form").addEventListener("input", showCurl);
   $("#form").addEventListener("submit", (event) => {
     event.preventDefault();
-    start();
+    if (!state.running) start();
   });
-  click("#cancel", () => {
-    stop();
-    say("Cancelled");
-  });
+  click("#cancel", cancel);
+  addEventListener("keydown", (event) => event.key === "Escape" && state.running && cancel());
   click("#mask-save", async () => save(await brush.strokes.export(), "mask.png"));
   click("#mask-load", () => $("#mask").click());
   $("#mask").addEventListener("change", async ({ target }) => {
@@ -54,6 +52,11 @@ function listenToForm() {
     }
     target.value = "";
   });
+}
+
+function cancel() {
+  stop();
+  say("Cancelled");
 }
 
 function listenToBrush() {

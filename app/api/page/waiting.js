@@ -8,7 +8,7 @@ export function showWaiting(title) {
   $("#wait-title").textContent = title;
   $("#wait-text").textContent = "Sending the picture";
   $(".bar").removeAttribute("aria-valuenow");
-  $("#run").disabled = true;
+  $("#run").setAttribute("aria-disabled", "true"); // not disabled: it would lose the focus
   $("#stage").scrollIntoView({ block: "nearest" });
   say(`${title}: started`);
 }
@@ -16,7 +16,7 @@ export function showWaiting(title) {
 export function hideWaiting() {
   state.running = null;
   $("#wait").hidden = true;
-  $("#run").disabled = false;
+  $("#run").removeAttribute("aria-disabled");
 }
 
 /** Cancel the run, if there is one. */
