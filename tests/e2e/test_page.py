@@ -166,6 +166,26 @@ def test_the_command_does_the_same(page: Page, tmp_path: Path) -> None:
     assert (tmp_path / shlex.split(line)[3]).read_bytes() == expected.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "output"),
+    [
+        ("a.JPG", "denoise", "a-denoise.jpg"),
+        ("b.c.png", "superres", "b.c-superres.png"),
+        ("photo", "denoise", "photo-denoise.png"),
+        ("a.jpeg", "segment", "a-segment.png"),
+    ],
+)
+def test_the_command_names_the_file_as_the_service_will(page: Page, name: str, task: str, output: str) -> None:
+    page.choose(file(photo(), "png" if name.endswith("png") else "jpeg"), name)
+    page.browser.find("body[data-mode=edit]")
+    page.task(task)
+    before = shlex.split(page.until_text("#curl code", f"/{task}"))[3]
+    page.run()
+    after = shlex.split(page.browser.text("#curl code"))[3]
+    assert before == output
+    assert after == ("photo-denoise.jpg" if name == "photo" else output)
+
+
 def test_the_other_fields_are_those_of_the_api(page: Page) -> None:
     page.put(photo())
     schema = page.service.client.get("/openapi.json").json()["paths"]

@@ -91,7 +91,8 @@ export class Controls {
     input.setAttribute("aria-invalid", "true");
     input.setAttribute("aria-describedby", text.id);
     if (!field.main) $("#more").open = true;
-    input.focus();
+    input.focus({ preventScroll: true });
+    field.node.scrollIntoView({ block: "center" });
     return true;
   }
 

@@ -88,15 +88,23 @@ export function setSize(size) {
   fill(slider);
 }
 
+/** Return the name that a result will have, as the service chooses it. */
+function guessName(input, step, fields) {
+  const [, stem, ending] = /^(.*?)(?:\.(\w+))?$/.exec(input);
+  const transparent = step === "segment" && !fields.background && !fields.background_image;
+  const own = { jpg: "jpg", jpeg: "jpg", heic: "jpg", heif: "jpg", webp: "webp", tif: "tiff", tiff: "tiff", avif: "avif" }[ending?.toLowerCase()];
+  const kept = transparent && own === "jpg" ? "png" : own || "png";
+  return `${stem}-${step}.${(fields.format || kept).replace("jpeg", "jpg")}`;
+}
+
 /** Show the command that sends the same form. */
 export function showCurl() {
   if (!state.picture) return;
-  const stem = state.picture.name.replace(/\.[^.]*$/, "");
   let input = state.picture.name;
   const lines = stepsOf(state.task).map((step, index) => {
     const result = state.results[index];
-    const output = result?.task === state.task ? result.name : `${stem}-${step}.png`;
     const fields = state.controls.values(state.task, step).map(([name, value]) => [name, value.name || value, value instanceof File]);
+    const output = result?.task === state.task ? result.name : guessName(input, step, Object.fromEntries(fields));
     const mask = step === "inpaint" ? [["mask", "mask.png", true]] : [];
     const line = curl(step, [["image", input, true], ...mask, ...fields], output);
     input = output;
