@@ -68,7 +68,7 @@ HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 .PHONY: serve
 serve: $(VENV)/.serve ## install what is missing, load the models, serve on HOST:PORT
-	@echo "[serve] starting on http://$(HOST):$(PORT)/docs"
+	@echo "[serve] starting on http://$(HOST):$(PORT)/"
 	@$(HUGE_PAGES) RESTORE_HOST=$(HOST) RESTORE_PORT=$(PORT) RESTORE_ENGINE=$(ENGINE) exec $(BIN)/python -m app
 
 # --- test ---

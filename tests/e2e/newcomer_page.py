@@ -17,7 +17,7 @@ def main() -> None:
     url, picture, folder = sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3]).resolve()
     began = time.monotonic()
     with browser() as window:
-        window.emulate(1280, 900)
+        window.emulate(1280, 800)
         window.devtools("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
         window.open(url)
         window.find("#samples button:nth-of-type(4)")

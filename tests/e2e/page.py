@@ -33,8 +33,9 @@ def read(path: Path) -> NDArray[np.uint8]:
 class Page:
     """The page of a service in a browser's window. Files that it saves arrive in `folder`."""
 
-    def __init__(self, browser: Browser, service: Service, folder: Path) -> None:
+    def __init__(self, browser: Browser, service: Service, folder: Path, path: str = "/") -> None:
         self.browser, self.service, self.folder = browser, service, folder
+        self.path = path
         self.origin = f"http://127.0.0.1:{service.port}"
         browser.devtools("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
         self.open()
@@ -43,7 +44,7 @@ class Page:
         """Open the page anew, and wait until it has its controls and samples."""
         self.browser.requested()
         self.browser.complaints()
-        self.browser.open(f"{self.origin}/")
+        self.browser.open(f"{self.origin}{self.path}")
         self.browser.find("#samples button:nth-of-type(4)")
 
     def put(self, pixels: NDArray[np.uint8], name: str = "holiday.png") -> None:
@@ -120,5 +121,5 @@ class Page:
     def strays(self) -> list[str]:
         """What the page asked of other servers since it was opened."""
         asked = [url for url in self.browser.requested() if url.startswith(("http:", "https:", "ws:", "wss:"))]
-        assert f"{self.origin}/page/main.js" in asked
+        assert f"{self.origin}{self.path}page/main.js" in asked
         return [url for url in asked if not url.startswith(f"{self.origin}/")]

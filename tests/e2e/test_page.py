@@ -6,13 +6,18 @@ import json
 import shlex
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 from PIL import Image
+from starlette.background import BackgroundTask
 
-from tests.app.api.service import file, gradient, serving, wait_until
+from tests.app.api.service import Service, file, gradient, running, serving, wait_until
 from tests.e2e.browser import Browser
 from tests.e2e.page import KEYS, Page, photo, read
 from tests.engines import Slow
@@ -256,9 +261,14 @@ def test_progress_and_cancel_of_a_job(window: Browser, slow: Slow, tmp_path: Pat
         wait_until(lambda: states() == [])  # cancelled, then deleted
         page.press("#run")
         page.until_text("#wait-text", "Working")
+        page.open()
+        wait_until(lambda: states() == ["cancelled"])  # nobody waits for it any more
+        page.put(photo())
+        page.press("#run")
+        page.until_text("#wait-text", "Working")
         slow.gate.set()
         window.find("body[data-mode=result]")
-        wait_until(lambda: states() == [])  # deleted, as the page says
+        wait_until(lambda: states() == ["cancelled"])  # the result was deleted, as the page says
         assert "deleted" in window.text("#kept")
 
 
@@ -289,6 +299,41 @@ def test_the_bar_shows_how_much_is_done(window: Browser, tmp_path: Path) -> None
             window.find("body[data-mode=result]")
     finally:
         model.gate.set()
+
+
+# --- below a path ---
+
+
+def proxy(service: Service) -> FastAPI:
+    """Return a reverse proxy that gives the service everything below `/restore/`, and nothing else."""
+    app = FastAPI()
+    app.state = service.app.state  # what the server of the tests needs
+
+    @app.api_route("/restore/{path:path}", methods=["GET", "POST", "DELETE"])
+    async def forward(request: Request, path: str) -> StreamingResponse:
+        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", timeout=60)
+        body = await request.body()
+        sent = client.build_request(request.method, f"/{path}", headers=request.headers.raw, content=body)
+        answer = await client.send(sent, stream=True)
+        after = BackgroundTask(client.aclose)
+        return StreamingResponse(answer.aiter_raw(), answer.status_code, answer.headers, background=after)
+
+    return app
+
+
+def test_it_works_below_a_path(window: Browser, slow: Slow, tmp_path: Path) -> None:
+    with serving({"photo": slow}, settled=False) as service, running(proxy(service)) as (_, port):
+        page = Page(window, replace(service, port=port), tmp_path, "/restore/")
+        page.task("stylize")
+        window.find(".styles input")
+        page.task("denoise")
+        page.put(photo())
+        page.press("#run")
+        page.until_text("#wait-text", "Working")
+        slow.gate.set()
+        window.find("body[data-mode=result]")
+        assert page.until_text("#curl code", "curl").endswith(f"{page.origin}/restore/denoise")
+        assert window.complaints() == []
 
 
 # --- the key ---

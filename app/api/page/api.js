@@ -1,5 +1,7 @@
 // The service: requests with the API key, problems, jobs and their events.
 
+const jobs = new Set(); // paths of those that run
+
 export const root = new URL(".", document.baseURI);
 
 export const key = {
@@ -45,6 +47,7 @@ export async function run(task, form, signal, report) {
   let answer = await Promise.race([asked, cancelled]);
   const job = address(answer);
   if (answer.status === 202) {
+    jobs.add(job);
     try {
       report(await answer.json());
       await follow(job, signal, report);
@@ -52,6 +55,8 @@ export async function run(task, form, signal, report) {
     } catch (error) {
       if (signal.aborted) end(job, true);
       throw error;
+    } finally {
+      jobs.delete(job);
     }
   }
   const name = /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition") || "");
@@ -64,6 +69,9 @@ export async function run(task, form, signal, report) {
   end(job);
   return result;
 }
+
+/** Jobs that run are of no use to anybody when the page is closed. */
+addEventListener("pagehide", () => jobs.forEach((job) => call(job, { method: "DELETE", keepalive: true }).catch(() => {})));
 
 /** Return the path of the job that made a response, relative to the page, or "". */
 function address(answer) {
