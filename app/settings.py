@@ -87,6 +87,11 @@ class Settings(BaseSettings):
         description="Models to load at startup, as `task/name` or `task/name@version`. `defaults` means the "
         "default model of each task. Other models are loaded at their first request.",
     )
+    defaults: Annotated[tuple[str, ...], NoDecode, Listed] = Field(
+        (),
+        description="Default models other than those that the repository marks, as `task=name`: `segment=street` makes "
+        "`/segment` without `model` use `segment/street`. Where there is no such model, the marked one is used.",
+    )
     reload_s: float = Field(
         5.0,
         ge=0,
@@ -272,6 +277,19 @@ class Settings(BaseSettings):
         if value and parse_rate(value) is None:
             raise ValueError("must be empty, or a rate such as 60/minute (or /second, /hour)")
         return value
+
+    @field_validator("defaults")
+    @classmethod
+    def _check_defaults(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        tasks = [entry.partition("=")[0] for entry in value]
+        if not all(re.fullmatch(r"[a-z0-9-]+=[a-z0-9-]+", entry) for entry in value) or len(set(tasks)) < len(tasks):
+            raise ValueError("must name one model for each task, such as segment=street,inpaint=mountain")
+        return value
+
+    @property
+    def default_models(self) -> dict[str, str]:
+        """`defaults` as names of models by task."""
+        return dict(entry.split("=") for entry in self.defaults)
 
     @property
     def rate(self) -> tuple[int, float] | None:

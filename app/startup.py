@@ -63,7 +63,9 @@ def _start_tensorflow(settings: Settings) -> LocalEngine:
         runtime = Runtime()
     folders = ", ".join(str(folder) for folder in settings.models_dir)
     with _timed_step(f"checking the models in {folders}"):
-        registry = Registry(settings.models_dir, runtime, budget=settings.models_mb * 2**20)
+        registry = Registry(
+            settings.models_dir, runtime, budget=settings.models_mb * 2**20, defaults=settings.default_models
+        )
     return LocalEngine(
         registry,
         max_batch=settings.max_batch,
@@ -96,6 +98,7 @@ def _join_cluster(settings: Settings) -> RayEngine:
             settings.models_dir,
             cluster,
             preload=settings.preload,
+            defaults=settings.default_models,
             max_batch=settings.max_batch,
             max_megapixels=settings.queue_megapixels,
             budget=settings.models_mb * 2**20,
@@ -151,7 +154,7 @@ async def _preload(engine: ModelServer, wanted: tuple[str, ...], readiness: Read
 
 
 async def _compile_loops() -> None:
-    """Compile what `/inpaint` runs besides models. If that fails, so do the requests that need it, and no others."""
+    """Compile what tasks run besides models. If that fails, so do the requests that need it, and no others."""
     begun = time.perf_counter()
     try:
         await asyncio.to_thread(compile_loops)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.engine.protocol import Arrays
 from app.engine.ray.replica import Replica
@@ -51,8 +52,8 @@ class _SlowRuntime(Runtime):
 class Watched(Replica):
     """A replica of the real models that is slow and reports what it holds."""
 
-    def __init__(self, folders: Sequence[Path], preload: Sequence[str], max_batch: int, budget: int) -> None:
-        super().__init__(folders, preload, max_batch, _SlowRuntime(), budget=budget)
+    def __init__(self, folders: Sequence[Path], preload: Sequence[str], max_batch: int, **options: Any) -> None:
+        super().__init__(folders, preload, max_batch, _SlowRuntime(), **options)
         self._held: Counter[str] = Counter()
 
     async def run(self, wire_request: WireRequest) -> WireResult:

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 class Registry:
     """The models in `folders`, loaded by `loader` within a memory `budget` in bytes (0: any number). Safe from any
-    thread.
+    thread. `defaults` are names of default models, by task, that count more than the marks in the repository.
 
     `RepositoryScanner` says how folders are read, `RepositorySnapshot` which version a name means, and `ModelCache`
     which models stay in memory.
@@ -41,13 +41,14 @@ class Registry:
         loader: Loader,
         *,
         budget: int = 0,
+        defaults: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lock = threading.RLock()  # guards the snapshot, leases and the models in memory; held for moments
         self._poll_lock = threading.Lock()
         self._scanner = RepositoryScanner(folders, loader)
         self._cache = ModelCache(loader, self._lock, budget=budget, clock=clock)
-        self._snapshot = RepositorySnapshot()
+        self._snapshot = RepositorySnapshot(chosen=defaults or {})
         scan = self._scanner.scan({}, wait_until_stable=False)
         self._replace(scan)
         refused = sum(bool(version.reason) for version in scan.versions.values())
@@ -158,8 +159,11 @@ class Registry:
 
     def _log_defaults(self) -> None:
         snapshot = self._snapshot
+        for task, name in snapshot.chosen.items():
+            if (task, name) not in snapshot.latest:
+                log.warning("no such default model", task=task, name=name)
         for task in snapshot.tasks():
-            if len(names := snapshot.find_marked_defaults(task)) > 1:
+            if task not in snapshot.chosen and len(names := snapshot.find_marked_defaults(task)) > 1:
                 log.warning("several default models", task=task, names=names, chosen=snapshot.default[task])
             try:
                 self.find(task)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.engine.loader import Model
@@ -73,11 +73,15 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class RepositorySnapshot:
-    """The versions by id, the version that each (task, name) means, and the name of each task's default model."""
+    """The versions by id, the version that each (task, name) means, and the name of each task's default model.
+
+    `chosen` has the names of models, by task, that are defaults wherever they exist, whatever the marks say.
+    """
 
     versions: Mapping[str, ModelVersion] = field(default_factory=dict)
     latest: Mapping[tuple[str, str], ModelVersion] = field(default_factory=dict)
     default: Mapping[str, str] = field(default_factory=dict)
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
     def versions_of(self, task: str) -> list[ModelVersion]:
         """Return all versions of a task's models."""
@@ -91,6 +95,13 @@ class RepositorySnapshot:
         """Return the names of a task that are marked as its default: a newer version need not bear the mark."""
         return list(dict.fromkeys(version.name for version in self.versions_of(task) if version.marked_default))
 
+    def _find_wanted(self, task: str) -> str:
+        """Return the name of the model that is to be the default of `task`, or an empty string."""
+        name = self.chosen.get(task, "")
+        if any(version.name == name for version in self.versions_of(task)):
+            return name
+        return next(iter(self.find_marked_defaults(task)), "")
+
     def updated(self, versions: Mapping[str, ModelVersion]) -> RepositorySnapshot:
         """Return the snapshot of `versions`. A version or default stays in service until its successor is ready, or
         until it cannot be served itself."""
@@ -98,12 +109,12 @@ class RepositorySnapshot:
         for version in versions.values():
             by_name.setdefault((version.task, version.name), []).append(version)
         latest = {key: _latest(group, self.latest.get(key)) for key, group in by_name.items()}
-        snapshot = RepositorySnapshot(versions, latest)
+        snapshot = RepositorySnapshot(versions, latest, chosen=self.chosen)
         default = {task: self._next_default(snapshot, task) for task in snapshot.tasks()}
-        return RepositorySnapshot(versions, latest, {task: name for task, name in default.items() if name})
+        return replace(snapshot, default={task: name for task, name in default.items() if name})
 
     def _next_default(self, snapshot: RepositorySnapshot, task: str) -> str:
-        wanted, current = next(iter(snapshot.find_marked_defaults(task)), ""), self.default.get(task, "")
+        wanted, current = snapshot._find_wanted(task), self.default.get(task, "")
         serving, successor = snapshot.latest.get((task, current)), snapshot.latest.get((task, wanted))
         if serving is None or (successor and not serving.usable):
             return wanted
@@ -114,7 +125,7 @@ class RepositorySnapshot:
         newest = [max(self._usable(key), default=None, key=_number) for key in self.latest]
         found = [one for one in newest if one and one.version > self.latest[one.task, one.name].version]
         for task, current in self.default.items():
-            wanted = next(iter(self.find_marked_defaults(task)), current)
+            wanted = self._find_wanted(task) or current
             if wanted != current:
                 found.append(self.latest[task, wanted])
         return [version for version in dict.fromkeys(found) if version.usable and not version.ready]

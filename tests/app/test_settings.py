@@ -11,6 +11,8 @@ from app import settings
 from app.settings import Settings, SettingsError
 
 ROOT = Path(__file__).parents[2]
+PROPERTIES = {"rate_limit": "settings.rate", "defaults": "settings.default_models"}
+"""What the settings are read through that hold more than their text."""
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,7 @@ def test_the_document_is_the_settings() -> None:
 def test_every_setting_is_used() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app").rglob("*.py"))
     for name in Settings.model_fields:
-        used = f"settings.{name}" in source or (name == "rate_limit" and "settings.rate" in source)
+        used = f"settings.{name}" in source or PROPERTIES.get(name, "-") in source
         assert used, name
 
 
@@ -48,6 +50,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "API_KEYS": "one,two, ",
         "TRUSTED_PROXIES": "10.0.0.0/8,::1",
         "RATE_LIMIT": "60/minute",
+        "DEFAULTS": "segment=street, inpaint=mountain",
         "LOG_FORMAT": "json",
     }
     for name, value in given.items():
@@ -59,6 +62,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [key.get_secret_value() for key in read.api_keys] == ["one", "two"]
     assert [str(network) for network in read.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
     assert read.rate == (60, 60.0)
+    assert read.default_models == {"segment": "street", "inpaint": "mountain"}
     assert "one" not in repr(read)
 
 
@@ -77,6 +81,8 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RATE_LIMIT", "fast"),
         ("RATE_LIMIT", "0/minute"),
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("DEFAULTS", "segment/street"),
+        ("DEFAULTS", "segment=street,segment=voc"),
         ("LOG_FORMAT", "xml"),
     ],
 )

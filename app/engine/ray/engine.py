@@ -58,6 +58,7 @@ class RayEngine:
         cluster: Cluster,
         *,
         preload: Sequence[str] = (),
+        defaults: Mapping[str, str] | None = None,
         max_batch: int = 64,
         max_megapixels: float = 64.0,
         budget: int = 0,
@@ -85,13 +86,14 @@ class RayEngine:
             arguments = {
                 "folders": paths,
                 "preload": tuple(preload),
+                "defaults": dict(defaults or {}),
                 "max_batch": max_batch,
                 "budget": budget,
                 "precision": self._precision,
             }
             self._handle = deploy(serve, cluster, replica, arguments)
             self._monitor.wait_for_first(cluster)
-            self._registry = Registry(paths, RemoteModelLoader(self._handle))
+            self._registry = Registry(paths, RemoteModelLoader(self._handle), defaults=defaults)
         except BaseException as error:
             self._ray.shutdown()
             if isinstance(error, (*self._replica_errors, TimeoutError)):

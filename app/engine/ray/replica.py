@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Replica:
         max_batch: int,
         loader: Loader | None = None,
         *,
+        defaults: Mapping[str, str] | None = None,
         budget: int = 0,
         precision: PrecisionSetting = "float32",
     ) -> None:
@@ -48,7 +49,7 @@ class Replica:
             loader = runtime = Runtime()
             max_concurrent_batches = runtime.max_concurrent_batches
         self._loader = loader
-        self._registry = Registry(folders, loader, budget=budget)
+        self._registry = Registry(folders, loader, budget=budget, defaults=defaults)
         self.engine = LocalEngine(
             self._registry,
             max_batch=max_batch,

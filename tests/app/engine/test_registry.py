@@ -29,6 +29,19 @@ def test_problems_with_defaults_are_logged_once_a_scan(put: Put, root: Path) -> 
     assert logs == []
 
 
+def test_a_chosen_default_counts_more_than_the_marked_one(put: Put, root: Path) -> None:
+    put(default=True)
+    put(name="digits")
+    loader = Loader({"photo": Identity(), "digits": Identity()})
+    assert Registry([root], loader, defaults={"denoise": "digits"}).find("denoise").id == "denoise/digits@1"
+    with capture_logs() as logs:
+        found = Registry([root], loader, defaults={"denoise": "scans"})
+    assert found.find("denoise").id == "denoise/photo@1"
+    assert [(line["event"], line["name"]) for line in logs if line["log_level"] == "warning"] == [
+        ("no such default model", "scans")
+    ]
+
+
 def test_failed_load_is_remembered(put: Put, root: Path) -> None:
     put(default=True)
     loader = Loader({})

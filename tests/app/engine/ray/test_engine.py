@@ -30,6 +30,7 @@ def test_replicas_are_deployed_with_all_their_arguments(tmp_path: Path, monkeypa
         "preload": ("defaults",),
         "max_batch": 8,
         "budget": 1000,
+        "defaults": {"denoise": "scans"},
         "precision": "bfloat16",
     }
     ray, serve = MagicMock(), MagicMock()
@@ -39,7 +40,15 @@ def test_replicas_are_deployed_with_all_their_arguments(tmp_path: Path, monkeypa
     )
     serve.run_many.return_value = [Mock()]
     monkeypatch.setattr(ray_engine, "connect", lambda cluster: (ray, serve))
-    engine = RayEngine([tmp_path], Cluster(), preload=["defaults"], max_batch=8, budget=1000, precision="bfloat16")
+    engine = RayEngine(
+        [tmp_path],
+        Cluster(),
+        preload=["defaults"],
+        max_batch=8,
+        budget=1000,
+        precision="bfloat16",
+        defaults={"denoise": "scans"},
+    )
     asyncio.run(engine.close(1))
     bound = serve.deployment.return_value.bind.call_args
     assert bound.kwargs == arguments
