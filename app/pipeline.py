@@ -94,7 +94,8 @@ class ImageRequest:
 class Encoded:
     """The result of an ImageRequest: the bytes of a picture, or a `table`, and facts about it.
 
-    `model` is the id of the model, or empty if none was used; `seconds` is the duration of each stage; `width` and
+    `model` is the id of the model, or empty if none was used; `decisions` and `losses` are for `X-Applied`; `warnings`
+    are sentences; `seconds` is the duration of each stage; `width` and
     `height` are those of the picture, in pixels.
     """
 
@@ -105,6 +106,7 @@ class Encoded:
     height: int
     model: str
     decisions: dict[str, str]
+    losses: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: dict[str, float]
     table: dict[str, Any] | None = None
@@ -292,7 +294,8 @@ class ImagePipeline:
             height=result.picture.height,
             model=result.model,
             decisions=result.decisions,
-            warnings=(*result.picture.warnings, *lost),
+            losses=(*result.picture.warnings, *lost),
+            warnings=result.warnings,
             seconds=self._observe(request.task.name, result, clock),
             table=result.table,
         )

@@ -81,7 +81,7 @@ class TaskForm(ImageForm, TaskOptions):
 @functools.cache
 def form_class(task: Task[Any]) -> type[TaskForm]:
     """Return the form class of a task: its options and those of ImageForm."""
-    return create_model(f"{task.name.capitalize()}Form", __base__=(TaskForm, task.options))
+    return create_model(f"{task.path.capitalize()}Form", __base__=(TaskForm, task.options))
 
 
 def make_request(task: Task[Any], form: TaskForm, uploads: Mapping[str, Upload], accept: str | None) -> ImageRequest:

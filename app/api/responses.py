@@ -57,7 +57,7 @@ async def build(encoded: Encoded, request: ImageRequest) -> StreamedResponse:
 def result_headers(encoded: Encoded) -> dict[str, str]:
     """Return the headers of a response: model, model card, decisions and the duration of each stage."""
     model = encoded.model.partition("@")[0]
-    decided = [*(f"{key}={value}" for key, value in encoded.decisions.items()), *encoded.warnings]
+    decided = [*(f"{key}={value}" for key, value in encoded.decisions.items()), *encoded.losses]
     headers = {
         "X-Model": encoded.model,
         "Link": model and f'</models/{model}>; rel="describedby"',
@@ -71,13 +71,14 @@ def result_headers(encoded: Encoded) -> dict[str, str]:
 
 def _facts(encoded: Encoded) -> dict[str, Any]:
     """Return the fields of a JSON response other than its content."""
-    # Warnings about decoding and encoding do not apply to a table.
-    warnings = () if encoded.table is not None else encoded.warnings
+    # What decoding and encoding lost does not matter to a table.
+    losses = () if encoded.table is not None else encoded.losses
     return {
         "width": encoded.width,
         "height": encoded.height,
         "model": encoded.model,
-        "applied": {**encoded.decisions, **dict(_split_warning(warning) for warning in warnings)},
+        "applied": {**encoded.decisions, **dict(_split_warning(loss) for loss in losses)},
+        "warnings": list(encoded.warnings),
         "timing": {stage: round(taken * 1000, 1) for stage, taken in encoded.seconds.items()},
     }
 

@@ -60,6 +60,10 @@ class _Facts(_Answer):
     applied: dict[str, str] = Field(
         description="Settings that were used, and what the result could not keep, as in `X-Applied`."
     )
+    warnings: list[str] = Field(
+        description="What is probably not as it was meant, in sentences: that nothing was found. Usually empty.",
+        examples=[["Nothing was found: what was looked for is less than 0.1 % of the picture."]],
+    )
     timing: dict[str, float] = Field(description="Duration of each stage, in milliseconds.")
 
 

@@ -87,6 +87,8 @@ class TaskResult:
     """The result of a task. `model` is the id of its manifest, or empty if no model was used; `decisions` are settings
     that the task chose, as in `X-Applied`; `seconds` is the duration of each stage.
 
+    `warnings` are sentences about results that are probably not what was meant.
+
     If there is a `table` (as JSON types), it is the response, and `picture` is the picture that it describes.
     """
 
@@ -95,6 +97,7 @@ class TaskResult:
     decisions: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     table: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def _check_nothing(options: Any, sizes: Sizes, engine: Engine) -> None:
@@ -103,7 +106,7 @@ def _check_nothing(options: Any, sizes: Sizes, engine: Engine) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task(Generic[O]):
-    """One task and its endpoint `POST /{name}`.
+    """One task and its endpoint `POST /{name}`, or `POST /{endpoint}` if there is one.
 
     * `run(picture, options, engine, context, **pictures)` runs the task. `pictures` has the other pictures that were
       sent, by form field.
@@ -113,6 +116,8 @@ class Task(Generic[O]):
     * `outline` returns a picture with the channels, depth and alpha of the result, of any size, so that an output
       format that cannot store the result is rejected before the task runs.
     * `probe` returns the options and other pictures with which the readiness probe runs a model on a picture.
+    * `shortcuts` are the same task under other endpoints, with other options. Their requests and jobs are those of the
+      task: the options they are made of must be complete, for the task's own form to read.
     * `problems` are the slugs of problems of this endpoint, in addition to those of all picture endpoints.
     """
 
@@ -126,3 +131,10 @@ class Task(Generic[O]):
     pictures: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     description: str = ""
+    endpoint: str = ""
+    shortcuts: tuple[Task[Any], ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The last part of the endpoint's path, also the name of its operation."""
+        return self.endpoint or self.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -13,14 +14,14 @@ from app.tasks.base import Task
 
 
 def router(tasks: Sequence[Task[Any]], handler: ImageHandler) -> APIRouter:
-    """Return an endpoint for each of `tasks`, served by `handler`."""
+    """Return an endpoint for each of `tasks` and its shortcuts, served by `handler`."""
     routes = APIRouter(tags=["pictures"])
-    for task in tasks:
+    for task in itertools.chain.from_iterable((task, *task.shortcuts) for task in tasks):
         routes.add_api_route(
-            f"/{task.name}",
+            f"/{task.path}",
             _endpoint(task, handler),
             methods=["POST"],
-            name=task.name,
+            name=task.path,
             summary=task.summary,
             description=task.description,
             response_class=Response,

@@ -37,6 +37,7 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
         "/denoise",
         "/superres",
         "/segment",
+        "/cutout",
         "/inpaint",
         "/stylize",
         "/styles",
@@ -54,6 +55,15 @@ def test_it_is_openapi_3_1_with_all_paths(document: dict[str, Any]) -> None:
         "/problems",
         "/problems/{slug}",
     }
+
+
+def test_cutout_is_found_by_the_words_people_search_for(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/cutout"]["post"]
+    assert operation["operationId"] == "cutout"
+    assert "Remove the background" in operation["summary"]
+    assert "Background removal" in operation["description"]
+    assert fields(document, "/cutout").keys() == fields(document, "/segment").keys()
+    assert fields(document, "/cutout")["output"]["enum"] == ["cutout"]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=[task.name for task in TASKS])

@@ -61,9 +61,13 @@ def test_segment_answers_each_output(service: Service) -> None:
     cut = opened(service.send("/segment", file(light()), output="cutout").content)
     assert cut.shape == (48, 64, 4)
     np.testing.assert_array_equal(cut[:, [2, -3], 3], np.repeat([[0, 255]], 48, 0))
+    np.testing.assert_array_equal(opened(service.send("/cutout", file(light())).content), cut)
     overlay = opened(service.send("/segment", file(light()), output="overlay", opacity=1).content)
     assert (overlay[:, 2] == 0).all()
     assert (overlay[:, -3] == [255, 255, 0]).all()
+    dark = service.send("/cutout", file(light() * 0), headers={"Accept": "application/json"})
+    assert "found=nothing" in dark.headers["x-applied"]
+    assert len(dark.json()["warnings"]) == 1
     table = service.send("/segment", file(light()), output="json", headers={"Accept": "application/json"})
     assert table.headers["content-type"] == media_types.TABLE
     assert table.json()["model"] == table.headers["x-model"] == "segment/light@1"
@@ -221,7 +225,7 @@ def test_json_envelope(service: Service) -> None:
     answer = service.denoise(headers={"Accept": "application/json"}, format="webp", lossless="yes")
     assert answer.headers["content-type"] == media_types.RESULT
     content = answer.json()
-    assert set(content) == {"image", "content_type", "width", "height", "model", "applied", "timing"}
+    assert set(content) == {"image", "content_type", "width", "height", "model", "applied", "warnings", "timing"}
     assert content["content_type"] == "image/webp"
     assert (content["width"], content["height"]) == (40, 24)
     assert content["model"] == answer.headers["x-model"] == "denoise/photo@1"

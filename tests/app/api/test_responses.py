@@ -84,7 +84,8 @@ def test_base64_made_in_pieces_is_one_text(size: int) -> None:
         height=2,
         model="denoise/photo@1",
         decisions={"strength": "0.10"},
-        warnings=("depth=8", "odd"),
+        losses=("depth=8", "odd"),
+        warnings=("Nothing was found.",),
         seconds={"model": 0.5},
     )
     request = ImageRequest(TASKS[0], TASKS[0].options(), Output("auto"), {}, "application/json")
@@ -98,5 +99,6 @@ def test_base64_made_in_pieces_is_one_text(size: int) -> None:
         "height": 2,
         "model": "denoise/photo@1",
         "applied": {"strength": "0.10", "depth": "8", "odd": "yes"},
+        "warnings": ["Nothing was found."],
         "timing": {"model": 500.0},
     }
