@@ -23,6 +23,7 @@ _XYZ_TO_SRGB = np.array(
     ],
     np.float32,
 )
+_SRGB = ImageCms.createProfile("sRGB")
 _STRIP_ROWS = 256
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in luminance (BT.601)."""
@@ -118,6 +119,27 @@ def normalize_profile(pixels: NDArray[Any], icc: bytes | None) -> tuple[NDArray[
     except struct.error:
         return pixels, None, ("icc=dropped",)
     return (convert_linear_to_srgb(pixels, icc), None, ("color=srgb",)) if linear else (pixels, icc, ())
+
+
+def convert_profile(pixels: NDArray[Any], source: bytes | None, target: bytes | None) -> NDArray[Any]:
+    """Return pixels, uint8 or uint16 (height, width, 3), of the profile `source` in that of `target`; None is sRGB.
+
+    The conversion is of 8 bit. Where a profile cannot be used the pixels are returned as they are.
+    """
+    if source == target:
+        return pixels
+    try:
+        profiles = [ImageCms.ImageCmsProfile(BytesIO(icc) if icc else _SRGB) for icc in (source, target)]
+        converted = ImageCms.profileToProfile(
+            Image.fromarray((pixels // (np.iinfo(pixels.dtype).max // 255)).astype(np.uint8)),
+            *profiles,
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return pixels
+    return np.asarray(converted).astype(pixels.dtype) * (np.iinfo(pixels.dtype).max // 255)
 
 
 def convert_to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:

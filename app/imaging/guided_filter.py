@@ -46,10 +46,7 @@ def fit(probabilities: Floats, guide: Floats, *, radius: int = 4, epsilon: float
     probabilities = probabilities[..., indices]
 
     def mean(values: Floats) -> Floats:
-        flat = np.ascontiguousarray(values.reshape(*values.shape[:2], -1))
-        side = (2 * radius + 1, 2 * radius + 1)
-        boxed = cv2.boxFilter(flat, -1, side, borderType=cv2.BORDER_REFLECT_101)
-        return np.asarray(boxed, np.float32).reshape(values.shape)
+        return _mean(values, radius)
 
     mean_guide, mean_probabilities = mean(guide), mean(probabilities)
     covariance = mean(guide[..., :, None] * guide[..., None, :]) - mean_guide[..., :, None] * mean_guide[..., None, :]
@@ -58,6 +55,33 @@ def fit(probabilities: Floats, guide: Floats, *, radius: int = 4, epsilon: float
     slopes = cross_covariance @ _invert(covariance + epsilon * np.eye(3, dtype=np.float32))
     intercepts = np.asarray(mean_probabilities - (slopes @ mean_guide[..., None])[..., 0], np.float32)
     return GuidedFilter(mean(slopes), mean(intercepts), tuple(map(int, indices)), classes)
+
+
+def smooth(values: Floats, guide: Floats, where: NDArray[np.bool_], *, radius: int, epsilon: float) -> Floats:
+    """Return `values` (h, w) filtered with `guide` (h, w, 1 or 3), float32 in [0, 1], at full size.
+
+    Only pixels in `where` (h, w) are right: the windows that they are in are the only ones that are solved.
+    """
+    if guide.shape[-1] == 1:
+        guide = np.repeat(guide, 3, axis=-1)
+    solved = cv2.dilate(where.astype(np.uint8), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)).view(np.bool_)
+    pairs = [guide[..., i] * guide[..., j] for i in range(3) for j in range(i, 3)]
+    products = np.dstack([guide, values, guide * values[..., None], *pairs])
+    means = _mean(products, radius)[solved]
+    color, value, cross = means[:, :3], means[:, 3], means[:, 4:7]
+    square = means[:, 7:][:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
+    covariance = square - color[:, :, None] * color[:, None, :] + epsilon * np.eye(3, dtype=np.float32)
+    slopes = ((cross - color * value[:, None])[:, None, :] @ _invert(covariance))[:, 0]
+    model = np.zeros((*values.shape, 4), np.float32)
+    model[solved] = np.column_stack([slopes, value - (slopes * color).sum(axis=-1)])
+    model = _mean(model, radius)
+    return np.asarray(np.clip((model[..., :3] * guide).sum(axis=-1) + model[..., 3], 0.0, 1.0), np.float32)
+
+
+def _mean(values: Floats, radius: int) -> Floats:
+    flat = np.ascontiguousarray(values.reshape(*values.shape[:2], -1))
+    boxed = cv2.boxFilter(flat, -1, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(boxed, np.float32).reshape(values.shape)
 
 
 def _invert(matrices: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Opacity of a foreground from its probability, and the foreground's own colors in soft edges."""
+"""Opacity of a foreground from its probability, refined at edges by the colors on both sides of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from app.imaging import guided_filter
 from app.imaging.picture import Floats
 
+CERTAIN = 0.02
+"""How near to opaque or transparent an opacity counts as that."""
+PRIOR = np.float32(0.01)
+"""How much the opacity before counts against colors: as much as a squared distance of colors, of at most 3."""
 
-def compute_alpha(probability: Floats, threshold: float, softness: float = 0.2) -> Floats:
+
+def compute_alpha(probability: Floats, threshold: float, softness: float = 0.3) -> Floats:
     """Return the opacity, float32 in [0, 1], for the `probability` of foreground, any shape, in [0, 1].
 
     It rises linearly from threshold - softness to threshold + softness. At a threshold of 0 everything is opaque, at 1
@@ -38,29 +44,42 @@ def harden_alpha(alpha: NDArray[Any], radius: int) -> NDArray[Any]:
     return np.where(opaque, alpha.dtype.type(white), np.where(near, alpha, alpha.dtype.type(0)))
 
 
-def estimate_foreground(pixels: Floats, alpha: Floats, radius: int) -> Floats:
-    """Return the colors of the foreground alone, float32 (h, w, c) in [0, 1]: pixels of soft edges are mixtures.
+def mark_edges(alpha: NDArray[Any], reach: int) -> NDArray[Any]:
+    """Return `alpha`, uint8 or uint16 (height, width), opaque or transparent but in bands along edges.
 
-    `pixels` is (h, w, c), `alpha` (h, w), both in [0, 1]. In each window of 2 radius + 1 pixels foreground F and
-    background B are one color each, by least squares of the mixture alpha F + (1 - alpha) B; the residual is added to
-    the foreground, as in blur fusion (Forte 2021, Approximate Fast Foreground Colour Estimation). Where alpha is 1
-    nothing changes. Further than `radius` from any foreground, the result has the color of the surroundings.
+    A band has what was intermediate and what is within `reach` pixels of it or of an edge; nothing in it is certain.
     """
-    front, back = alpha[..., None], 1 - alpha[..., None]
-    weight = np.float32(1e-4)  # of the window's mean, for windows in which F and B cannot be separated
-    mean = _mean(pixels, radius)
-    a = _mean(front * front, radius) + weight
-    b = _mean(front * back, radius)
-    d = _mean(back * back, radius) + weight
-    right_front = _mean(front * pixels, radius) + weight * mean
-    right_back = _mean(back * pixels, radius) + weight * mean
-    scale = 1 / (a * d - b * b)
-    foreground, background = scale * (d * right_front - b * right_back), scale * (a * right_back - b * right_front)
-    result = np.clip(foreground + front * (pixels - front * foreground - back * background), 0.0, 1.0)
-    return np.asarray(np.where(front >= 1, pixels, result), np.float32)
+    white = int(np.iinfo(alpha.dtype).max)
+    unsure = ((alpha > CERTAIN * white) & (alpha < (1 - CERTAIN) * white)).astype(np.uint8)
+    inside = (alpha > white // 2).astype(np.uint8)
+    outline = cv2.morphologyEx(inside, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    band = cv2.dilate(cv2.max(unsure, outline), disc).view(np.bool_)
+    least = max(1, round(CERTAIN * white))
+    return np.where(band, np.clip(alpha, least, white - least), inside.astype(alpha.dtype) * white)
 
 
-def _mean(values: Floats, radius: int) -> Floats:
-    side = 2 * radius + 1
-    blurred = cv2.blur(values, (side, side), borderType=cv2.BORDER_REFLECT_101)
-    return np.asarray(blurred, np.float32).reshape(values.shape)
+def refine_opacity(image: Floats, opacity: Floats, front: Floats, back: Floats, radius: int) -> Floats:
+    """Return a better opacity (h, w) where it is intermediate, float32 in [0, 1].
+
+    Each pixel's color is placed between those of `front` and `back` (h, w, c), where these differ; where they do not,
+    `opacity` counts. A guided filter of `radius` then takes the noise of that out: opacity is linear in color nearby
+    (Levin et al. 2008, A Closed-Form Solution to Natural Image Matting).
+    """
+    unsure = (opacity > 0) & (opacity < 1)
+    apart = front - back
+    placed = ((apart * (image - back)).sum(axis=-1) + PRIOR * opacity) / ((apart * apart).sum(axis=-1) + PRIOR)
+    placed = np.where(unsure, np.clip(placed, 0, 1), opacity).astype(np.float32)
+    smooth = guided_filter.smooth(placed, image, unsure, radius=radius, epsilon=1e-4)
+    # What is within CERTAIN of opaque or transparent is that: colors would be lifted by noise.
+    stretched = (np.where(unsure, smooth, opacity) - CERTAIN) / (1 - 2 * CERTAIN)
+    return np.asarray(np.clip(stretched, 0, 1), np.float32)
+
+
+def shrink_alpha(alpha: NDArray[Any], pixels: int) -> NDArray[Any]:
+    """Return `alpha` (height, width) with its edge moved inwards by `pixels`; the picture's own border is no edge."""
+    if not pixels:
+        return alpha
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
+    white = int(np.iinfo(alpha.dtype).max)
+    return np.asarray(cv2.erode(alpha, disc, borderType=cv2.BORDER_CONSTANT, borderValue=white), alpha.dtype)

@@ -43,6 +43,10 @@ class Service:
         ids = np.asarray(found)
         return ids if found.mode == "P" else (ids > 127).astype(np.uint8)
 
+    def cut_out(self, picture: np.ndarray, model: str) -> np.ndarray:
+        """Return what `model` finds with its opacity, uint8 (height, width, 4)."""
+        return np.asarray(self._post("segment", picture, {"model": model, "output": "cutout"}).convert("RGBA"))
+
     def inpaint(self, picture: np.ndarray, missing: np.ndarray, method: str, model: str = "") -> np.ndarray:
         """Return `picture`, uint8 (height, width[, 3]), with what is `missing`, bool (height, width), filled."""
         fields = {"method": method, "model": model}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging import guided_filter, matting
+from app.imaging import color, foreground, guided_filter, matting
 from app.imaging.picture import Floats, Picture
 from models.manifest import Class
 
@@ -32,6 +33,8 @@ class Segmentation:
     chosen: Sequence[Class]
     threshold: float
     binary: bool
+    coarseness: float = 1.0
+    """The sides of the picture over those of what the network saw."""
 
     @property
     def rest(self) -> int:
@@ -49,7 +52,17 @@ class Segmentation:
 
     def ids(self, rows: slice) -> NDArray[np.uint8]:
         """Return the class of each pixel, (rows, width)."""
-        found = self.rows(rows)
+        return self._decide(self.rows(rows))
+
+    def share(self, parts: Iterable[Floats]) -> float:
+        """Return the share of pixels of the subjects in probabilities of any size, (height, width, classes)."""
+        wanted = [one.id for one in self.subjects]
+        counts = [(np.count_nonzero(np.isin(self._decide(part), wanted)), math.prod(part.shape[:2])) for part in parts]
+        inside, total = map(sum, zip(*counts, strict=True))
+        return inside / total
+
+    def _decide(self, found: Floats) -> NDArray[np.uint8]:
+        """Return the class of each pixel, (h, w), by probabilities (h, w, classes)."""
         if self.binary:
             ids = (found[..., 0] >= self.threshold).astype(np.uint8)
         else:
@@ -97,56 +110,71 @@ def draw_overlay(found: Segmentation, opacity: float) -> Picture:
     return picture.with_pixels(pixels, picture.alpha)
 
 
-def cut_out(found: Segmentation, backdrop: Color | Picture | None) -> Picture:
+def cut_out(found: Segmentation, backdrop: Color | Picture | None, *, hard: bool = False, shrink: int = 0) -> Picture:
     picture = found.picture
     white = np.float32(picture.maximum)
     if backdrop is not None and not (isinstance(backdrop, Picture) and backdrop.channels == 1):
         picture = _to_rgb(picture)
-    radius = max(8, round(math.sqrt(picture.height * picture.width) / 48))
-    alpha = np.empty((picture.height, picture.width), picture.pixels.dtype)
-    pixels = np.empty_like(picture.pixels)
+    pixels, alpha = _separate(found, picture)
+    if hard:
+        alpha = np.where(alpha >= (found.threshold if found.binary else 0.5) * white, picture.maximum, 0)
+        alpha = alpha.astype(pixels.dtype)
+    alpha = matting.shrink_alpha(alpha, shrink)
     behind = None if backdrop is None else _backdrop(backdrop, picture)
     for rows in found.strips():
-        alpha[rows] = np.rint(found.alpha(rows) * white)
-    alpha = matting.harden_alpha(alpha, radius)
-    own = alpha.copy()  # the surroundings of a strip must not be changed by the strip before
-    for rows in found.strips(least=radius):
-        # With surroundings, so that colors at an edge do not depend on where strips end.
-        around = slice(max(0, rows.start - radius), min(picture.height, rows.stop + radius))
-        inner = slice(rows.start - around.start, rows.stop - around.start)
-        opaque = own[around].astype(np.float32) / white
-        colors = matting.estimate_foreground(picture.pixels[around].astype(np.float32) / white, opaque, radius)
-        part = opaque[inner]
+        part = alpha[rows].astype(np.float32) / white
         if picture.alpha is not None:
             part = part * (picture.alpha[rows].astype(np.float32) / white)
-        exact = np.where(part[..., None] >= 1, picture.pixels[rows], np.rint(colors[inner] * white))
         if behind is None:
-            pixels[rows], alpha[rows] = exact, np.rint(part * white)
-        else:
-            weight = part[..., None]
-            back = behind(rows) * (1 - weight)
-            whole = weight + back[..., -1:] / white
-            mixed = (exact * weight + back[..., :-1]) / np.maximum(whole, 1 / white)
-            pixels[rows], alpha[rows] = np.rint(np.minimum(mixed, white)), np.rint(whole[..., 0] * white)
+            alpha[rows] = np.rint(part * white)
+            continue
+        weight = part[..., None]
+        back = behind(rows) * (1 - weight)
+        whole = weight + back[..., -1:] / white
+        mixed = (pixels[rows] * weight + back[..., :-1]) / np.maximum(whole, 1 / white)
+        pixels[rows], alpha[rows] = np.rint(np.minimum(mixed, white)), np.rint(whole[..., 0] * white)
     seen_through = behind is None or (isinstance(backdrop, Picture) and backdrop.alpha is not None)
     return picture.with_pixels(pixels, alpha if seen_through else None)
+
+
+def _separate(found: Segmentation, picture: Picture) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the foreground's own colors (height, width, c) and its opacity (height, width), of the picture's dtype."""
+    white = np.float32(picture.maximum)
+    first = np.empty((picture.height, picture.width), picture.pixels.dtype)
+    for rows in found.strips():
+        first[rows] = np.rint(found.alpha(rows) * white)
+    first = matting.harden_alpha(first, max(8, round(math.sqrt(picture.height * picture.width) / 48)))
+    first = matting.mark_edges(first, math.ceil(found.coarseness))
+    refine = partial(matting.refine_opacity, radius=max(3, round(1.5 * found.coarseness)))
+    edges = foreground.EdgeColors(picture.pixels, first)
+    pixels, alpha = picture.pixels.copy(), first.copy()  # of which windows change each other's surroundings
+    for window in edges.windows():
+        opacity, colors = edges.estimate(window, refine)
+        soft = opacity < 1
+        pixels[window][soft] = np.rint(colors[soft] * white)
+        alpha[window] = np.rint(opacity * white)
+    return pixels, alpha
 
 
 def _backdrop(background: Color | Picture, picture: Picture) -> Callable[[slice], Floats]:
     """Return a function that returns rows of the background: float32 (rows, width, channels + 1) with premultiplied
     colors and opacity, from 0 to the picture's maximum.
 
-    A background picture is scaled to cover the whole picture and cropped around its center.
+    A background picture is scaled to cover the whole picture, cropped around its center, and converted to the profile
+    of a picture in color.
     """
     if not isinstance(background, Picture):
-        color = np.array([*background, 255], np.float32) * (picture.maximum / 255)
-        return lambda rows: np.broadcast_to(color, (rows.stop - rows.start, picture.width, 4))
+        plain = np.array([*background, 255], np.float32) * (picture.maximum / 255)
+        return lambda rows: np.broadcast_to(plain, (rows.stop - rows.start, picture.width, 4))
     factor = max(picture.height / background.height, picture.width / background.width)
     tall = min(background.height, max(1, round(picture.height / factor)))
     wide = min(background.width, max(1, round(picture.width / factor)))
     top, left = (background.height - tall) // 2, (background.width - wide) // 2
     middle = np.s_[top : top + tall, left : left + wide]
     planes = np.repeat(background.pixels[middle], picture.channels // background.channels, axis=-1)
+    if picture.channels == 3:
+        source = background.metadata.icc if background.channels == 3 else None
+        planes = color.convert_profile(planes, source, picture.metadata.icc)
     opacity = np.full((tall, wide), background.maximum, planes.dtype)
     if background.alpha is not None:
         opacity = background.alpha[middle]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.engine.protocol import Engine, InferenceRequest, RequestContext
 from app.errors import ConflictingFields, InvalidField, ModelUnavailable, UnknownClass, nearest
@@ -21,6 +22,8 @@ from app.tasks.segment.outputs import Color, Rows, Segmentation, cut_out, draw_m
 from app.tasks.tiling import Stopwatch, plan_for, require_signature, run_tiled
 from models.manifest import Class, Manifest
 
+LEAST_FOUND = 0.001
+"""The share of the picture below which nothing was found."""
 COLOR = "^#[0-9a-fA-F]{6}$"
 
 
@@ -51,6 +54,15 @@ class SegmentOptions(TaskOptions):
         description="Background of a cutout: `transparent`, or a color as `#rrggbb`.",
         examples=["transparent"],
     )
+    edge: Literal["soft", "hard"] = Field(
+        "soft",
+        description="Edge of a cutout: `soft` keeps hair and blurred edges half transparent; `hard` makes each pixel "
+        "opaque or transparent, by `threshold`.",
+        examples=["soft"],
+    )
+    shrink: int = Field(
+        0, ge=0, le=16, description="Pixels to take off the edge of a cutout, where a rim is left.", examples=[0]
+    )
     opacity: float = Field(
         0.5, ge=0, le=1, allow_inf_nan=False, description="Opacity of the colors of an overlay.", examples=[0.5]
     )
@@ -71,6 +83,18 @@ class SegmentOptions(TaskOptions):
         return None if text == "transparent" else (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
 
 
+class CutoutOptions(SegmentOptions):
+    """The options of `/cutout`: those of `/segment`, with `output=cutout`."""
+
+    output: Literal["cutout"] = Field("cutout", description="Always `cutout`.", examples=["cutout"])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_output(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Set `output`, as if it had been sent: a job keeps what was set, for the form of `/segment`."""
+        return {"output": "cutout", **values}
+
+
 async def segment(
     picture: Picture,
     options: SegmentOptions,
@@ -87,23 +111,39 @@ async def segment(
     watch = Stopwatch(context)
     manifest, chosen = find_model(options, engine, has_background_image=background_image is not None)
     binary = _is_binary(manifest)
-    rows, decisions = await _probabilities(picture, manifest, engine, context)
-    found = Segmentation(picture, rows, manifest.classes, chosen, options.threshold, binary)
+    rows, coarse, decisions = await _probabilities(picture, manifest, engine, context)
+    seen = manifest.geometry.nearest_size(picture.height, picture.width) if "size" in decisions else None
+    coarseness = max(1.0, math.sqrt(picture.height * picture.width / math.prod(seen))) if seen else 1.0
+    found = Segmentation(picture, rows, manifest.classes, chosen, options.threshold, binary, coarseness)
     decisions |= {"precision": context.usage.precision("segment")}
+    warnings: tuple[str, ...] = ()
+    if await asyncio.to_thread(found.share, coarse) < LEAST_FOUND:
+        decisions["found"] = "nothing"
+        warnings = (_explain_nothing(manifest, found),)
     if binary:
         decisions["threshold"] = f"{options.threshold:g}"
     if options.output == "json":
         table = await asyncio.to_thread(make_table, found)
-        return TaskResult(picture, manifest.id, decisions, watch.seconds(), table=table)
+        return TaskResult(picture, manifest.id, decisions, watch.seconds(), table, warnings)
     if options.output == "mask":
         result = await asyncio.to_thread(draw_mask, found)
     elif options.output == "overlay":
         result = await asyncio.to_thread(draw_overlay, found, options.opacity)
     else:
-        result = await asyncio.to_thread(cut_out, found, background_image or options.background_color)
+        backdrop = background_image or options.background_color
+        hard = options.edge == "hard"
+        result = await asyncio.to_thread(cut_out, found, backdrop, hard=hard, shrink=options.shrink)
     if options.output != "mask" and picture.metadata.icc and not result.metadata.icc:
         decisions["icc"] = "dropped"
-    return TaskResult(result, manifest.id, decisions, watch.seconds())
+    return TaskResult(result, manifest.id, decisions, watch.seconds(), warnings=warnings)
+
+
+def _explain_nothing(manifest: Manifest, found: Segmentation) -> str:
+    names = ", ".join(one.name for one in found.subjects[:10])
+    return (
+        f"Nothing was found: less than {LEAST_FOUND:.1%} of the picture is {names}, as {manifest.id} sees it. "
+        "Try another model (`GET /models`), a lower `threshold`, or a part of the picture."
+    )
 
 
 def find_model(options: SegmentOptions, engine: Engine, *, has_background_image: bool) -> tuple[Manifest, list[Class]]:
@@ -150,14 +190,20 @@ def _choose_classes(manifest: Manifest, wanted: Sequence[str]) -> list[Class]:
 
 async def _probabilities(
     picture: Picture, manifest: Manifest, engine: Engine, context: RequestContext
-) -> tuple[Rows, dict[str, str]]:
-    """Return a function that returns probabilities by row, and the decisions for `X-Applied`."""
+) -> tuple[Rows, Iterable[Floats], dict[str, str]]:
+    """Return a function that returns probabilities by row, all of them as coarse as they were found (in parts), and the
+    decisions for `X-Applied`."""
     if manifest.geometry.kind == "tiled":
         plan = await plan_for(picture, manifest, "segment", engine.tile_mebibytes)
         whole = await run_tiled(
             picture, plan, manifest, "segment", engine, context, output="probabilities", dtype=np.uint16
         )
-        return lambda rows: whole[rows].astype(np.float32) / np.float32(65535), {"tiles": str(len(plan.tiles))}
+
+        def rows_of(rows: slice) -> Floats:
+            return whole[rows].astype(np.float32) / np.float32(65535)
+
+        strips = guided_filter.split_rows(picture.height, picture.width)
+        return rows_of, map(rows_of, strips), {"tiles": str(len(plan.tiles))}
     if manifest.geometry.kind != "canonical":
         text = f"The model {manifest.id} has a geometry that this task does not support: {manifest.geometry.kind}."
         raise ModelUnavailable(text, field="model", value=manifest.id)
@@ -171,7 +217,11 @@ async def _probabilities(
         raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
     guided = await asyncio.to_thread(guided_filter.fit, answer, small)
     full = picture.height, picture.width
-    return lambda rows: guided_filter.apply(guided, picture.pixels[rows], rows, full), {"size": f"{size[1]}x{size[0]}"}
+    return (
+        lambda rows: guided_filter.apply(guided, picture.pixels[rows], rows, full),
+        [answer],
+        {"size": f"{size[1]}x{size[0]}"},
+    )
 
 
 def _resize(pixels: NDArray[Any], size: tuple[int, int]) -> Floats:
@@ -202,6 +252,27 @@ def _probe(manifest: Manifest, picture: Picture) -> tuple[SegmentOptions, dict[s
     return SegmentOptions(model=manifest.versioned_name), {}
 
 
+PICTURES = {
+    "background_image": "Picture for the background of a cutout, instead of `background`. It is scaled to cover the "
+    "whole picture, cropped around its center, and keeps its transparency. Its colors are converted to the color "
+    "profile of the picture."
+}
+PROBLEMS = ("unknown-class", "conflicting-fields")
+CUTOUT: Task[SegmentOptions] = Task(
+    name="segment",
+    endpoint="cutout",
+    summary="Remove the background of a picture",
+    description="Background removal: cuts the main object out of a photo, such as a product, a person or an animal, "
+    "and returns it on a transparent background, on a color, or before another picture. The same as `/segment` with "
+    "`output=cutout`.",
+    options=CutoutOptions,
+    run=segment,
+    check=_check,
+    outline=_outline,
+    probe=_probe,
+    pictures=PICTURES,
+    problems=PROBLEMS,
+)
 TASK = Task(
     name="segment",
     summary="Segment a picture or remove its background",
@@ -212,9 +283,7 @@ TASK = Task(
     check=_check,
     outline=_outline,
     probe=_probe,
-    pictures={
-        "background_image": "Picture for the background of a cutout, instead of `background`. It is scaled to cover "
-        "the whole picture, cropped around its center, and keeps its transparency."
-    },
-    problems=("unknown-class", "conflicting-fields"),
+    pictures=PICTURES,
+    problems=PROBLEMS,
+    shortcuts=(CUTOUT,),
 )

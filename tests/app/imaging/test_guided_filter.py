@@ -82,3 +82,19 @@ def test_inverse_is_exact_for_a_window_of_two_colors() -> None:
     matrices = color @ color.swapaxes(-1, -2) + 1e-3 * np.eye(3, dtype=np.float32)
     exact = np.linalg.inv(matrices.astype(np.float64))
     np.testing.assert_allclose(guided_filter._invert(matrices), exact, rtol=1e-5, atol=1e-3)
+
+
+def test_smoothing_follows_the_guide_where_it_is_asked_for() -> None:
+    guide = np.zeros((40, 60, 3), np.float32)
+    guide[:, 30:] = (0.2, 0.9, 0.4)
+    truth = (np.arange(60) >= 30).astype(np.float32)[None].repeat(40, 0)
+    noisy = (truth + np.random.default_rng(0).normal(0, 0.2, truth.shape)).astype(np.float32)
+    where = np.zeros((40, 60), bool)
+    where[:, 20:40] = True
+    found = guided_filter.smooth(noisy, guide, where, radius=3, epsilon=1e-4)
+    assert np.abs(found - truth)[:, 20:40].mean() < 0.3 * np.abs(noisy - truth)[:, 20:40].mean()
+    whole = guided_filter.fit(noisy[..., None], guide, radius=3, epsilon=1e-4)
+    exact = (whole.slopes[..., 0, :] * guide).sum(axis=-1) + whole.intercepts[..., 0]
+    np.testing.assert_allclose(found[:, 20:40], np.clip(exact, 0, 1)[:, 20:40], atol=2e-3)
+    gray = guided_filter.smooth(noisy, guide[..., 1:2], where, radius=3, epsilon=1e-4)
+    assert np.abs(gray - truth)[:, 20:40].mean() < 0.3 * np.abs(noisy - truth)[:, 20:40].mean()

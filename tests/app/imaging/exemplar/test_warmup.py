@@ -7,13 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.imaging import foreground
 from app.imaging.exemplar import patches, poisson, warmup
 from app.imaging.exemplar.fill import fill
+from app.imaging.foreground import EdgeColors
 from tests.app.imaging.samples import noise
 
 
 def count_variants() -> int:
-    loops = [value for module in (patches, poisson) for value in vars(module).values() if hasattr(value, "signatures")]
+    loops = [
+        value
+        for module in (patches, poisson, foreground)
+        for value in vars(module).values()
+        if hasattr(value, "signatures")
+    ]
     assert len(loops) > 8
     return sum(len(loop.signatures) for loop in loops)
 
@@ -28,4 +35,6 @@ def test_no_request_compiles_anything(planes: int, dtype: Any) -> None:
     hole = unknown & (np.arange(300) < 90)
     picture = noise(300, 150, planes, dtype).transpose(1, 0, 2)  # any layout
     fill(picture, unknown.T.copy().T, hole, np.zeros((75, 150, planes), np.float32), has_alpha=planes == 4)
+    edges = EdgeColors(picture[..., : 3 if planes > 1 else 1], np.full((300, 150), 99, dtype).T.copy().T)
+    edges.estimate(next(edges.windows()))
     assert count_variants() == before

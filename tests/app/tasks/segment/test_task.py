@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import ConflictingFields, InvalidField, ModelUnavailable, UnknownClass
 from app.imaging.picture import Metadata, Picture
 from app.tasks.base import TaskResult
-from app.tasks.segment.task import SegmentOptions, segment
+from app.tasks.segment.task import CutoutOptions, SegmentOptions, segment
 from models.manifest import Class, Geometry
+from tests.app.imaging.samples import ADOBE_RGB, icc_rgb
 from tests.engines import FunctionEngine
 from tests.model_repository import CANONICAL, LIGHT_CLASSES, manifest, segment_signatures
 
@@ -162,6 +164,54 @@ def test_grey_picture_before_a_colored_background_is_colored() -> None:
     assert answer.picture.metadata == Metadata(exif=b"exif")
     plain, _ = run(image, model="light", output="cutout")
     assert plain.picture.channels == 1
+
+
+def test_a_background_picture_is_converted_to_the_profile_of_the_picture() -> None:
+    wide = icc_rgb(ADOBE_RGB)
+    behind = Picture(np.full((30, 30, 3), (250, 20, 20), np.uint8), metadata=Metadata(icc=wide))
+    same, _ = run(
+        replace(striped(), metadata=Metadata(icc=wide)), output="cutout", classes="red", background_image=behind
+    )
+    assert (same.picture.pixels[:, 60:] == (250, 20, 20)).all()
+    other, _ = run(replace(striped(), metadata=Metadata()), output="cutout", classes="red", background_image=behind)
+    assert other.picture.pixels[0, 100, 0] == 255  # more red than sRGB has
+    assert (other.picture.pixels[:, :36] == [255, 0, 0]).all()
+
+
+def test_a_hard_edge_has_two_opacities_and_shrinking_takes_from_it() -> None:
+    ramp = Picture(
+        np.rint(np.clip((np.arange(160) - 60) / 40, 0, 1) * 255).astype(np.uint8)[None, :, None].repeat(120, 0)
+    )
+    soft, _ = run(ramp, model="light", output="cutout")
+    hard, _ = run(ramp, model="light", output="cutout", edge="hard")
+    shrunk, _ = run(ramp, model="light", output="cutout", edge="hard", shrink=5)
+    assert soft.picture.alpha is not None
+    assert hard.picture.alpha is not None
+    assert shrunk.picture.alpha is not None
+    assert len(np.unique(soft.picture.alpha)) > 2
+    assert set(np.unique(hard.picture.alpha)) == {0, 255}
+    np.testing.assert_array_equal(hard.picture.alpha == 255, soft.picture.alpha > 127)
+    assert (hard.picture.alpha == 255).sum(axis=1)[60] - (shrunk.picture.alpha == 255).sum(axis=1)[60] == 5
+
+
+@pytest.mark.parametrize("output", ["mask", "cutout", "overlay", "json"])
+def test_nothing_found_is_said_with_every_output(output: str) -> None:
+    empty, _ = run(Picture(np.zeros((48, 64, 3), np.uint8)), output=output)
+    assert empty.decisions["found"] == "nothing"
+    assert "less than 0.1% of the picture is red, green" in empty.warnings[0]
+    full, _ = run(striped(), output=output)
+    assert "found" not in full.decisions
+    assert full.warnings == ()
+    tiled, _ = run(Picture(np.zeros((100, 70, 3), np.uint8)), output=output, model="road")
+    assert tiled.decisions["found"] == "nothing"
+
+
+def test_cutout_options_are_those_of_segment_for_a_job_to_keep() -> None:
+    chosen = CutoutOptions(edge="hard")
+    assert chosen.model_dump(exclude_unset=True) == {"output": "cutout", "edge": "hard"}
+    assert SegmentOptions(**chosen.model_dump(exclude_unset=True)).output == "cutout"
+    with pytest.raises(ValidationError, match="output"):
+        CutoutOptions(output="mask")  # type: ignore[arg-type]
 
 
 def test_overlay_leaves_the_background_alone() -> None:
