@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import objects
+from training.data.objects import is_empty, labeled, taught
 from training.data.packs import Packs
 from training.evaluation.service import Service
 
@@ -43,8 +43,8 @@ class Composite(NamedTuple):
 
 def composites(packs: Packs, count: int, enlarged: float = 1.5) -> Iterator[Composite]:
     """Yield `count` pictures of each kind, the same each time, `enlarged` from the pack's size."""
-    drawn = [one for one in objects.labeled(packs, "object/val") if 0.05 < one.opacity.mean() / 255 < 0.5]
-    empty = [one.picture for one in objects.taught(packs, "photos-any", "u2netp") if objects.is_empty(one)]
+    drawn = [one for one in labeled(packs, "object/val") if 0.05 < one.opacity.mean() / 255 < 0.5]
+    empty = [one.picture for one in taught(packs, "photos-any", "u2netp") if is_empty(one)]
     for number in range(count * len(KINDS)):
         random = np.random.default_rng(number)
         one = drawn[number // len(KINDS) % len(drawn)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from training import onnx_weights
 from training.recipe import BadInitialWeights
 from training.weights import read_weights, take
 
@@ -43,6 +44,8 @@ def load_initial_weights(network: keras.Model, source: Path, part_name: str, con
 
 
 def _read_file(file: Path) -> dict[str, np.ndarray]:
+    if file.suffix == ".onnx":
+        return onnx_weights.read(file)
     if file.suffix != ".npz":
         return read_weights(file)
     with np.load(file) as arrays:

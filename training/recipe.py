@@ -66,6 +66,8 @@ class Part:
     bfloat16 = False
     """Whether the service may compute it in bfloat16: set it where the difference was measured
     (`tests/published/test_bfloat16.py`)."""
+    first_weights: tuple[str, ...] = ()
+    """Files of weights (`Packs.weights`) that a first training without --from starts from, one after the other."""
     start: str | None = None
     """The part of the same model whose weights a first training starts from, where names match."""
 

@@ -276,15 +276,14 @@ def train(
             print(
                 f"{recipe.id}:{part_name}: {state} does not exist; starting a new training", file=sys.stderr, flush=True
             )
-        source = _initial_weights(weights, recipe, part_name, out)
-        if source is not None:
+        name = f"{recipe.id}:{part_name}"
+        sources = _initial_weights(weights, recipe, part_name, out, packs)
+        for source in sources:
             taken = load_initial_weights(network, source, part_name, part.convert_weights)
-            run.started_from = (
-                "/".join(source.parts[-3:]) if source.is_dir() else f"{source.parent.name} ({source.name})"
-            )
             # A part that this one starts from belongs to the same model, which counts its run anyway.
             run.previous_runs = previous_runs(source) if weights is not None else []
-            print(f"{recipe.id}:{part_name}: loaded {taken} variables from {source}", file=sys.stderr, flush=True)
+            print(f"{name}: loaded {taken} variables from {source}", file=sys.stderr, flush=True)
+        run.started_from = ", ".join(map(_source_name, sources))
         (folder / "log.jsonl").unlink(missing_ok=True)
 
     batches = _Batches(part.batches(packs, seed, batch), run.steps_before)
@@ -342,12 +341,19 @@ def _step_seconds(part: Part, inputs: dict[str, np.ndarray], seed: int, precisio
     return time.monotonic() - began
 
 
-def _initial_weights(given: Path | None, recipe: Recipe, part_name: str, out: Path) -> Path | None:
-    """Return the initial weights of a first training: what --from names, else the part named by `start`."""
-    if given is not None and (given / recipe.id).is_dir():
-        return given / recipe.id / f"{part_name}.npz"
-    start = recipe.parts[part_name].start
-    if given is not None or start is None:
-        return given
-    built_upon = out / recipe.results / start / "weights.weights.h5"
-    return built_upon if built_upon.is_file() else None
+def _initial_weights(given: Path | None, recipe: Recipe, part_name: str, out: Path, packs: Packs) -> list[Path]:
+    """Return the initial weights of a first training: what --from names, else `first_weights`, else those of `start`.
+
+    Raises MissingPack.
+    """
+    if given is not None:
+        return [given / recipe.id / f"{part_name}.npz" if (given / recipe.id).is_dir() else given]
+    part = recipe.parts[part_name]
+    if part.first_weights or part.start is None:
+        return [packs.weights(file) for file in part.first_weights]
+    built_upon = out / recipe.results / part.start / "weights.weights.h5"
+    return [built_upon] if built_upon.is_file() else []
+
+
+def _source_name(source: Path) -> str:
+    return "/".join(source.parts[-3:]) if source.is_dir() else f"{source.parent.name} ({source.name})"

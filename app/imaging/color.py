@@ -129,10 +129,11 @@ def convert_profile(pixels: NDArray[Any], source: bytes | None, target: bytes | 
     if source == target:
         return pixels
     try:
-        profiles = [ImageCms.ImageCmsProfile(BytesIO(icc) if icc else _SRGB) for icc in (source, target)]
+        given, wanted = (ImageCms.ImageCmsProfile(BytesIO(icc) if icc else _SRGB) for icc in (source, target))
         converted = ImageCms.profileToProfile(
             Image.fromarray((pixels // (np.iinfo(pixels.dtype).max // 255)).astype(np.uint8)),
-            *profiles,
+            given,
+            wanted,
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             outputMode="RGB",
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,

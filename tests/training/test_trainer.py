@@ -406,6 +406,20 @@ def test_a_part_starts_from_the_one_it_builds_upon(train: Train) -> None:
     assert "denoise" in json.loads((folder / "run.json").read_text())["started_from"]
 
 
+def test_a_part_starts_from_the_files_of_weights_that_it_names(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, bias = (np.full(value.shape, 0.25, np.float32) for value in tiny.network().get_weights()[:2])
+    np.savez(tmp_path / "a.npz", **{"first/0": kernel, "first/1": bias})
+    np.savez(tmp_path / "b.npz", **{"first/1": 2 * bias})
+    monkeypatch.setenv("RESTORE_WEIGHTS", str(tmp_path))
+    recipe = tiny.recipe({"again": small_part(learning_rate=STILL, first_weights=("a.npz", "b.npz"))})
+    folder = train(recipe, part="again", seconds=1)
+    np.testing.assert_allclose(averages(folder)["first/0"], kernel, atol=1e-7)
+    np.testing.assert_allclose(averages(folder)["first/1"], 2 * bias, atol=1e-7)
+    assert "a.npz" in json.loads((folder / "run.json").read_text())["started_from"]
+
+
 def test_names_and_shapes_decide_what_is_taken(trainer: ModuleType, tmp_path: Path) -> None:
     network = tiny.network()
     before = [np.array(value) for value in network.get_weights()]

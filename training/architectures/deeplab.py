@@ -10,11 +10,11 @@ Nothing here is normalized: batches are small.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 from keras import layers, ops
-from keras.src import backend
+
+from training.architectures.bilinear import enlarge
 
 
 def build(
@@ -56,21 +56,8 @@ def _separable(x: keras.KerasTensor, width: int, name: str, rate: int = 1) -> ke
 
 
 def _enlarged(x: keras.KerasTensor, factor: int, name: str) -> keras.KerasTensor:
-    return _Bilinear(factor, dtype="float32", name=name)(x)
+    return enlarge(x, factor, name, "float32")
 
 
 def _small(scale: float) -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(scale, "fan_in", "truncated_normal")
-
-
-class _Bilinear(layers.UpSampling2D):
-    """[N,H,W,C] -> [N,factor*H,factor*W,C], pixel centres aligned."""
-
-    def __init__(self, factor: int, **options: Any) -> None:
-        super().__init__(factor, interpolation="bilinear", **options)
-
-    def call(self, inputs: Any) -> Any:
-        # What `ops.image.resize` does after its check, which (Keras 3.15) refuses a size that is no number until a
-        # picture comes, as in a SavedModel: keras-team/keras, pull request 22079.
-        size = [side * factor for side, factor in zip(ops.shape(inputs)[1:3], self.size, strict=True)]
-        return backend.image.resize(inputs, size, interpolation="bilinear", data_format="channels_last")

@@ -86,7 +86,7 @@ class Views:
         labels = _crop_window(labels, sides, window, self.size, cv2.INTER_NEAREST, VOID)
         if random.random() < 0.5:
             picture, labels = picture[:, ::-1], labels[:, ::-1]
-        return Scene(_jitter_colors(picture, random), np.ascontiguousarray(labels))
+        return Scene(jitter_colors(picture, random), np.ascontiguousarray(labels))
 
 
 def paste(front: Scene, back: Scene) -> Scene:
@@ -113,7 +113,8 @@ def _crop_window(
     return result
 
 
-def _jitter_colors(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def jitter_colors(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return `picture` uint8 in another brightness, contrast and color."""
     values = picture.astype(np.float32)
     gain = random.uniform(0.75, 1.25) * random.uniform(0.92, 1.08, 3)
     values = (values - 127) * random.uniform(0.75, 1.25) + 127

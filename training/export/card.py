@@ -21,6 +21,10 @@ TERMS = {
     "distributed for research, no licence known. Not part of this repository.",
     "voc": "Pictures of COCO 2017 with their labels under VOC's ids: annotations CC BY 4.0, the pictures "
     "Flickr's, each with its own licence. Not part of this repository.",
+    "object": "ECSSD (Shi et al. 2016): pictures from the internet with masks of their main object, for research, no "
+    "licence known. Not part of this repository.",
+    "photos-any": "Photographs of ImageNet (Deng et al. 2009), one of each of 949 classes, for research; their rights "
+    "remain with their owners. With the answers of U²-Netp (Apache-2.0) about them. Not part of this repository.",
     "content": "Photographs to be stylized, of Kodak, scikit-image and others, each under the terms of its source. "
     "Not part of this repository.",
     "mountain": "The mountains of Intel's scene classification set; no terms stated. Not part of this repository.",

@@ -1,0 +1,57 @@
+"""U²-Netp is that of its authors, and what joins it changes nothing before it has learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.data.packs import MissingPack, Packs
+
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+
+
+def built(*, joined: bool = False, light: bool = False) -> Any:
+    import keras
+
+    from training.architectures import u2net
+
+    image = keras.Input((None, None, 3), name="image")
+    others = {4: keras.layers.AveragePooling2D(4)(image)} if joined else None
+    return keras.Model(image, u2net.build(image, others, light=light))
+
+
+def test_every_side_has_the_size_of_the_picture() -> None:
+    for network in (built(), built(light=True)):
+        found = network(np.zeros((1, 64, 96, 3), np.float32))
+        assert [tuple(one.shape) for one in found] == [(1, 64, 96, 1)] * 7
+
+
+def test_others_join_at_nothing() -> None:
+    import keras
+
+    plain, joined = built(), built(joined=True)
+    for layer in plain.layers:
+        if layer.weights:
+            joined.get_layer(layer.name).set_weights(layer.get_weights())
+    picture = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
+    before, after = (keras.ops.convert_to_numpy(network(picture)[0]) for network in (plain, joined))
+    np.testing.assert_allclose(before, after, atol=1e-5)
+
+
+def test_the_authors_weights_fit_and_find_what_stands_out() -> None:
+    """The full answer was compared with that of onnxruntime once: it differs by 5e-5 at most."""
+    from training.recipes.segment_object import original
+
+    try:
+        network = original(Packs())
+    except MissingPack as missing:
+        pytest.skip(str(missing))
+    inside = np.hypot(*(np.mgrid[:320, :320] - 160)) < 80
+    picture = np.where(inside[..., None], (0.9, 0.2, 0.1), (0.3, 0.5, 0.3)).astype(np.float32)
+    found = np.asarray(network({"image": picture[None]})["probabilities"])[0, ..., 0] > 0.5
+    assert (found & inside).sum() / (found | inside).sum() > 0.95
