@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging.exemplar.patches import compiled
+from app.imaging.compilation import compiled
 from app.imaging.picture import Floats
 
 COARSE_PIXELS = 2**20

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import keras
 from keras import layers, ops
 
-from training.architectures.bilinear import enlarge
+from training.bilinear import enlarge
 
 
 def build(

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from training.architectures.bilinear import enlarge
+from training.bilinear import enlarge
 
 MIDDLE, WIDTH = 16, 64
 HEIGHTS = {1: 7, 2: 6, 3: 5, 4: 4}

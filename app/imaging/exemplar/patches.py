@@ -10,11 +10,11 @@ A patch is a square of 2 RADIUS + 1 pixels. Arrays have a border of BORDER pixel
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit
+
+from app.imaging.compilation import compiled
 
 RADIUS = 3
 """Patch radius, in pixels."""
@@ -27,16 +27,6 @@ MAX_WEIGHT = 32
 """The largest weight of a pixel: 49 pixels × 4 channels × 255² × 32 still fits into 31 bits."""
 UNKNOWN = np.int32(2**31 - 1)
 """The cost of a patch that was not compared yet."""
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(function: F) -> F:
-    """Compile `function` at its first call, without the interpreter's lock; keep it on disk where that is possible."""
-    try:
-        return njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[return-value]
-    except RuntimeError:  # no folder can be written to: it is compiled at every start
-        return njit(nogil=True, error_model="numpy")(function)  # type: ignore[return-value]
 
 
 @compiled

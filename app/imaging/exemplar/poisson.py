@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from app.imaging.exemplar.patches import compiled
+from app.imaging.compilation import compiled
 from app.imaging.holes import Mask
 from app.imaging.picture import Floats
 
