@@ -106,11 +106,11 @@ class Browser:
         )
         return Box(*self.run(script))
 
-    def drag(self, *points: tuple[float, float], button: int = 0) -> None:
-        """Press a button of the mouse at the first point, move to the others, and release it."""
+    def drag(self, *points: tuple[float, float], button: int = 0, kind: str = "mouse") -> None:
+        """Press a button of a mouse, pen or finger (`touch`) at the first point, move to the others, and release it."""
         moves = [_move(*point) for point in points]
         down, up = {"type": "pointerDown", "button": button}, {"type": "pointerUp", "button": button}
-        self._act(_pointer("mouse", "mouse", [moves[0], down, *moves[1:], up]))
+        self._act(_pointer(kind, kind, [moves[0], down, *moves[1:], up]))
 
     def hover(self, x: float, y: float) -> None:
         """Move the mouse to a point."""

@@ -94,9 +94,9 @@ class Page:
         """Where the picture lies in the window while it is edited."""
         return self.browser.box("#edit img")
 
-    def stroke(self, *points: tuple[float, float]) -> None:
+    def stroke(self, *points: tuple[float, float], kind: str = "mouse") -> None:
         """Draw along points of the picture; (1, 1) is its bottom right corner."""
-        self.browser.drag(*(self.picture.at(*point) for point in points))
+        self.browser.drag(*(self.picture.at(*point) for point in points), kind=kind)
 
     def size(self, pixels: int) -> None:
         """Set the size of the brush."""

@@ -86,6 +86,14 @@ def test_keys_change_size_undo_and_choose_the_eraser(erasing: Page) -> None:
     assert not is_empty(erasing)
 
 
+@pytest.mark.parametrize("kind", ["mouse", "pen", "touch"])
+def test_mouse_pen_and_finger_draw_the_same(erasing: Page, kind: str) -> None:
+    erasing.stroke((0.2, 0.5), (0.8, 0.5), kind=kind)
+    rows, columns = np.nonzero(erasing.mask())
+    assert (rows.min(), rows.max()) == pytest.approx((56, 63), abs=1)
+    assert (columns.min(), columns.max()) == pytest.approx((28, 131), abs=1)
+
+
 def test_a_stroke_drawn_with_keys_alone(erasing: Page) -> None:
     erasing.browser.run("document.querySelector('#edit canvas').focus()")
     erasing.browser.press(KEYS["enter"], *[KEYS["right"]] * 10, KEYS["enter"], KEYS["down"])

@@ -224,6 +224,7 @@ export class Brush extends EventTarget {
   #wheel(event) {
     event.preventDefault();
     this.zoom(Math.exp(-Math.max(-60, Math.min(60, event.deltaY)) * (event.ctrlKey ? 0.01 : 0.004)), ...this.#at(event));
+    this.#showCursor(...this.#at(event));
   }
 
   // --- keyboard ---

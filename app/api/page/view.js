@@ -16,7 +16,7 @@ export function show(mode, index = -1) {
   const result = state.results[index];
   if (result) compare.open(state.original, result.picture);
   setBrush(mode === "edit" && state.task === "inpaint" ? "mask" : "");
-  $("#facts").replaceChildren(...(result ? describe(result) : []).map((fact) => el("span", {}, fact)));
+  $("#facts").replaceChildren(...(result ? describe(result) : []).flatMap((fact) => [el("span", {}, fact), " "]));
   $("#touch").hidden = !result?.cutout;
   showSteps();
   showCurl();
