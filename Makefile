@@ -86,11 +86,16 @@ unit: $(VENV)/.dev ## tests in a minute: without TensorFlow, data packs and long
 	@$(PYTEST) $(PARALLEL) -m "not tf and not integration and not slow and not data and not chromium and not ray" $(ARGS)
 
 .PHONY: test-all
-test-all: $(VENV)/.dev ## all tests, the Docker steps, and the README's steps in a fresh clone
+test-all: $(VENV)/.dev ## all tests, the image, and the README's steps in a fresh clone
 	@RESTORE_FUZZ=5000 $(PYTEST) -m "not ray" --timeout 3600 $(ARGS)
 	@$(MAKE) test-ray
-	@$(BIN)/python -m scripts.docker_steps --reuse $(VENV)
+	@if docker info >/dev/null 2>&1 || podman info >/dev/null 2>&1; then $(MAKE) test-image; \
+	else echo "[image] skipped: neither Docker nor Podman runs here"; fi
 	@tests/e2e/newcomer.sh
+
+.PHONY: test-image
+test-image: ## build the image and try it (needs Docker or Podman)
+	@python3 -m scripts.try_image $(ARGS)
 
 .PHONY: test-ray
 test-ray: ## tests with two Ray nodes on this machine

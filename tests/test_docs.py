@@ -130,9 +130,9 @@ def test_pages_made_from_the_code_are_up_to_date(module: str, page: str) -> None
     assert (ROOT / "docs" / page).read_text("utf-8") == made, f"python -m {module} > docs/{page}"
 
 
-def test_decisions_are_numbered_without_gaps_and_say_why() -> None:
+def test_decisions_have_numbers_of_their_own_and_say_why() -> None:
     records = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
-    assert [int(path.name[:4]) for path in records] == list(range(1, len(records) + 1))
+    assert len({path.name[:4] for path in records}) == len(records)
     for path in records:
         text = path.read_text("utf-8")
         for heading in ("Status:", "## Context", "## Decision", "## Consequences"):

@@ -14,7 +14,7 @@ NOT_RUN = {
     r"^make (serve|setup)\b": "installs an environment; tests/e2e/newcomer.sh runs `make serve` (make test-all)",
     r"^make (test|unit|check|test-all|test-ray)$": "would run this test in itself, or takes as long as it",
     r"^make (docs|bench|soak)\b": "writes to the repository, or measures for minutes",
-    r"^(\w+=\S+ )?docker compose\b": "needs a container engine; scripts.docker_steps runs the steps (make test-all)",
+    r"^(\w+=\S+ )?docker (compose|run)\b": "needs a container engine; `make test-image` runs the image",
     r"\bray start\b|RESTORE_ENGINE=ray": "needs several machines; tests/e2e/test_ray.py has two nodes (make test-ray)",
     r"-F method=optimize\b": "needs VGG19, which is not published; tests/app/tasks has a small model in its place",
     r"-m training publish\b": "writes to models/; tests/training/export/test_publish.py publishes elsewhere",
