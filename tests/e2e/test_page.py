@@ -111,7 +111,7 @@ def test_an_old_photo_is_cleaned_up_then_enlarged_and_each_step_is_shown(page: P
 
 
 def test_the_samples_are_made_by_the_page(page: Page) -> None:
-    for number, task in enumerate(["denoise", "superres", "inpaint", "segment"], 1):
+    for number, task in enumerate(["denoise", "superres", "inpaint", "cutout"], 1):
         page.open()
         page.press(f"#samples button:nth-of-type({number})")
         page.browser.find("body[data-mode=edit]")
@@ -177,7 +177,7 @@ def test_the_command_does_the_same(page: Page, tmp_path: Path) -> None:
         ("a.JPG", "denoise", "a-denoise.jpg"),
         ("b.c.png", "superres", "b.c-superres.png"),
         ("photo", "denoise", "photo-denoise.png"),
-        ("a.jpeg", "segment", "a-segment.png"),
+        ("a.jpeg", "cutout", "a-segment.png"),
     ],
 )
 def test_the_command_names_the_file_as_the_service_will(page: Page, name: str, task: str, output: str) -> None:
@@ -194,10 +194,10 @@ def test_the_command_names_the_file_as_the_service_will(page: Page, name: str, t
 def test_the_other_fields_are_those_of_the_api(page: Page) -> None:
     page.put(photo())
     schema = page.service.client.get("/openapi.json").json()["paths"]
-    for task in ("denoise", "superres", "inpaint", "stylize", "segment"):
+    for task in ("denoise", "superres", "inpaint", "stylize", "cutout"):
         page.task(task)
         body = schema[f"/{task}"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
-        wanted = {name for name in body if name not in ("image", "mask", "mask_from", "output")}
+        wanted = {name for name in body if name not in ("image", "mask", "mask_from", "output", "opacity")}
         script = (
             "return [...document.querySelectorAll('#controls .field, #more .field')].map(node => node.dataset.field)"
         )
@@ -209,17 +209,25 @@ def test_the_other_fields_are_those_of_the_api(page: Page) -> None:
 
 def test_a_problem_stands_beside_the_field_that_it_names(page: Page) -> None:
     page.put(photo())
-    page.task("segment")
+    page.task("cutout")
     page.browser.run("document.querySelector('#more').open = true")
-    page.set("#segment-classes", "dragon")
+    page.set("#cutout-classes", "dragon")
     page.press("#run")
     text = page.until_text("[data-field=classes]", "no class 'dragon'")
     assert "light" in text
-    assert page.browser.run("return document.activeElement.id") == "segment-classes"
-    page.set("#segment-classes", "light")
+    assert page.browser.run("return document.activeElement.id") == "cutout-classes"
+    page.set("#cutout-classes", "light")
     page.run()
     assert page.browser.all(".wrong") == []
     assert [text for text in page.browser.complaints() if "422" not in text] == []
+
+
+def test_it_says_when_nothing_was_found(page: Page) -> None:
+    page.put(photo())  # nothing in it is light
+    page.task("cutout")
+    page.run()
+    page.until_text("#problem", "Nothing was found")
+    assert page.browser.all("#touch:not([hidden])")
 
 
 def test_a_file_that_is_no_picture_is_refused_in_words(page: Page) -> None:

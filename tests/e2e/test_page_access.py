@@ -30,7 +30,7 @@ def drawing(page: Page) -> None:
 
 def every_field(page: Page) -> None:
     page.put(photo())
-    page.task("segment")
+    page.task("cutout")
     page.browser.run("document.querySelector('#more').open = true")
 
 
@@ -41,7 +41,7 @@ def styles(page: Page) -> None:
 
 def result(page: Page) -> None:
     page.put(photo())
-    page.task("segment")
+    page.task("cutout")
     page.run()
 
 

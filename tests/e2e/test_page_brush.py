@@ -184,7 +184,7 @@ def test_a_cutout_is_touched_up(page: Page) -> None:
     pixels = photo(HEIGHT, WIDTH)
     pixels[:, WIDTH // 2 :] += 150  # the light half is kept
     page.put(pixels)
-    page.task("segment")
+    page.task("cutout")
     page.run()
     before = read(page.download())
     assert (before[60, 20, 3], before[60, 140, 3]) == (0, 255)

@@ -3,7 +3,10 @@
 import { call } from "./api.js";
 import { $, el, fill, icon } from "./dom.js";
 
-/** `main` are the fields shown first, with their labels; `fixed` are sent always; `initial` differ from the API's. */
+/**
+ * Endpoints, as tasks for people. `main` are the fields shown first, with their labels; `initial` are values that differ
+ * from the API's; `models` are those that suit the page, best first; `task` is what models and results call the task.
+ */
 export const TASKS = {
   denoise: {
     title: "Clean up", about: "Noise, grain, JPEG blocks", main: { strength: "Strength", preserve: "Keep some grain" },
@@ -13,9 +16,9 @@ export const TASKS = {
     title: "Enlarge", about: "2, 3 or 4 times the size", main: { scale: "Enlarge" },
     cannot: "Sharpens edges but cannot know details that are not there, such as small faces. Clean up noisy pictures first.",
   },
-  segment: {
-    title: "Remove background", about: "Keep the subject, cut out", main: { background: "Background" },
-    fixed: { output: "cutout" }, models: ["object", "person"],
+  cutout: {
+    title: "Remove background", about: "Keep the subject, cut out", main: { background: "Background", edge: "Edge" },
+    task: "segment", models: ["object", "person"],
     cannot: "Hair, glass and smoke are hard. Touch up the cutout with the brush.",
   },
   inpaint: {
@@ -31,8 +34,9 @@ export const TASKS = {
     cannot: "Does not rebuild faces, and does not add color. Erase scratches first.",
   },
 };
-const HIDDEN = ["image", "mask", "mask_from", "output"];
+const HIDDEN = ["image", "mask", "mask_from", "output", "opacity"]; // the page sends them, or they change nothing here
 
+export const taskOf = (step) => TASKS[step].task || step;
 export const stepsOf = (task) => TASKS[task].steps || [task];
 
 export class Controls {
@@ -71,12 +75,12 @@ export class Controls {
       .filter(([name, value]) => value !== "" && value != null && String(value) !== String(this.#schema(step)[name].default));
     const model = this.#model(step);
     if (model && !set.some(([name]) => name === "model")) set.push(["model", model]);
-    return [...Object.entries(TASKS[step].fixed || {}), ...set];
+    return set;
   }
 
   /** Return the model that suits the page better than the default one, or undefined. */
   #model(step) {
-    const here = this.models.filter((model) => model.task === step && model.state !== "unavailable");
+    const here = this.models.filter((model) => model.task === taskOf(step) && model.state !== "unavailable");
     const best = TASKS[step].models?.find((name) => here.some((model) => model.name === name));
     return here.some((model) => model.default && model.name === best) ? undefined : best;
   }
@@ -126,7 +130,7 @@ export class Controls {
   }
 
   #modelOptions(step) {
-    const names = this.models.filter((model) => model.task === step && model.latest).map((model) => [model.name, model.title ? `${model.name}: ${model.title}` : model.name]);
+    const names = this.models.filter((model) => model.task === taskOf(step) && model.latest).map((model) => [model.name, model.title ? `${model.name}: ${model.title}` : model.name]);
     return [["", "Best for this task"], ...names];
   }
 }

@@ -54,7 +54,7 @@ export const SAMPLES = [
   { task: "denoise", title: "Noisy", name: "noisy.png", spoil: addNoise },
   { task: "superres", title: "Small", name: "small.png", size: 160 },
   { task: "inpaint", title: "Scratched", name: "scratched.png", spoil: scratch },
-  { task: "segment", title: "Portrait", name: "portrait.png" },
+  { task: "cutout", title: "Portrait", name: "portrait.png" },
 ];
 
 /** Return a sample as a canvas. */

@@ -9,7 +9,12 @@ export function showProblem(error) {
   state.controls.clear();
   if (state.controls.mark(state.task, error)) return;
   const link = error.type?.startsWith("/") ? el("a", { href: new URL(error.type.slice(1), root).href, target: "_blank" }, "What to do") : "";
-  $("#problem").replaceChildren(el("b", {}, error.title || "This did not work"), error.message, " ", link);
+  showNotice(error.title || "This did not work", error.message, " ", link);
+}
+
+/** Show a text below the picture. */
+export function showNotice(title, ...text) {
+  $("#problem").replaceChildren(el("b", {}, title), ...text);
   $("#problem").hidden = false;
   $("#problem").scrollIntoView({ block: "nearest" });
 }

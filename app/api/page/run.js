@@ -4,7 +4,7 @@ import { run } from "./api.js";
 import { TASKS, stepsOf } from "./controls.js";
 import { $, say } from "./dom.js";
 import { open } from "./pictures.js";
-import { hideProblem, showProblem } from "./problems.js";
+import { hideProblem, showNotice, showProblem } from "./problems.js";
 import { brush, setResults, state } from "./state.js";
 import { show } from "./view.js";
 import { hideWaiting, showProgress, showWaiting, stop } from "./waiting.js";
@@ -19,6 +19,7 @@ export async function start() {
   $("#wait").classList.toggle("live", live);
   try {
     await runSteps(state.task, control, live);
+    if (state.results.at(-1)?.applied.includes("found=nothing")) showNotice("Nothing was found", "Touch up the cutout, or choose another model under More.");
     say("The result is ready.");
   } catch (error) {
     if (state.running === control && error.name !== "AbortError") showProblem(error);
@@ -38,7 +39,7 @@ async function runSteps(task, control, live) {
     const result = await run(step, form, control.signal, (job) => state.running === control && showProgress(job));
     input = await open(result.blob, result.name);
     control.signal.throwIfAborted();
-    const cutout = step === "segment" && !form.has("background") && !form.has("background_image");
+    const cutout = step === "cutout" && !form.has("background") && !form.has("background_image");
     results.push({ ...result, title, picture: input, task, cutout });
     if (live) keepErased(results);
     else {

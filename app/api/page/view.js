@@ -1,7 +1,7 @@
 // What is shown: the picture or a result, the steps, the command, the controls of a task.
 
 import { curl } from "./api.js";
-import { TASKS, stepsOf } from "./controls.js";
+import { TASKS, stepsOf, taskOf } from "./controls.js";
 import { $, el, fill, say } from "./dom.js";
 import { open } from "./pictures.js";
 import { hideProblem, showProblem } from "./problems.js";
@@ -91,10 +91,10 @@ export function setSize(size) {
 /** Return the name that a result will have, as the service chooses it. */
 function guessName(input, step, fields) {
   const [, stem, ending] = /^(.*?)(?:\.(\w+))?$/.exec(input);
-  const transparent = step === "segment" && !fields.background && !fields.background_image;
+  const transparent = step === "cutout" && !fields.background && !fields.background_image;
   const own = { jpg: "jpg", jpeg: "jpg", heic: "jpg", heif: "jpg", webp: "webp", tif: "tiff", tiff: "tiff", avif: "avif" }[ending?.toLowerCase()];
   const kept = transparent && own === "jpg" ? "png" : own || "png";
-  return `${stem}-${step}.${(fields.format || kept).replace("jpeg", "jpg")}`;
+  return `${stem}-${taskOf(step)}.${(fields.format || kept).replace("jpeg", "jpg")}`;
 }
 
 /** Show the command that sends the same form. */
