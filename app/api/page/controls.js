@@ -106,8 +106,7 @@ export class Controls {
   }
 
   #field(step, name, schema, label, value) {
-    const words = name.replaceAll("_", " ");
-    const title = label || words[0].toUpperCase() + words.slice(1);
+    const title = label || capitalize(name.replaceAll("_", " "));
     const id = `${step}-${name}`;
     const { node, read } = this.#control(step, id, name, title, schema, value);
     if (!label && schema.description) node.append(el("p", { className: "hint" }, firstSentence(schema.description)));
@@ -123,7 +122,7 @@ export class Controls {
     if (other?.pattern) return color(id, title, one.enum[0]);
     if (one?.enum) return automatic(id, title, one.enum[0], other);
     if (schema.type === "boolean") return toggle(id, title, value);
-    if (schema.enum?.length <= 4) return choice(id, title, schema.enum.map((item) => [item, name === "scale" ? `${item}×` : item]), value);
+    if (schema.enum?.length <= 4) return choice(id, title, schema.enum.map((item) => [item, name === "scale" ? `${item}×` : capitalize(item)]), value);
     if (schema.enum) return select(id, title, schema.enum.map((item) => [item, item]), value);
     if ("maximum" in schema) return slider(id, title, schema, value);
     return text(id, title, schema, value);
@@ -134,6 +133,8 @@ export class Controls {
     return [["", "Best for this task"], ...names];
   }
 }
+
+const capitalize = (text) => text[0].toUpperCase() + text.slice(1);
 
 const firstSentence = (text) => text.replaceAll("`", "").split(/(?<=[.;]) /)[0].replace(/;$/, ".");
 
@@ -162,7 +163,7 @@ function automatic(id, title, word, schema) {
   };
   box.addEventListener("input", show);
   show();
-  $(".head", node).append(output, el("label", { className: "switch" }, word[0].toUpperCase() + word.slice(1), box));
+  $(".head", node).append(output, el("label", { className: "switch" }, capitalize(word), box));
   return { node, read: () => (box.checked ? word : Number(input.value)) };
 }
 
