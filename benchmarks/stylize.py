@@ -1,6 +1,6 @@
 """Measures how well stylized pictures match their style and keep their content.
 
-`python -m benchmarks.stylize [--optimize 300] [--pairs 4]`
+`python -m benchmarks.stylize [--optimize 300 | --starts] [--pairs 4]`
 
 Needs the data packs `content`, `styles`, `photos` and VGG19's weights (docs/data.md); for `--optimize`, stylize/vgg19
 in a model repository (`python -m training publish vgg19`); and, for the baseline, `pip install
@@ -9,7 +9,8 @@ is not installed.
 
 Runs the service's own tasks, without HTTP. Optimization is slow, so it is measured on smaller pictures, in a table
 together with the other methods, and with the Gram ratio: the distance of the Gram matrices to those of the style, after
-over before. All pairs in 60 steps take an hour on two cores.
+over before. All pairs in 60 steps take an hour on two cores. `--starts` prints only that ratio after several numbers of
+steps, starting from the picture and from the painting in one pass.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ import numpy as np
 from PIL import Image
 
 from app.engine.protocol import BACKGROUND, RequestContext
+from app.errors import UnknownModel
 from app.imaging.picture import Picture
 from app.settings import Settings
 from app.tasks.stylize.canvas import LONG_SIDE
 from app.tasks.stylize.task import StylizeOptions, stylize
 from benchmarks.serve import BareEngine
+from models.manifest import Manifest
 from training.architectures import style_optimizer, vgg19
 from training.data.packs import MissingPack, Packs
 from training.evaluation.stylization import WEIGHTS, Paint, contents, presets, square, styles, tables
 
 OPTIMIZED_SIDE = 192
+START_STEPS = (10, 20, 40, 60)
 COMMAND = "python -m benchmarks.stylize"
 
 
@@ -50,6 +54,15 @@ def stylize_picture(engine: BareEngine, picture: np.ndarray, painting: np.ndarra
     return np.asarray(
         asyncio.run(stylize(Picture(picture), options, engine, context, style_image=Picture(painting))).picture.pixels
     )
+
+
+class OptimizerAlone(BareEngine):
+    """An engine without default models, so that nothing paints in one pass."""
+
+    def find(self, task: str, name: str | None = None) -> Manifest:
+        if name is None:
+            raise UnknownModel("There is no default model.", field="model")
+        return super().find(task, name)
 
 
 def load_magenta() -> Paint | None:
@@ -75,10 +88,28 @@ def gram_distance(network: keras.Model, picture: np.ndarray, painting: np.ndarra
     return float(np.mean(distances))
 
 
+def measure_starts(pairs: int, packs: Packs) -> None:
+    """Print the Gram ratio by steps, starting from the picture and from a painting in one pass, over `pairs`."""
+    pictures, paintings = contents(packs, OPTIMIZED_SIDE), styles(packs)[:pairs]
+    pictures = pictures[:: max(1, len(pictures) // pairs)][:pairs]
+    network = vgg19.build(style_optimizer.STYLE, packs.weights(WEIGHTS))
+    engines = [OptimizerAlone(Settings()), BareEngine(Settings())]
+    print("| steps | from the picture | from one pass |\n|---|---|---|")
+    for steps in START_STEPS:
+        ratios = []
+        for picture, painting in zip(pictures, paintings, strict=True):
+            style = square(painting, OPTIMIZED_SIDE)
+            found = [stylize_picture(engine, picture, painting, steps) for engine in engines]
+            before = gram_distance(network, picture, style)
+            ratios.append([gram_distance(network, after, style) / before for after in found])
+        print("| {} | {:.3f} | {:.3f} |".format(steps, *np.mean(ratios, axis=0)), flush=True)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--optimize", type=int, default=0, metavar="STEPS", help="also stylize by optimization")
     arguments.add_argument("--pairs", type=int, default=0, help="number of pairs to stylize by optimization (0: all)")
+    arguments.add_argument("--starts", action="store_true", help="compare what optimization starts from")
     options = arguments.parse_args()
     try:
         measure(options)
@@ -88,6 +119,9 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> None:
     """Print the tables. Raises MissingPack."""
+    if options.starts:
+        measure_starts(options.pairs or 4, Packs())
+        return
     packs, engine = Packs(), BareEngine(Settings())
     methods: dict[str, Paint] = {"stylize/any": partial(stylize_picture, engine)}
     baseline = load_magenta()

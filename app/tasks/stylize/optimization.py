@@ -1,13 +1,15 @@
 """Style transfer by optimization (Gatys et al. 2016, arXiv 1508.06576): each call of the model makes a few steps.
 
-Works on a scaled-down picture from coarse to fine, each size starting from the result of the one before. The change is
-then enlarged and added to the full picture, which keeps its details.
+Works on a scaled-down picture from coarse to fine, each size starting from the result of the one before; the coarsest
+may start from a painting in one pass. The change is then enlarged and added to the full picture, which keeps its
+details.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import cv2
@@ -35,9 +37,11 @@ async def optimize_style(
     manifest: Manifest,
     engine: Engine,
     context: RequestContext,
+    paint: Callable[[Floats], Awaitable[Floats]] | None = None,
 ) -> Floats:
     """Return the change of the scaled-down picture after `steps` of optimization, float32 (h, w, 3).
 
+    `paint` returns what to start from for the coarsest picture, both float32 [1,h,w,3] in [0, 1].
     Each call of the model makes a few steps, so that other requests can run in between and a cancelled one ends soon.
     Raises WorkTooLarge for a direct request with too many steps, ModelUnavailable and errors of the engine.
     """
@@ -55,7 +59,8 @@ async def optimize_style(
         )
     context.progress.expect(steps)
     multiple = manifest.geometry.multiple
-    content = image = await asyncio.to_thread(reduce_picture, picture.pixels, sizes[0], multiple)
+    content = await asyncio.to_thread(reduce_picture, picture.pixels, sizes[0], multiple)
+    image = await paint(content) if paint else content
     for side, share in zip(sizes, shares, strict=True):
         content = await asyncio.to_thread(reduce_picture, picture.pixels, side, multiple)
         example = await asyncio.to_thread(reduce_picture, style.pixels, side, multiple)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from app.engine.protocol import Engine, RequestContext
 from app.errors import (
     ConflictingFields,
     MissingField,
+    ModelUnavailable,
     UnknownModel,
     UnknownStyle,
     WeightsMissing,
@@ -216,7 +218,9 @@ async def _stylize_by_optimization(
     context: RequestContext,
 ) -> TaskResult:
     watch = Stopwatch(context)
-    difference = await optimize_style(picture, style_image, options.steps, manifest, engine, context)
+    painter = _find_painter(engine, manifest.geometry.multiple)
+    paint = partial(_paint_whole, style_image, painter, engine, context) if painter else None
+    difference = await optimize_style(picture, style_image, options.steps, manifest, engine, context, paint)
     difference *= np.float32(options.strength)
     pixels = await asyncio.to_thread(apply_difference, picture, difference, luminance_only=options.preserve_color)
     decisions = {
@@ -227,6 +231,27 @@ async def _stylize_by_optimization(
         "precision": context.usage.precision("optimize"),
     }
     return TaskResult(picture.with_pixels(pixels, picture.alpha), manifest.id, decisions, watch.seconds())
+
+
+def _find_painter(engine: Engine, multiple: int) -> Manifest | None:
+    """Return the default model if it paints pictures with sides of any `multiple` in one pass, else None."""
+    try:
+        manifest = engine.find("stylize")
+    except (UnknownModel, ModelUnavailable):
+        return None
+    fits = manifest.geometry.kind == "tiled" and multiple % manifest.geometry.multiple == 0
+    return manifest if fits and "paint" in manifest.signatures else None
+
+
+async def _paint_whole(
+    style_image: Picture, manifest: Manifest, engine: Engine, context: RequestContext, image: Floats
+) -> Floats:
+    """Return `image`, float32 [1,h,w,3] in [0, 1], in the style of `style_image`, in one call and one pass."""
+    vector = await _encode(style_image, manifest, engine, context)
+    measured = await infer(manifest, "statistics", {"image": image, "vector": vector}, engine, context)
+    inputs = {"image": image, "vector": vector, "moments": measured["moments"]}
+    painted = await infer(manifest, "paint", inputs, engine, context)
+    return np.asarray(np.clip(painted["image"], 0, 1), np.float32)
 
 
 def _check(options: StylizeOptions, sizes: Sizes, engine: Engine) -> None:

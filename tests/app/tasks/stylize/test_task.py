@@ -142,6 +142,19 @@ def test_without_vgg19_the_command_that_installs_it_is_named() -> None:
         painted(grey(100), engine(COLOR), style_image=grey(1), method="optimize")
 
 
+def test_optimization_starts_from_a_painting_in_one_pass_if_a_model_paints() -> None:
+    pixels = (100 + np.random.default_rng(1).integers(-20, 20, (400, 500, 3))).astype(np.uint8)
+    options = {"style_image": grey(200), "method": "optimize", "steps": 10}
+    starts, changes = [], []
+    for models in ((COLOR, VGG), (VGG,)):
+        device = engine(*models)
+        changes.append(painted(Picture(pixels), device, **options).picture.pixels.astype(float) - pixels)
+        starts.append(next(one for one in device.requests if one.signature == "optimize").inputs["image"].mean())
+    assert starts == pytest.approx([200 / 255, 100 / 255], abs=0.01)
+    assert changes[0].mean() == pytest.approx(100, abs=2)
+    assert changes[1].mean() < 20
+
+
 def test_by_optimisation_the_change_is_carried_to_the_whole_picture() -> None:
     """At 1000 × 800, four times as large as what is worked on: the details stay, the colour comes."""
     random = np.random.default_rng(1)
