@@ -265,11 +265,13 @@ def build(app: FastAPI, *, needs_key: bool) -> Schema:
     if needs_key:
         components["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
+            "basic": {"type": "http", "scheme": "basic", "description": "The key is the password."},
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
+        any_of_them: list[dict[str, list[str]]] = [{name: []} for name in components["securitySchemes"]]
         for path, item in schema["paths"].items():
             for operation in item.values():
-                operation["security"] = [] if OPEN.fullmatch(path) else [{"bearer": []}, {"key": []}]
+                operation["security"] = [] if OPEN.fullmatch(path) else any_of_them
     return schema
 
 

@@ -136,8 +136,8 @@ def test_keys_are_in_the_document_where_they_are_needed(document: dict[str, Any]
     assert "securitySchemes" not in document["components"]
     with serving(api_keys=("k",)) as service:
         closed = service.client.get("/openapi.json").json()
-    assert set(closed["components"]["securitySchemes"]) == {"bearer", "key"}
-    assert closed["paths"]["/denoise"]["post"]["security"] == [{"bearer": []}, {"key": []}]
+    assert set(closed["components"]["securitySchemes"]) == {"bearer", "basic", "key"}
+    assert closed["paths"]["/denoise"]["post"]["security"] == [{"bearer": []}, {"basic": []}, {"key": []}]
     assert closed["paths"]["/livez"]["get"]["security"] == []
 
 
