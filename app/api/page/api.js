@@ -43,7 +43,10 @@ export async function run(task, form, signal, report) {
   // Not aborted by `signal`: a request that ends before its answer leaves a job whose address nobody knows.
   const asked = call(task, { method: "POST", body: form, headers: { Prefer: "wait=2" } });
   const cancelled = new Promise((_, fail) => signal.addEventListener("abort", () => fail(signal.reason)));
-  asked.then(async (answer) => signal.aborted && end(address(answer), true), () => {});
+  asked.then(
+    async (answer) => signal.aborted && end(address(answer), true),
+    () => {},
+  );
   let answer = await Promise.race([asked, cancelled]);
   const job = address(answer);
   if (answer.status === 202) {
@@ -71,7 +74,9 @@ export async function run(task, form, signal, report) {
 }
 
 /** Jobs that run are of no use to anybody when the page is closed. */
-addEventListener("pagehide", () => jobs.forEach((job) => call(job, { method: "DELETE", keepalive: true }).catch(() => {})));
+addEventListener("pagehide", () =>
+  jobs.forEach((job) => call(job, { method: "DELETE", keepalive: true }).catch(() => {})),
+);
 
 /** Return the path of the job that made a response, relative to the page, or "". */
 function address(answer) {

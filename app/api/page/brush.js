@@ -51,9 +51,12 @@ export class Brush extends EventTarget {
   enable(enabled) {
     this.enabled = enabled;
     this.room.classList.toggle("drawing", enabled);
-    this.canvas.setAttribute("aria-label", enabled
-      ? "Picture. Draw on it: arrow keys move the brush, Enter starts and ends a stroke, [ and ] change the size."
-      : "Picture. Plus and minus zoom, arrow keys move.");
+    this.canvas.setAttribute(
+      "aria-label",
+      enabled
+        ? "Picture. Draw on it: arrow keys move the brush, Enter starts and ends a stroke, [ and ] change the size."
+        : "Picture. Plus and minus zoom, arrow keys move.",
+    );
     this.#draw();
   }
 
@@ -147,7 +150,11 @@ export class Brush extends EventTarget {
   #showCursor(x, y) {
     const size = this.size * this.scale;
     this.cursor.hidden = !this.enabled;
-    Object.assign(this.cursor.style, { width: `${size}px`, height: `${size}px`, transform: `translate(${x - size / 2}px, ${y - size / 2}px)` });
+    Object.assign(this.cursor.style, {
+      width: `${size}px`,
+      height: `${size}px`,
+      transform: `translate(${x - size / 2}px, ${y - size / 2}px)`,
+    });
   }
 
   #showPen() {
@@ -189,7 +196,7 @@ export class Brush extends EventTarget {
     else if (!this.#space) this.#showCursor(...now);
     if (!this.#pointers.has(event.pointerId)) return;
     if (this.#pointers.size === 2) this.#pinch(event.pointerId, now);
-    else if (this.#moving) this.pan(now[0] - this.#moving[0], now[1] - this.#moving[1]), (this.#moving = now);
+    else if (this.#moving) (this.pan(now[0] - this.#moving[0], now[1] - this.#moving[1]), (this.#moving = now));
     else if (this.#stroke) {
       const steps = event.getCoalescedEvents?.() ?? [];
       this.#stroke.points.push(...(steps.length ? steps : [event]).map((one) => this.#inPicture(one)));
@@ -223,7 +230,10 @@ export class Brush extends EventTarget {
 
   #wheel(event) {
     event.preventDefault();
-    this.zoom(Math.exp(-Math.max(-60, Math.min(60, event.deltaY)) * (event.ctrlKey ? 0.01 : 0.004)), ...this.#at(event));
+    this.zoom(
+      Math.exp(-Math.max(-60, Math.min(60, event.deltaY)) * (event.ctrlKey ? 0.01 : 0.004)),
+      ...this.#at(event),
+    );
     this.#showCursor(...this.#at(event));
   }
 

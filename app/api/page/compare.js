@@ -52,7 +52,10 @@ export class Compare {
   #size() {
     if (!this.result || !this.room.clientWidth) return;
     const { width, height } = this.result;
-    this.scale = fit(width, height, { clientWidth: this.room.clientWidth - 24, clientHeight: this.room.clientHeight - 24 });
+    this.scale = fit(width, height, {
+      clientWidth: this.room.clientWidth - 24,
+      clientHeight: this.room.clientHeight - 24,
+    });
     this.frame.style.width = `${Math.round(width * this.scale)}px`;
     this.frame.style.height = `${Math.round(height * this.scale)}px`;
   }
@@ -92,6 +95,8 @@ export class Compare {
     context.fillRect(LENS - 1, 0, 2, LENS);
     context.font = "600 11px system-ui";
     Object.assign(context, { shadowColor: "#000", shadowBlur: 4 });
-    ["Original", `Result, ${zoom * 100} %`].forEach((text, side) => context.fillText(text, side * LENS + 10, LENS - 10));
+    ["Original", `Result, ${zoom * 100} %`].forEach((text, side) =>
+      context.fillText(text, side * LENS + 10, LENS - 10),
+    );
   }
 }

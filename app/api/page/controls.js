@@ -1,36 +1,64 @@
 // The tasks, and controls for their fields: all of them are made from the OpenAPI document.
 
-import { call } from "./api.js";
-import { $, el, fill, icon } from "./dom.js";
+import { $, el, icon } from "./dom.js";
+import {
+  automatic,
+  capitalize,
+  choice,
+  color,
+  file,
+  firstSentence,
+  select,
+  slider,
+  styleGrid,
+  text,
+  toggle,
+} from "./fields.js";
 
 /**
- * Endpoints, as tasks for people. `main` are the fields shown first, with their labels; `initial` are values that differ
- * from the API's; `models` are those that suit the page, best first; `task` is what models and results call the task.
+ * Endpoints, as tasks for people. `main` are the fields shown first, with their labels; `initial` are values that
+ * differ from the API's; `models` are those that suit the page, best first; `task` is the name of the task of models.
  */
 export const TASKS = {
   denoise: {
-    title: "Clean up", about: "Noise, grain, JPEG blocks", main: { strength: "Strength", preserve: "Keep some grain" },
+    title: "Clean up",
+    about: "Noise, grain, JPEG blocks",
+    main: { strength: "Strength", preserve: "Keep some grain" },
     cannot: "Does not sharpen blur, and does not rebuild faces in old photographs.",
   },
   superres: {
-    title: "Enlarge", about: "2, 3 or 4 times the size", main: { scale: "Enlarge" },
-    cannot: "Sharpens edges but cannot know details that are not there, such as small faces. Clean up noisy pictures first.",
+    title: "Enlarge",
+    about: "2, 3 or 4 times the size",
+    main: { scale: "Enlarge" },
+    cannot:
+      "Sharpens edges but cannot know details that are not there, such as small faces. Clean up noisy pictures first.",
   },
   cutout: {
-    title: "Remove background", about: "Keep the subject, cut out", main: { background: "Background", edge: "Edge" },
-    task: "segment", models: ["object", "person"],
+    title: "Remove background",
+    about: "Keep the subject, cut out",
+    main: { background: "Background", edge: "Edge" },
+    task: "segment",
+    models: ["object", "person"],
     cannot: "Hair, glass and smoke are hard. Touch up the cutout with the brush.",
   },
   inpaint: {
-    title: "Erase", about: "Objects, scratches, stamps", main: { dilate: "Grow the mask" }, initial: { dilate: 4 },
+    title: "Erase",
+    about: "Objects, scratches, stamps",
+    main: { dilate: "Grow the mask" },
+    initial: { dilate: 4 },
     cannot: "Continues what surrounds the area. It cannot invent what is hidden, such as half a face.",
   },
   stylize: {
-    title: "Paint", about: "In the style of a painting", main: { style: "Style", strength: "Strength", preserve_color: "Keep the colors" },
+    title: "Paint",
+    about: "In the style of a painting",
+    main: { style: "Style", strength: "Strength", preserve_color: "Keep the colors" },
     cannot: "Changes colors and contrast more than it paints strokes.",
   },
   old: {
-    title: "Old photo", about: "Clean up, then enlarge", steps: ["denoise", "superres"], main: { scale: "Enlarge" },
+    title: "Old photo",
+    about: "Clean up, then enlarge",
+    steps: ["denoise", "superres"],
+    main: { scale: "Enlarge" },
     cannot: "Does not rebuild faces, and does not add color. Erase scratches first.",
   },
 };
@@ -58,7 +86,8 @@ export class Controls {
     this.#fields[task] ??= steps.flatMap((step) =>
       Object.entries(this.#schema(step))
         .filter(([name]) => !HIDDEN.includes(name) && (steps.length === 1 || name in main))
-        .map(([name, schema]) => this.#field(step, name, schema, main[name], initial[name] ?? schema.default)));
+        .map(([name, schema]) => this.#field(step, name, schema, main[name], initial[name] ?? schema.default)),
+    );
     const shown = this.#fields[task].filter((field) => field.main);
     const rest = this.#fields[task].filter((field) => !field.main);
     shown.sort((one, other) => Object.keys(main).indexOf(one.name) - Object.keys(main).indexOf(other.name));
@@ -72,7 +101,7 @@ export class Controls {
     const set = (this.#fields[task] || [])
       .filter((field) => field.step === step)
       .map(({ name, read }) => [name, read()])
-      .filter(([name, value]) => value !== "" && value != null && String(value) !== String(this.#schema(step)[name].default));
+      .filter(([name, value]) => value !== "" && value != null && `${value}` !== `${this.#schema(step)[name].default}`);
     const model = this.#model(step);
     if (model && !set.some(([name]) => name === "model")) set.push(["model", model]);
     return set;
@@ -122,107 +151,31 @@ export class Controls {
     if (other?.pattern) return color(id, title, one.enum[0]);
     if (one?.enum) return automatic(id, title, one.enum[0], other);
     if (schema.type === "boolean") return toggle(id, title, value);
-    if (schema.enum?.length <= 4) return choice(id, title, schema.enum.map((item) => [item, name === "scale" ? `${item}×` : capitalize(item)]), value);
-    if (schema.enum) return select(id, title, schema.enum.map((item) => [item, item]), value);
+    const named = schema.enum?.map((item) => [item, name === "scale" ? `${item}×` : capitalize(item)]);
+    if (named?.length <= 4) return choice(id, title, named, value);
+    if (named) return select(id, title, named, value);
     if ("maximum" in schema) return slider(id, title, schema, value);
     return text(id, title, schema, value);
   }
 
   #modelOptions(step) {
-    const names = this.models.filter((model) => model.task === taskOf(step) && model.latest).map((model) => [model.name, model.title ? `${model.name}: ${model.title}` : model.name]);
-    return [["", "Best for this task"], ...names];
+    const here = this.models.filter((model) => model.task === taskOf(step) && model.latest);
+    const named = here.map(({ name, title }) => [name, title ? `${name}: ${title}` : name]);
+    return [["", "Best for this task"], ...named];
   }
-}
-
-const capitalize = (text) => text[0].toUpperCase() + text.slice(1);
-
-const firstSentence = (text) => text.replaceAll("`", "").split(/(?<=[.;]) /)[0].replace(/;$/, ".");
-
-const head = (id, title, ...more) => el("div", { className: "head" }, el("label", { htmlFor: id }, title), ...more);
-
-function slider(id, title, schema, value) {
-  const { minimum: min, maximum: max } = schema;
-  const input = el("input", { type: "range", id, min, max, step: schema.type === "integer" ? 1 : 0.01, value });
-  const output = el("output", { htmlFor: id });
-  const show = () => {
-    output.value = max <= 1 ? `${Math.round(input.value * 100)} %` : input.value;
-    input.setAttribute("aria-valuetext", output.value);
-    fill(input);
-  };
-  input.addEventListener("input", show);
-  show();
-  return { node: el("div", { className: "field" }, head(id, title, output), input), read: () => Number(input.value), input, output };
-}
-
-/** A slider with a switch for `auto`. */
-function automatic(id, title, word, schema) {
-  const { node, input, output } = slider(id, title, schema, 0.3);
-  const box = el("input", { type: "checkbox", checked: true });
-  const show = () => {
-    input.hidden = output.hidden = box.checked;
-  };
-  box.addEventListener("input", show);
-  show();
-  $(".head", node).append(output, el("label", { className: "switch" }, capitalize(word), box));
-  return { node, read: () => (box.checked ? word : Number(input.value)) };
-}
-
-function toggle(id, title, value) {
-  const input = el("input", { type: "checkbox", id, checked: value });
-  return { node: el("div", { className: "field" }, el("label", { className: "switch" }, title, input)), read: () => input.checked };
-}
-
-function choice(id, title, options, value) {
-  const items = options.map(([item, label]) =>
-    el("label", {}, el("input", { type: "radio", name: id, value: item, checked: String(item) === String(value) }), label));
-  const node = el("div", { className: "field", role: "radiogroup", "aria-label": title }, el("div", { className: "head" }, title), el("div", { className: "choice" }, ...items));
-  return { node, read: () => $(":checked", node).value };
-}
-
-function select(id, title, options, value) {
-  const input = el("select", { id }, ...options.map(([item, label]) => el("option", { value: item, selected: item === value }, label)));
-  return { node: el("div", { className: "field" }, head(id, title), input), read: () => input.value };
-}
-
-function text(id, title, schema, value) {
-  const input = el("input", { type: schema.type === "string" ? "text" : "number", id, value });
-  return { node: el("div", { className: "field" }, head(id, title), input), read: () => input.value.trim() };
-}
-
-function file(id, title) {
-  const input = el("input", { type: "file", id, accept: "image/*" });
-  return { node: el("div", { className: "field" }, head(id, title), input), read: () => input.files[0] };
-}
-
-function color(id, title, none) {
-  const own = el("input", { type: "color", value: "#3b7dd8", "aria-label": "Background color" });
-  const { node } = choice(id, title, [[none, "None"], ["#ffffff", "White"], ["#000000", "Black"], ["own", "Color"]], none);
-  const read = () => $(":checked", node).value;
-  const show = () => (own.hidden = read() !== "own");
-  node.addEventListener("input", show);
-  $(".head", node).append(own);
-  show();
-  return { node, read: () => (read() === "own" ? own.value : read()) };
-}
-
-function styleGrid(id, title, styles, example) {
-  const first = styles.some((style) => style.name === example) ? example : styles[0].name;
-  const name = el("output");
-  const items = styles.map((style) => {
-    const image = el("img", { alt: `${style.title}, ${style.artist}`, width: 64, height: 64 });
-    if (style.painting) call(style.painting.slice(1)).then(async (answer) => (image.src = URL.createObjectURL(await answer.blob())), () => {});
-    return el("label", { title: image.alt }, el("input", { type: "radio", name: id, value: style.name, checked: style.name === first }), image);
-  });
-  const node = el("div", { className: "field", role: "radiogroup", "aria-label": title }, el("div", { className: "head" }, title, name), el("div", { className: "styles" }, ...items));
-  const read = () => $(":checked", node).value;
-  const show = () => (name.value = styles.find((style) => style.name === read()).title);
-  node.addEventListener("input", show);
-  show();
-  return { node, read };
 }
 
 /** Fill the list of tasks. */
 export function listTasks(room, chosen) {
   for (const [name, { title, about }] of Object.entries(TASKS))
-    room.append(el("label", {}, el("input", { type: "radio", name: "task", value: name, checked: name === chosen }), icon(name), el("b", {}, title), el("small", {}, about)));
+    room.append(
+      el(
+        "label",
+        {},
+        el("input", { type: "radio", name: "task", value: name, checked: name === chosen }),
+        icon(name),
+        el("b", {}, title),
+        el("small", {}, about),
+      ),
+    );
 }

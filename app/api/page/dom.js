@@ -36,7 +36,12 @@ export function surface(width, height) {
 }
 
 export const toBlob = (canvas) =>
-  new Promise((done, fail) => canvas.toBlob((blob) => (blob ? done(blob) : fail(new Error("The picture is too large for this browser."))), "image/png"));
+  new Promise((done, fail) =>
+    canvas.toBlob(
+      (blob) => (blob ? done(blob) : fail(new Error("The picture is too large for this browser."))),
+      "image/png",
+    ),
+  );
 
 export function save(blob, name) {
   const link = el("a", { href: URL.createObjectURL(blob), download: name });

@@ -24,7 +24,10 @@ function listenForPictures() {
       input.value = "";
     });
   addEventListener("paste", (event) => take(event.clipboardData.files[0]));
-  $("#empty").addEventListener("click", (event) => event.target.closest("button, label, #samples") || $("#file").click());
+  $("#empty").addEventListener(
+    "click",
+    (event) => event.target.closest("button, label, #samples") || $("#file").click(),
+  );
   for (const type of ["dragenter", "dragover", "dragleave", "drop"])
     addEventListener(type, (event) => {
       event.preventDefault();
@@ -141,8 +144,14 @@ function listenToKey() {
 async function load() {
   const [openapi, models, styles] = await Promise.all([
     get("openapi.json"),
-    get("models").then((answer) => answer.models, () => []),
-    get("styles").then((answer) => answer.styles, () => []),
+    get("models").then(
+      (answer) => answer.models,
+      () => [],
+    ),
+    get("styles").then(
+      (answer) => answer.styles,
+      () => [],
+    ),
   ]);
   state.controls = new Controls(openapi, models, styles);
   setTask(state.task);
@@ -164,7 +173,9 @@ async function listSamples() {
 async function describeService() {
   const { limits, needs_key: needed } = await get("");
   const hours = `${limits.job_ttl_h} ${limits.job_ttl_h === 1 ? "hour" : "hours"}`;
-  $("#kept").textContent = `Pictures go to ${location.host} and nowhere else. Results are deleted there as soon as the page has them; if you close it before, after ${hours}.`;
+  $("#kept").textContent =
+    `Pictures go to ${location.host} and nowhere else. Results are deleted there as soon as the page has them; ` +
+    `if you close it before, after ${hours}.`;
   $("#key-open").hidden = !needed;
   if (needed && !key.get()) askKey("This service needs a key.");
 }

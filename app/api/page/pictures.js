@@ -29,7 +29,11 @@ async function convert(blob, name) {
   return (await call("denoise", { method: "POST", body: form })).blob();
 }
 
-const SCRATCHES = [[30, 10, 95, 150, 80, 300], [212, 15, 236, 80, 228, 175], [10, 215, 110, 200, 205, 214]];
+const SCRATCHES = [
+  [30, 10, 95, 150, 80, 300],
+  [212, 15, 236, 80, 228, 175],
+  [10, 215, 110, 200, 205, 214],
+];
 
 function scratch(context) {
   context.lineWidth = 3;
@@ -77,7 +81,10 @@ export const scratchStrokes = () =>
 export async function readMask(file, { width, height }) {
   const image = (await open(file, file.name)).image;
   if (image.naturalWidth !== width || image.naturalHeight !== height)
-    throw new Error(`The mask is ${image.naturalWidth}×${image.naturalHeight} pixels, the picture ${width}×${height}. Both must have the same size.`);
+    throw new Error(
+      `The mask is ${image.naturalWidth}×${image.naturalHeight} pixels, the picture ${width}×${height}. ` +
+        "Both must have the same size.",
+    );
   const canvas = surface(width, height);
   const context = canvas.getContext("2d");
   context.drawImage(image, 0, 0);

@@ -8,7 +8,9 @@ export function showProblem(error) {
   if (error.status === 401) return askKey(error.message);
   state.controls.clear();
   if (state.controls.mark(state.task, error)) return;
-  const link = error.type?.startsWith("/") ? el("a", { href: new URL(error.type.slice(1), root).href, target: "_blank" }, "What to do") : "";
+  const link = error.type?.startsWith("/")
+    ? el("a", { href: new URL(error.type.slice(1), root).href, target: "_blank" }, "What to do")
+    : "";
   showNotice(error.title || "This did not work", error.message, " ", link);
 }
 

@@ -19,7 +19,8 @@ export async function start() {
   $("#wait").classList.toggle("live", live);
   try {
     await runSteps(state.task, control, live);
-    if (state.results.at(-1)?.applied.includes("found=nothing")) showNotice("Nothing was found", "Touch up the cutout, or choose another model under More.");
+    if (state.results.at(-1)?.applied.includes("found=nothing"))
+      showNotice("Nothing was found", "Touch up the cutout, or choose another model under More.");
     say("The result is ready.");
   } catch (error) {
     if (state.running === control && error.name !== "AbortError") showProblem(error);
@@ -73,7 +74,11 @@ export function undo() {
   const last = state.picture;
   state.picture = state.past.pop();
   const [result] = state.results;
-  setResults(state.past.length ? [{ ...result, picture: state.picture, blob: state.picture.blob, name: state.picture.name }] : []);
+  setResults(
+    state.past.length
+      ? [{ ...result, picture: state.picture, blob: state.picture.blob, name: state.picture.name }]
+      : [],
+  );
   URL.revokeObjectURL(last.url);
   brush.open(state.picture);
   show("edit");

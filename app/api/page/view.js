@@ -38,10 +38,20 @@ function describe({ picture, model, applied }) {
 
 function showSteps() {
   const step = (title, picture, index) =>
-    el("button", { type: "button", "aria-pressed": state.shown === index, onclick: () => show(index < 0 ? "edit" : "result", index) },
+    el(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": state.shown === index,
+        onclick: () => show(index < 0 ? "edit" : "result", index),
+      },
       el("img", { src: picture.url, alt: "" }),
-      el("span", {}, el("b", {}, title), el("small", {}, sizeOf(picture))));
-  $("#film").replaceChildren(step("Picture", state.picture, -1), ...state.results.map(({ title, picture }, index) => step(title, picture, index)));
+      el("span", {}, el("b", {}, title), el("small", {}, sizeOf(picture))),
+    );
+  $("#film").replaceChildren(
+    step("Picture", state.picture, -1),
+    ...state.results.map(({ title, picture }, index) => step(title, picture, index)),
+  );
 }
 
 export function setTask(name) {
@@ -88,11 +98,22 @@ export function setSize(size) {
   fill(slider);
 }
 
+const ENDINGS = {
+  jpg: "jpg",
+  jpeg: "jpg",
+  heic: "jpg",
+  heif: "jpg",
+  webp: "webp",
+  tif: "tiff",
+  tiff: "tiff",
+  avif: "avif",
+};
+
 /** Return the name that a result will have, as the service chooses it. */
 function guessName(input, step, fields) {
   const [, stem, ending] = /^(.*?)(?:\.(\w+))?$/.exec(input);
   const transparent = step === "cutout" && !fields.background && !fields.background_image;
-  const own = { jpg: "jpg", jpeg: "jpg", heic: "jpg", heif: "jpg", webp: "webp", tif: "tiff", tiff: "tiff", avif: "avif" }[ending?.toLowerCase()];
+  const own = ENDINGS[ending?.toLowerCase()];
   const kept = transparent && own === "jpg" ? "png" : own || "png";
   return `${stem}-${taskOf(step)}.${(fields.format || kept).replace("jpeg", "jpg")}`;
 }
@@ -103,7 +124,9 @@ export function showCurl() {
   let input = state.picture.name;
   const lines = stepsOf(state.task).map((step, index) => {
     const result = state.results[index];
-    const fields = state.controls.values(state.task, step).map(([name, value]) => [name, value.name || value, value instanceof File]);
+    const fields = state.controls
+      .values(state.task, step)
+      .map(([name, value]) => [name, value.name || value, value instanceof File]);
     const output = result?.task === state.task ? result.name : guessName(input, step, Object.fromEntries(fields));
     const mask = step === "inpaint" ? [["mask", "mask.png", true]] : [];
     const line = curl(step, [["image", input, true], ...mask, ...fields], output);
