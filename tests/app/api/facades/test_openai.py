@@ -136,6 +136,20 @@ def test_keys_and_limits_hold_as_everywhere(keyed: Service) -> None:
     assert large.json()["error"]["code"] == "too-many-pixels"
 
 
+def test_errors_that_are_not_the_client_s_have_the_same_form(service: Service) -> None:
+    answer = edit(service, image=png(), model="denoise/lost")
+    assert answer.status_code == 503
+    assert answer.json()["error"]["type"] == "server_error"
+    assert answer.json()["error"]["code"] == "model-unavailable"
+    with serving(rate_limit="1/hour") as limited:
+        limited.client.get("/v1/models")
+        refused = limited.client.get("/v1/models")
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "too-many-requests"
+        assert int(refused.headers["retry-after"]) > 3000
+        assert refused.headers["ratelimit-policy"] == '"default";q=1;w=3600'
+
+
 def test_a_facade_that_is_not_set_does_not_exist() -> None:
     with serving(facades=()) as running:
         answer = running.client.get("/v1/models")
