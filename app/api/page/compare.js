@@ -94,9 +94,11 @@ export class Compare {
     context.fillStyle = "#fff";
     context.fillRect(LENS - 1, 0, 2, LENS);
     context.font = "600 11px system-ui";
-    Object.assign(context, { shadowColor: "#000", shadowBlur: 4 });
-    ["Original", `Result, ${zoom * 100} %`].forEach((text, side) =>
-      context.fillText(text, side * LENS + 10, LENS - 10),
-    );
+    ["Original", `Result, ${zoom * 100} %`].forEach((text, side) => {
+      context.fillStyle = "#000a";
+      context.fillRect(side * LENS, LENS - 20, LENS, 20);
+      context.fillStyle = "#fff";
+      context.fillText(text, side * LENS + 8, LENS - 6);
+    });
   }
 }
