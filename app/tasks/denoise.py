@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -12,20 +10,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from app.engine.protocol import Arrays, Engine, RequestContext
-from app.errors import InvalidField, ModelUnavailable
+from app.errors import InvalidField
 from app.imaging.limiter import limit_correction
 from app.imaging.picture import Picture
 from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
-from app.tasks.tiling import Stopwatch, plan_for, require_signature, run_tiled, sample
+from app.tasks.noise import LEVEL_UNIT, estimate_noise
+from app.tasks.tiling import Stopwatch, plan_for, require_signature, run_tiled
 from models.manifest import Manifest
 
-_ESTIMATE_TILES = 8
-_LEVEL_UNIT = 75 / 255
-"""The standard deviation of the noise at strength 1, for pixels in [0, 1]."""
 _CORRELATED = 0.25
 """The correlation from which on a model's second signature is used, where it has one."""
-_WHITE = 0.2
-"""The correlation below which noise is certain to be noise: texture is not white."""
 _STRONG = 4 / 75
 """The level from which on it is: below, what it takes away is not worth its own mistakes."""
 
@@ -67,14 +61,14 @@ async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, con
     constants: Arrays = {}
     decisions: dict[str, str] = {}
     if takes_level:
-        noise = await _estimate_noise(picture, manifest, options, engine, context)
+        noise = await _choose_removal(picture, manifest, options, engine, context)
         level, name = noise.level, noise.signature
         constants["level"] = np.full((1, 1, 1, 1), level, np.float32)
         decisions["strength"] = f"{level:.3f}"
 
     def finish(window: NDArray[np.float32], result: NDArray[np.float32]) -> NDArray[np.float32]:
         if level is not None:
-            result = limit_correction(window[0], result[0], level * _LEVEL_UNIT)[None]
+            result = limit_correction(window[0], result[0], level * LEVEL_UNIT)[None]
         if not options.preserve:
             return result
         # Clipped first: the network may return values outside [0, 1].
@@ -99,47 +93,31 @@ def find_model(options: DenoiseOptions, engine: Engine) -> Manifest:
     return manifest
 
 
-class _Noise(NamedTuple):
+class _Removal(NamedTuple):
     """The level of a picture's noise, and the signature that removes noise of its kind."""
 
     level: float
     signature: str
 
 
-async def _estimate_noise(
+async def _choose_removal(
     picture: Picture, manifest: Manifest, options: DenoiseOptions, engine: Engine, context: RequestContext
-) -> _Noise:
-    """Return the noise of the picture: the medians of the model's estimates for tiles spread over it.
+) -> _Removal:
+    """Return what to remove: as strong as the options say, or the picture's noise.
 
-    Estimates for single tiles may be wrong: too high for texture, too low for clipped sky. A model may have a second
-    signature for noise that is alike in neighboring pixels, as cameras and encoders leave it, or in the three channels
-    of a gray picture. The tiles have the size of the manifest, so that the noise is the same with any
-    `tile_mebibytes`.
+    A model may have a second signature for noise that is alike in neighboring pixels, as cameras and encoders leave it,
+    or in the three channels of a gray picture.
     """
     chooses = "denoise_correlated" in manifest.signatures and "estimate" in manifest.signatures
     if options.strength != "auto" and not chooses:
-        return _Noise(options.strength, "denoise")
-    plan = await plan_for(picture, manifest, "estimate")
-    outputs = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_ESTIMATE_TILES)
-    level, correlation = _median(outputs, "level"), _median(outputs, "correlation")
-    if "correlation" in outputs[0]:
-        halves = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_ESTIMATE_TILES, reduced=True)
-        # A mean of 2x2 pixels has no more noise than they have, and grain is whiter there.
-        if _median(halves, "correlation") < _WHITE:
-            level = max(level, _median(halves, "level"))
-    if not math.isfinite(level + correlation):
-        raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
+        return _Removal(options.strength, "denoise")
+    level, correlation = await estimate_noise(picture, manifest, engine, context)
     low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
     if chooses and correlation >= _CORRELATED:
         level *= 1 + correlation  # what is left of blobs is seen more than what is lost with them
     level = min(max(level, low), high) if options.strength == "auto" else options.strength
     correlated = chooses and (correlation >= _CORRELATED or await asyncio.to_thread(_is_gray, picture))
-    return _Noise(level, "denoise_correlated" if correlated and level >= _STRONG else "denoise")
-
-
-def _median(outputs: Sequence[Arrays], key: str) -> float:
-    """Return the median of an output of tiles; 0 where they do not have it."""
-    return float(np.median([float(output[key].mean()) for output in outputs])) if key in outputs[0] else 0.0
+    return _Removal(level, "denoise_correlated" if correlated and level >= _STRONG else "denoise")
 
 
 def _is_gray(picture: Picture) -> bool:
