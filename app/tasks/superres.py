@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import cv2
@@ -12,12 +13,16 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from app.engine.protocol import Engine, RequestContext
-from app.errors import InvalidField
+from app.errors import ConflictingFields, InvalidField
 from app.imaging.picture import Picture
 from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
 from app.tasks.tiling import Stopwatch, plan_for, run_tiled
+from app.tasks.upscaler_choice import find_cleaning, needs_cleaning
 from models.manifest import Manifest
 
+AUTO = "auto"
+CLEANS = "denoise"
+"""The default in the manifest of a model that cleans while it enlarges."""
 _STRIP = 256  # rows
 
 
@@ -31,6 +36,27 @@ class SuperresOptions(TaskOptions):
         2, description="Scale factor: how many times wider and higher the result is.", examples=[2]
     )
 
+    model: str = Field(
+        "auto",
+        max_length=140,
+        description="Model to use, as `name` or `name@version`; `GET /models` lists them. `auto` looks at the picture: "
+        "`real`, which cleans while it enlarges, if there is noise or JPEG artifacts, else the default (`photo`). "
+        "`X-Model` has the model that was used.",
+        examples=["auto"],
+    )
+    denoise: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much of the noise and grain the model `real` removes: 1 all, 0 none. Others remove none.",
+        examples=[1.0],
+    )
+
+    @property
+    def model_name(self) -> str | None:
+        return None if super().model_name == AUTO else super().model_name
+
     @property
     def scale_factor(self) -> int:
         return self.scale
@@ -39,11 +65,16 @@ class SuperresOptions(TaskOptions):
 async def superres(picture: Picture, options: SuperresOptions, engine: Engine, context: RequestContext) -> TaskResult:
     """Return the picture enlarged: width × scale and height × scale, same channels and depth.
 
-    Alpha is enlarged bicubically. Raises InvalidField if the model does not support the scale,
-    UnknownModel, ModelUnavailable, WrongSize and errors of the engine.
+    Alpha is enlarged bicubically. Raises InvalidField if the model does not support the scale, ConflictingFields if it
+    cannot clean and should, UnknownModel, ModelUnavailable, WrongSize and errors of the engine.
     """
     watch = Stopwatch(context)
     manifest, signature = find_model(options, engine)
+    if options.model_name is None and (cleaning := find_cleaning(engine)) is not None:
+        with suppress(InvalidField):  # it may have fewer scales
+            found = cleaning, _signature(cleaning, options.scale)
+            if await needs_cleaning(picture, engine, context):
+                manifest, signature = found
     plan = await plan_for(picture, manifest, signature, engine.tile_mebibytes)
     alpha = None
     source = picture
@@ -52,15 +83,37 @@ async def superres(picture: Picture, options: SuperresOptions, engine: Engine, c
         filled = await asyncio.to_thread(_fill_hidden_colors, picture.pixels, picture.alpha, reach)
         source = picture.with_pixels(filled, picture.alpha)
         alpha = await asyncio.to_thread(_enlarge, picture.alpha, options.scale)
-    enlarged = await run_tiled(source, plan, manifest, signature, engine, context)
+
+    def keep_grain(window: NDArray[np.float32], result: NDArray[np.float32]) -> NDArray[np.float32]:
+        return add_grain(window[0], np.clip(result[0], 0, 1), 1 - options.denoise)[None]
+
+    finish = keep_grain if CLEANS in manifest.defaults and options.denoise < 1 else None
+    enlarged = await run_tiled(source, plan, manifest, signature, engine, context, finish=finish)
     decisions = {"tiles": str(len(plan.tiles)), "precision": context.usage.precision(signature)}
     return TaskResult(picture.with_pixels(enlarged, alpha), manifest.id, decisions, watch.seconds())
 
 
 def find_model(options: SuperresOptions, engine: Engine) -> tuple[Manifest, str]:
-    """Return the model and its signature for the scale. Raises UnknownModel, ModelUnavailable, InvalidField."""
+    """Return the model and its signature for the scale, of `auto` the default model.
+
+    Raises UnknownModel, ModelUnavailable, InvalidField, ConflictingFields.
+    """
     manifest = engine.find("superres", options.model_name)
+    if options.denoise < 1 and options.model_name is not None and CLEANS not in manifest.defaults:
+        text = f"The model {manifest.id} does not remove noise. Remove `denoise`, or set `model` to real or auto."
+        raise ConflictingFields(text, field="denoise", value=options.denoise)
     return manifest, _signature(manifest, options.scale)
+
+
+def add_grain(small: NDArray[np.float32], large: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+    """Return `large` with a `share` of what `small` has that it lacks, enlarged bicubically: noise, grain, artifacts.
+
+    Both are (height, width, channels); with a share of 1, `large` reduced again is about `small`.
+    """
+    height, width, channels = small.shape
+    reduced = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA).reshape(small.shape)
+    missing = cv2.resize(small - reduced, large.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return large + np.float32(share) * missing.reshape(*large.shape[:2], channels)
 
 
 def _signature(manifest: Manifest, scale: int) -> str:
@@ -128,10 +181,11 @@ def _probe(manifest: Manifest, picture: Picture) -> tuple[SuperresOptions, dict[
 TASK = Task(
     name="superres",
     summary="Enlarge a picture",
-    description="Upscales a picture to 2, 3 or 4 times its width and height (super-resolution).",
+    description="Upscales a picture to 2, 3 or 4 times its width and height (super-resolution). Noise and JPEG "
+    "artifacts are removed if the picture has them, unless `model` says otherwise.",
     options=SuperresOptions,
     run=superres,
     check=_check,
     probe=_probe,
-    problems=("result-too-large",),
+    problems=("result-too-large", "conflicting-fields"),
 )

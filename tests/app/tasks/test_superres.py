@@ -1,23 +1,29 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+import skimage.data
+from PIL import Image
 
 from app.engine.protocol import Arrays, InferenceRequest, RequestContext
-from app.errors import InvalidField, UnknownModel
+from app.errors import ConflictingFields, InvalidField, UnknownModel
 from app.imaging.picture import Metadata, Picture
 from app.tasks import superres as module
 from app.tasks.base import TaskResult
-from app.tasks.superres import SuperresOptions, superres
+from app.tasks.superres import SuperresOptions, add_grain, superres
 from models.manifest import Geometry
 from tests.engines import FunctionEngine, enlarge
-from tests.model_repository import manifest, superres_signatures
+from tests.model_repository import manifest, photo_signatures, superres_signatures
 
 TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 NEAREST = manifest("superres", "nearest", signatures=superres_signatures(2, 3), geometry=TILED)
+
+REAL = manifest("superres", "real", signatures=superres_signatures(2), geometry=TILED, defaults={"denoise": 1})
+ESTIMATOR = manifest("denoise", "photo", signatures=photo_signatures(), geometry=TILED, default=True)
 
 
 def nearest(request: InferenceRequest) -> Arrays:
@@ -33,6 +39,24 @@ def picture(height: int = 21, width: int = 34, channels: int = 3, dtype: Any = n
 def run(image: Picture, scale: Literal[2, 3, 4] = 2, *, model: str = "") -> TaskResult:
     options = SuperresOptions(model=model, scale=scale)
     return asyncio.run(superres(image, options, FunctionEngine(nearest, NEAREST), RequestContext("test")))
+
+
+def run_with_real(image: Picture, **options: Any) -> TaskResult:
+    """Enlarge where there are a model that cleans, here to gray, and one that estimates the brightness as noise."""
+
+    def answer(request: InferenceRequest) -> Arrays:
+        image = request.inputs["image"]
+        if request.signature == "estimate":
+            return {"level": image.mean(axis=(1, 2, 3), keepdims=True)}
+        found = nearest(request)["image"]
+        return {"image": found if request.model == NEAREST.id else np.full_like(found, 0.5)}
+
+    engine = FunctionEngine(answer, NEAREST, REAL, ESTIMATOR)
+    return asyncio.run(superres(image, SuperresOptions(**options), engine, RequestContext("test")))
+
+
+def even(value: int, dtype: Any = np.uint8) -> Picture:
+    return Picture(np.full((40, 50, 3), value, dtype))
 
 
 def repeated(array: Any, scale: int) -> Any:
@@ -147,3 +171,54 @@ def test_smallest_picture() -> None:
     answer = run(image.with_pixels(image.pixels, np.array([[7]], np.uint8)), 3)
     np.testing.assert_array_equal(answer.picture.pixels, repeated(image.pixels, 3))
     assert (answer.picture.alpha == 7).all()
+
+
+def test_auto_takes_the_model_that_cleans_where_there_is_noise() -> None:
+    assert run_with_real(even(60)).model == REAL.id
+    assert run_with_real(even(60, np.uint16)).model == NEAREST.id  # 60 of 65535 is no noise
+    assert run_with_real(even(3)).model == NEAREST.id
+
+
+@pytest.mark.parametrize(("quality", "expected"), [(50, REAL.id), (98, NEAREST.id)])
+def test_auto_takes_the_model_that_cleans_where_an_encoder_left_traces(quality: int, expected: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(skimage.data.astronaut()[100:300, 100:300]).save(file, "jpeg", quality=quality)
+    coded = Picture(np.asarray(Image.open(file)))
+    engine = FunctionEngine(nearest, NEAREST, REAL)  # none that estimates noise
+    assert asyncio.run(superres(coded, SuperresOptions(), engine, RequestContext("test"))).model == expected
+
+
+def test_auto_takes_the_default_where_the_other_does_not_have_the_scale() -> None:
+    assert run_with_real(even(60), scale=3).model == NEAREST.id
+
+
+@pytest.mark.parametrize("model", ["", "auto"])
+def test_auto_without_a_model_that_cleans(model: str) -> None:
+    assert run(picture(), model=model).model == NEAREST.id
+
+
+def test_a_named_model_is_used_for_every_picture() -> None:
+    assert run_with_real(even(60), model="nearest").model == NEAREST.id
+    assert run_with_real(even(3), model="real").model == REAL.id
+
+
+@pytest.mark.parametrize(("denoise", "expected"), [(1.0, 128), (0.5, 94), (0.0, 60)])
+def test_denoise_says_how_much_is_cleaned(denoise: float, expected: int) -> None:
+    answer = run_with_real(even(60), denoise=denoise)
+    np.testing.assert_allclose(answer.picture.pixels, expected, atol=1)
+
+
+def test_denoise_conflicts_with_a_model_that_does_not_clean() -> None:
+    with pytest.raises(ConflictingFields) as caught:
+        run_with_real(even(60), model="nearest", denoise=0.5)
+    assert caught.value.field == "denoise"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_with_all_of_its_grain_the_result_reduces_to_the_picture(channels: int) -> None:
+    small = np.random.default_rng(0).random((24, 30, channels), dtype=np.float32)
+    large = np.full((96, 120, channels), 0.5, np.float32)
+    found = add_grain(small, large, 1.0)
+    reduced = found.reshape(24, 4, 30, 4, channels).mean(axis=(1, 3))
+    assert np.corrcoef(reduced.ravel(), small.ravel())[0, 1] > 0.97
+    np.testing.assert_array_equal(add_grain(small, large, 0.0), large)
