@@ -14,7 +14,13 @@ def bicubic(image: keras.KerasTensor, scale: int) -> keras.KerasTensor:
 
     A resizing operation would need its size as a number; this takes any size and runs alike on every backend.
     """
-    channels = image.shape[-1]
+    padded = ops.pad(image, [[0, 0], [2, 2], [2, 2], [0, 0]], mode="symmetric")
+    kernel = ops.convert_to_tensor(bicubic_kernel(image.shape[-1], scale))
+    return ops.depth_to_space(ops.conv(padded, kernel, padding="valid"), scale)
+
+
+def bicubic_kernel(channels: int, scale: int) -> np.ndarray:
+    """Return float32 (5, 5, channels, scale**2*channels): each pixel's new ones by row, column and channel."""
     # Away from the edges the rows of the resizing matrix repeat every `scale`: five taps for each phase.
     taps = matrix(9, 9 * scale)[4 * scale : 5 * scale, 2:7]
     kernel = np.zeros((5, 5, channels, scale * scale * channels), np.float32)
@@ -23,5 +29,4 @@ def bicubic(image: keras.KerasTensor, scale: int) -> keras.KerasTensor:
             phase = np.outer(taps[row], taps[column])
             for channel in range(channels):
                 kernel[:, :, channel, (row * scale + column) * channels + channel] = phase
-    padded = ops.pad(image, [[0, 0], [2, 2], [2, 2], [0, 0]], mode="symmetric")
-    return ops.depth_to_space(ops.conv(padded, ops.convert_to_tensor(kernel), padding="valid"), scale)
+    return kernel

@@ -89,6 +89,9 @@ class Part:
         """Return the arrays of an `.npz` to start from under this network's names; by default they have them."""
         return stored
 
+    def prepare(self, network: keras.Model, packs: Packs) -> None:
+        """Set weights that need no steps, once before the first step of a first training; by default none."""
+
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
         """Return the scalar loss of one batch: degrade, run and compare, all in `keras.ops` (the compiled step)."""
         raise NotImplementedError
@@ -155,6 +158,10 @@ class Recipe:
     def build_parts(self) -> dict[str, Part]:
         """Return the parts by name, in the order of training."""
         raise NotImplementedError
+
+    def part_of(self, signature: str) -> Part | None:
+        """Return the part that a signature of the published model is made of, if it is one."""
+        return self.parts.get(signature)
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
         """Return the tables that the manifest carries; `networks` are those of `served_networks`."""

@@ -284,6 +284,7 @@ def train(
             run.previous_runs = previous_runs(source) if weights is not None else []
             print(f"{name}: loaded {taken} variables from {source}", file=sys.stderr, flush=True)
         run.started_from = ", ".join(map(_source_name, sources))
+        part.prepare(network, packs)
         (folder / "log.jsonl").unlink(missing_ok=True)
 
     batches = _Batches(part.batches(packs, seed, batch), run.steps_before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -36,10 +36,21 @@ def ffdnet(channels: int = 3) -> keras.Model:
     return ffdnet.build(channels, width=8, depth=4)
 
 
-def residual_upscaler(scale: int) -> keras.Model:
-    from training.architectures import residual_upscaler
+def rlfn(scale: int) -> keras.Model:
+    """Return an RLFN whose one result needs both of its exits."""
+    import keras
 
-    return residual_upscaler.build(scale, width=8, blocks=2)
+    from training.architectures import rlfn
+
+    network = rlfn.build(scale, width=8, blocks=2, gate=4)
+    both = network.output["image"] + network.output["unfiltered"]
+    return keras.Model(network.input, {"image": both})
+
+
+def srvgg() -> keras.Model:
+    from training.architectures import srvgg
+
+    return srvgg.build(width=8, depth=2)
 
 
 def unet(**options: object) -> keras.Model:
@@ -115,9 +126,10 @@ DIGIT = ((28, 28),)
 CASES = {
     "ffdnet": Case(ffdnet, ((2, 2), (16, 38))),
     "ffdnet gray": Case(lambda: ffdnet(1), ((4, 4), (12, 8))),
-    "residual_upscaler x2": Case(lambda: residual_upscaler(2), ((1, 1), (7, 12)), 2),
-    "residual_upscaler x3": Case(lambda: residual_upscaler(3), ((1, 1), (7, 12)), 3),
-    "residual_upscaler x4": Case(lambda: residual_upscaler(4), ((1, 1), (7, 12)), 4),
+    "rlfn x2": Case(lambda: rlfn(2), ((4, 4), (12, 20)), 2),
+    "rlfn x3": Case(lambda: rlfn(3), ((4, 4), (12, 20)), 3),
+    "rlfn x4": Case(lambda: rlfn(4), ((4, 4), (12, 20)), 4),
+    "srvgg": Case(srvgg, ((1, 1), (7, 12)), 4),
     "unet": Case(unet, ((16, 16), (32, 48))),
     "unet dropout": Case(lambda: unet(dropout=0.2), ((16, 32),)),
     "unet batch_norm": Case(lambda: unet(batch_norm=True), ((32, 32),)),
@@ -267,6 +279,7 @@ def test_layers_have_names_of_their_own(network: keras.Model, another: keras.Mod
 def test_every_architecture_is_here() -> None:
     files = {path.stem for path in (ROOT / "training/architectures").glob("[a-z]*.py")}
     assert files == {name.split()[0] for name in CASES} | {
+        "aliasing_detector",
         "dcgan",
         "latent_search",
         "style_optimizer",
@@ -275,13 +288,143 @@ def test_every_architecture_is_here() -> None:
     }  # which have inputs and tests of their own
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_an_untrained_upscaler_gives_its_pixels_copies_without_a_checkerboard(scale: int) -> None:
-    network = residual_upscaler(scale)
-    given = inputs(network, 1, (9, 8))
-    copies = given["image"].repeat(scale, axis=1).repeat(scale, axis=2)
-    # At full width 0.1 was found, and 1.0 with a last layer of the usual start.
-    assert np.abs(answer(network, given) - copies).mean() < 0.2
+def authors_rlfn(stored: dict[str, np.ndarray], image: np.ndarray, blocks: int, scale: int) -> np.ndarray:
+    """Return what the authors' network makes of `image` (1, H, W, 3) with its gates on a grid of 4x4 pixels."""
+    import cv2
+    import tensorflow as tf
+
+    def convolve(x: Any, name: str, stride: int = 1) -> Any:
+        return tf.nn.conv2d(x, stored[f"{name}/weight"], stride, "SAME") + stored[f"{name}/bias"]
+
+    first = x = convolve(image * 255, "conv_1")
+    for number in range(1, blocks + 1):
+        name = f"block_{number}"
+        inner = x
+        for layer in ("c1_r", "c2_r", "c3_r"):
+            inner = tf.nn.leaky_relu(convolve(inner, f"{name}/{layer}"), 0.05)
+        x = convolve(inner + x, f"{name}/c5")
+        entrance = convolve(x, f"{name}/esa/conv1")
+        coarse = tf.nn.max_pool2d(convolve(entrance, f"{name}/esa/conv2", 2), 7, 2, "SAME")
+        coarse = convolve(coarse, f"{name}/esa/conv3")[0].numpy()
+        wide = cv2.resize(coarse, image.shape[2:0:-1], interpolation=cv2.INTER_LINEAR)[None]
+        x *= tf.sigmoid(convolve(wide + convolve(entrance, f"{name}/esa/conv_f"), f"{name}/esa/conv4"))
+    x = convolve(convolve(x, "conv_2") + first, "upsampler/0").numpy()
+    height, width = image.shape[1:3]
+    shuffled = x.reshape(height, width, 3, scale, scale).transpose(0, 3, 1, 4, 2)
+    return shuffled.reshape(1, height * scale, width * scale, 3) / 255
+
+
+def authors_rlfn_weights(scale: int, width: int = 8, blocks: int = 2, gate: int = 4) -> dict[str, np.ndarray]:
+    shapes = {"conv_1": (3, 3, width), "conv_2": (3, width, width), "upsampler/0": (3, width, 3 * scale**2)}
+    for number in range(1, blocks + 1):
+        block = {f"{name}": (3, width, width) for name in ("c1_r", "c2_r", "c3_r")} | {"c5": (1, width, width)}
+        block |= {"esa/conv1": (1, width, gate), "esa/conv_f": (1, gate, gate), "esa/conv4": (1, gate, width)}
+        block |= {"esa/conv2": (3, gate, gate), "esa/conv3": (3, gate, gate)}
+        shapes |= {f"block_{number}/{name}": shape for name, shape in block.items()}
+    random = np.random.default_rng(0)
+    stored: dict[str, np.ndarray] = {}
+    for name, (side, before, after) in shapes.items():
+        stored[f"{name}/weight"] = random.normal(0, 0.1, (side, side, before, after)).astype(np.float32)
+        stored[f"{name}/bias"] = random.normal(0, 0.1, after).astype(np.float32)
+    return stored
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_weights_of_rlfn_s_authors_are_taken(scale: int) -> None:
+    from training.architectures import rlfn
+    from training.weights import take
+
+    stored = authors_rlfn_weights(scale)
+    network = rlfn.build(scale, width=8, blocks=2, gate=4)
+    assert take(network, rlfn.convert_weights(stored, scale)) == len(network.variables)
+    given = inputs(network, 1, (12, 20))
+    expected = authors_rlfn(stored, given["image"], 2, scale)
+    np.testing.assert_allclose(answer(network, given), expected, atol=1e-4)
+
+
+def test_an_exit_for_another_scale_enlarges_the_same_picture() -> None:
+    """A smooth result of x4, reduced to x3, is what the resampled exit gives."""
+    from training.architectures.rlfn import resample_exit
+
+    ramp = np.linspace(0, 1, 4)[:, None] + 2 * np.linspace(0, 1, 4)[None]
+    resampled = resample_exit(np.tile(ramp, (3, 1, 1)).reshape(1, -1), 3).reshape(3, 3, 3)
+    centers = ((np.arange(3) + 0.5) / 3 * 4 - 0.5) / 3
+    np.testing.assert_allclose(resampled[..., 0], centers[:, None] + 2 * centers[None], atol=1e-6)
+
+
+def test_a_solved_exit_has_the_least_error() -> None:
+    import keras
+
+    from training.architectures import rlfn
+
+    network = rlfn.build(2, width=8, blocks=1, gate=4)
+    small = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+    large = small.repeat(2, axis=1).repeat(2, axis=2)  # the features of a pixel tell its colors
+
+    def error(exit_: str) -> float:
+        found = keras.ops.convert_to_numpy(network({"image": small})[exit_])
+        return float(np.abs(found - large)[:, 8:-8, 8:-8].mean())
+
+    before = {name: error(name) for name in rlfn.EXITS}
+    rlfn.solve_exit(network, "unfiltered", [(small, large)])
+    assert error("unfiltered") < 0.02 < before["unfiltered"]
+    assert error("image") == before["image"]
+
+
+def test_a_solved_detector_tells_jagged_pictures_from_smooth_ones() -> None:
+    import cv2
+    import keras
+
+    from training.architectures import aliasing_detector
+
+    random = np.random.default_rng(0)
+    jagged = random.random((12, 64, 64, 3), np.float32)
+    smooth = np.stack([cv2.GaussianBlur(picture, (0, 0), 1.0) for picture in jagged])
+    network = aliasing_detector.build()
+    aliasing_detector.solve(network, np.concatenate([jagged, smooth]), np.arange(24) < 12)
+    for pictures, truth in ((jagged, True), (smooth, False)):
+        found = keras.ops.convert_to_numpy(network({"image": pictures})["unfiltered"])
+        assert found.shape == (12, 64, 64, 1)
+        assert ((found > 0.5) == truth).all()
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_reduced_result_is_the_mean_of_areas(scale: int) -> None:
+    import cv2
+
+    from training.architectures.srvgg import reduce_result
+
+    network = srvgg()
+    given = inputs(network, 1, (9, 14))
+    size = (14 * scale, 9 * scale)
+    expected = cv2.resize(answer(network, given)[0], size, interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(answer(reduce_result(network, scale), given)[0], expected, atol=1e-5)
+
+
+def test_the_weights_of_real_esrgan_s_authors_are_taken() -> None:
+    import tensorflow as tf
+
+    from training.architectures.srvgg import convert_weights
+    from training.weights import take
+
+    random, widths = np.random.default_rng(0), (3, 8, 8, 8, 48)
+    stored: dict[str, np.ndarray] = {}
+    for index in range(4):
+        shape = (3, 3, widths[index], widths[index + 1])
+        stored[f"conv_{index}/kernel"] = random.normal(0, 0.2, shape).astype(np.float32)
+        stored[f"conv_{index}/bias"] = random.normal(0, 0.2, shape[-1]).astype(np.float32)
+        if index < 3:
+            stored[f"prelu_{index}/alpha"] = random.normal(0, 0.2, shape[-1]).astype(np.float32)
+    network = srvgg()
+    assert take(network, convert_weights(stored)) == len(network.variables)
+    given = inputs(network, 1, (7, 12))
+    x = given["image"]
+    for index in range(4):
+        x = tf.nn.conv2d(x, stored[f"conv_{index}/kernel"], 1, "SAME").numpy() + stored[f"conv_{index}/bias"]
+        x = np.where(x > 0, x, x * stored[f"prelu_{index}/alpha"]) if index < 3 else x
+    shuffled = x.reshape(7, 12, 3, 4, 4).transpose(0, 3, 1, 4, 2).reshape(1, 28, 48, 3)
+    expected = shuffled + given["image"].repeat(4, axis=1).repeat(4, axis=2)
+    np.testing.assert_allclose(answer(network, given), expected, atol=1e-5)
 
 
 def test_the_level_is_told() -> None:

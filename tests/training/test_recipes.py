@@ -143,7 +143,7 @@ def test_sides_that_networks_take() -> None:
 
 
 def test_parts_are_named_all_or_one() -> None:
-    assert [part for _, part in recipes.parts("superres_photo")] == ["x4", "x2", "x3"]
+    assert [part for _, part in recipes.parts("superres_photo")] == ["x4", "x2", "x3", "aliasing"]
     assert [part for _, part in recipes.parts("superres_photo:x2")] == ["x2"]
 
 

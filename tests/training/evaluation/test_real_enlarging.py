@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+pytestmark = pytest.mark.tf
+
+COFFEE = skimage.data.coffee()[:256, :256]
+SOFT = cv2.GaussianBlur(COFFEE, (0, 0), 2)
+NOISY = np.clip(COFFEE + np.random.default_rng(0).normal(0, 10, COFFEE.shape), 0, 255).astype(np.uint8)
+
+
+def test_noise_is_counted_in_flat_places() -> None:
+    from training.evaluation.real_enlarging import noise
+
+    assert noise(NOISY, SOFT) > 2 * noise(COFFEE, SOFT) > 2 * noise(SOFT, SOFT)
+
+
+def test_edges_of_a_soft_picture_are_less_steep() -> None:
+    from training.evaluation.real_enlarging import sharpness
+
+    assert sharpness(COFFEE, SOFT) > 1.5 * sharpness(SOFT, SOFT)
+
+
+def test_detail_is_compared_with_the_clean_picture() -> None:
+    from training.evaluation.real_enlarging import detail_energy
+
+    assert detail_energy(COFFEE, COFFEE) == pytest.approx(1)
+    assert detail_energy(SOFT, COFFEE) < 0.5
+    assert detail_energy(NOISY, COFFEE) > 2
