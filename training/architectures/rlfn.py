@@ -91,8 +91,16 @@ def _linear_taps(factor: int) -> np.ndarray:
     return np.maximum(0.0, 1.0 - np.abs(centers[:, None] - np.array([-1.0, 0.0, 1.0])))
 
 
-def solve_exit(network: keras.Model, name: str, pairs: Iterable[tuple[np.ndarray, np.ndarray]], edge: int = 4) -> None:
-    """Set the weights of exit `name` to those with the least squared error, the rest of the network as it is.
+def solve_exit(
+    network: keras.Model,
+    name: str,
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    share: float = 1.0,
+    edge: int = 4,
+) -> None:
+    """Set the weights of exit `name` to those with the least squared error, the rest of the network as it is, or go a
+    `share` of the way there.
 
     Bodies that are alike, of another scale or with other gates, need other exits, and no steps to find them.
 
@@ -116,7 +124,7 @@ def solve_exit(network: keras.Model, name: str, pairs: Iterable[tuple[np.ndarray
         products = products + found.T @ wanted[:, inner, inner].reshape(len(found), -1)
     # What the pairs do not tell stays as it is.
     steady = 1e-3 * np.diag(np.diag(squares) + 1e-6)
-    change = np.linalg.solve(squares + steady, products)
+    change = share * np.linalg.solve(squares + steady, products)
     kernel, bias = exit_.get_weights()
     exit_.set_weights([kernel + change[:-1].reshape(kernel.shape), bias + change[-1]])
 

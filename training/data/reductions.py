@@ -60,7 +60,7 @@ def draw(random: np.random.Generator, *, filtered: bool) -> Reduce:
         blur = float(random.uniform(0.2, 0.5))
         kinds: list[Reduce] = [area, lanczos, lambda picture, scale: blurred(picture, scale, blur)]
     else:
-        kinds = [*[unfiltered] * 6, _middle, _middle, _between, _first]
+        kinds = [unfiltered, unfiltered, _between, _middle, _first]
     return kinds[int(random.integers(len(kinds)))]
 
 
