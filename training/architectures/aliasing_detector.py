@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from training.architectures.rlfn import MULTIPLE, enlarge
+from training.bilinear import enlarge
 
 WINDOW = 15
 """Places of the grid that an answer is averaged over, each 4x4 pixels: flat places and soft ones tell nothing."""
@@ -28,7 +28,9 @@ def build() -> keras.Model:
     symmetric = ops.conv(energy, ops.convert_to_tensor(_pairs()))
     features = ops.log(symmetric + _FLOOR)
     answer = layers.Conv2D(1, 1, kernel_initializer="zeros", name="aliasing", dtype="float32")(features)
-    return keras.Model({"image": image}, {"unfiltered": enlarge(ops.sigmoid(answer), MULTIPLE)}, name="detector")
+    return keras.Model(
+        {"image": image}, {"unfiltered": enlarge(ops.sigmoid(answer), _BLOCK, "aliasing_enlarge")}, name="detector"
+    )
 
 
 def _cosines() -> np.ndarray:

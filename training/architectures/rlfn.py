@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from training.bilinear import enlarge
 from training.enlarge import bicubic_kernel
 
 MULTIPLE = 4
@@ -63,32 +64,9 @@ def _gate(x: Any, width: int, name: str) -> Any:
     coarse = layers.Conv2D(width, 3, strides=2, padding="same", name=f"{name}_reduce")(entrance)
     coarse = ops.max_pool(coarse, 7, 2, padding="same")
     coarse = layers.Conv2D(width, 3, padding="same", name=f"{name}_coarse")(coarse)
+    wide = enlarge(coarse, MULTIPLE, f"{name}_enlarge")
     own = layers.Conv2D(width, 1, name=f"{name}_own")(entrance)
-    return ops.sigmoid(layers.Conv2D(x.shape[-1], 1, name=f"{name}_exit")(enlarge(coarse, MULTIPLE) + own))
-
-
-def enlarge(x: Any, factor: int) -> Any:
-    """Return `x` [N,H,W,C] enlarged bilinearly to [N,factor*H,factor*W,C], edges repeated.
-
-    Its size need not be known, as that of a resizing operation: each place becomes a block of channels first.
-    """
-    channels = x.shape[-1]
-    kernel = np.zeros((3, 3, channels, factor**2 * channels), np.float32)
-    taps = _linear_taps(factor)
-    for row in range(factor):
-        for column in range(factor):
-            begin = (row * factor + column) * channels
-            for channel in range(channels):
-                kernel[:, :, channel, begin + channel] = np.outer(taps[row], taps[column])
-    padded = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="symmetric")
-    weights = ops.cast(ops.convert_to_tensor(kernel), x.dtype)
-    return ops.depth_to_space(ops.conv(padded, weights, padding="valid"), factor)
-
-
-def _linear_taps(factor: int) -> np.ndarray:
-    """Return (factor, 3): the weights of the place before, its own and the next, for each of `factor` new places."""
-    centers = (np.arange(factor) + 0.5) / factor - 0.5
-    return np.maximum(0.0, 1.0 - np.abs(centers[:, None] - np.array([-1.0, 0.0, 1.0])))
+    return ops.sigmoid(layers.Conv2D(x.shape[-1], 1, name=f"{name}_exit")(wide + own))
 
 
 def solve_exit(

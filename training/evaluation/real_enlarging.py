@@ -14,7 +14,6 @@ import numpy as np
 from keras import ops
 
 from training.architectures import srvgg
-from training.checkpoints import load_initial_weights
 from training.data.imresize import imresize
 from training.data.packs import Packs
 from training.data.worn import wear
@@ -23,6 +22,7 @@ from training.evaluation.denoising_previews import draw_small_print
 from training.evaluation.metrics import psnr
 from training.evaluation.perception import FeatureDistance
 from training.evaluation.tables import ResultTable, report_progress
+from training.weights import take
 
 if TYPE_CHECKING:
     import keras
@@ -45,7 +45,8 @@ def measure(networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
 
 def _methods(networks: Mapping[str, Any], packs: Packs) -> dict[str, Enlarge]:
     start = srvgg.build()
-    load_initial_weights(start, packs.weights(TEACHER), "x4", srvgg.convert_weights)
+    with np.load(packs.weights(TEACHER)) as stored:
+        take(start, srvgg.convert_weights(dict(stored)))
     return {
         "bicubic": _enlarge_bicubically,
         "Real-ESRGAN (general, small)": partial(run, start),
