@@ -36,13 +36,18 @@ def ffdnet(channels: int = 3) -> keras.Model:
     return ffdnet.build(channels, width=8, depth=4)
 
 
+def build_rlfn(scale: int, blocks: int = 2) -> keras.Model:
+    from training.architectures import rlfn
+    from training.enlarge import bicubic_kernel
+
+    return rlfn.build(scale, bicubic_kernel(3, scale), width=8, blocks=blocks, gate=4)
+
+
 def rlfn(scale: int) -> keras.Model:
     """Return an RLFN whose one result needs both of its exits."""
     import keras
 
-    from training.architectures import rlfn
-
-    network = rlfn.build(scale, width=8, blocks=2, gate=4)
+    network = build_rlfn(scale)
     both = network.output["image"] + network.output["unfiltered"]
     return keras.Model(network.input, {"image": both})
 
@@ -335,8 +340,8 @@ def test_the_weights_of_rlfn_s_authors_are_taken(scale: int) -> None:
     from training.weights import take
 
     stored = authors_rlfn_weights(scale)
-    network = rlfn.build(scale, width=8, blocks=2, gate=4)
-    assert take(network, rlfn.convert_weights(stored, scale)) == len(network.variables)
+    network = build_rlfn(scale)
+    assert take(network, rlfn.convert_weights(stored, scale)) == len(network.variables) - 2  # the other exit
     given = inputs(network, 1, (12, 20))
     expected = authors_rlfn(stored, given["image"], 2, scale)
     np.testing.assert_allclose(answer(network, given), expected, atol=1e-4)
@@ -357,7 +362,7 @@ def test_a_solved_exit_has_the_least_error() -> None:
 
     from training.architectures import rlfn
 
-    network = rlfn.build(2, width=8, blocks=1, gate=4)
+    network = build_rlfn(2, blocks=1)
     small = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
     large = small.repeat(2, axis=1).repeat(2, axis=2)  # the features of a pixel tell its colors
 

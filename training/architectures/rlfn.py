@@ -15,7 +15,6 @@ import numpy as np
 from keras import layers, ops
 
 from training.bilinear import enlarge
-from training.enlarge import bicubic_kernel
 
 MULTIPLE = 4
 """What height and width of the picture are multiples of: one place of a gate's grid."""
@@ -24,8 +23,11 @@ SLOPE = 0.05
 _RANGE = 255.0  # the authors' network computes in values of a file
 
 
-def build(scale: int, width: int = 52, blocks: int = 6, gate: int = 16) -> keras.Model:
-    """Return image [N,H,W,3] -> image and unfiltered [N,scale*H,scale*W,3], not clipped, one of each exit."""
+def build(scale: int, bicubic: np.ndarray, width: int = 52, blocks: int = 6, gate: int = 16) -> keras.Model:
+    """Return image [N,H,W,3] -> image and unfiltered [N,scale*H,scale*W,3], not clipped, one of each exit.
+
+    `bicubic` is the kernel of bicubic enlargement, float32 (5, 5, 3, 3*scale**2).
+    """
     image = keras.Input((None, None, 3), name="image")
     picture = image * _RANGE
     first = x = layers.Conv2D(width, 3, padding="same", name="entrance")(picture)
@@ -41,7 +43,7 @@ def build(scale: int, width: int = 52, blocks: int = 6, gate: int = 16) -> keras
     # exact enough in bfloat16. The picture of 8 bits is exact there.
     x = ops.concatenate([x, ops.cast(picture, x.dtype)], axis=-1)
     copies = ops.concatenate([picture] * scale**2, axis=-1)
-    smooth = ops.conv(ops.pad(picture, [[0, 0], [2, 2], [2, 2], [0, 0]], mode="symmetric"), _bicubic(scale))
+    smooth = ops.conv(ops.pad(picture, [[0, 0], [2, 2], [2, 2], [0, 0]], mode="symmetric"), _without_copies(bicubic))
     found = {}
     for name, base, start in (("image", 0.0, "glorot_uniform"), ("unfiltered", smooth, "zeros")):
         added = layers.Conv2D(
@@ -51,11 +53,12 @@ def build(scale: int, width: int = 52, blocks: int = 6, gate: int = 16) -> keras
     return keras.Model({"image": image}, found, name="rlfn")
 
 
-def _bicubic(scale: int) -> Any:
-    """Return the kernel (5, 5, 3, 3*scale**2) of what bicubic enlargement adds to copies of each pixel."""
-    kernel = bicubic_kernel(3, scale)
-    kernel[2, 2] -= np.tile(np.eye(3, dtype=np.float32), scale**2)
-    return ops.convert_to_tensor(kernel)
+def _without_copies(kernel: np.ndarray) -> Any:
+    """Return a kernel (side, side, 3, 3*scale**2) that enlarges without the copies of each pixel, added afterwards."""
+    side, _, channels, blocks = kernel.shape
+    less = kernel.astype(np.float32)
+    less[side // 2, side // 2] -= np.tile(np.eye(channels, dtype=np.float32), blocks // channels)
+    return ops.convert_to_tensor(less)
 
 
 def _gate(x: Any, width: int, name: str) -> Any:
@@ -133,16 +136,10 @@ def convert_weights(stored: Mapping[str, np.ndarray], scale: int) -> dict[str, n
         if layer.startswith("upsampler"):
             array = resample_exit(array, scale)
             if array.ndim > 1:
-                array = np.concatenate([array, _without_copies(scale)], axis=2)
+                nothing = np.zeros((*array.shape[:2], 3, array.shape[-1]), np.float32)
+                array = np.concatenate([array, ops.convert_to_numpy(_without_copies(nothing))], axis=2)
         converted |= {f"{name}/{kind}": array for name in _names(layer)}
     return converted
-
-
-def _without_copies(scale: int) -> np.ndarray:
-    """Return the kernel (3, 3, 3, 3*scale**2) that takes from each new pixel the copy of its own, added afterwards."""
-    kernel = np.zeros((3, 3, 3, 3 * scale**2), np.float32)
-    kernel[1, 1] = -np.tile(np.eye(3), scale**2)
-    return kernel
 
 
 def _names(layer: str) -> list[str]:

@@ -26,6 +26,7 @@ from training.data import reductions
 from training.data.crops import Crops, crop_center, validation_split
 from training.data.imresize import imresize, matrix
 from training.data.packs import Packs
+from training.enlarge import bicubic_kernel
 from training.evaluation import photos, previews
 from training.evaluation.metrics import psnr
 from training.evaluation.tables import ResultTable
@@ -138,7 +139,7 @@ class UpscalePhoto(Upscale):
 
     def network(self) -> keras.Model:
         """Return a new RLFN for the scale of this part."""
-        return rlfn.build(self.scale)
+        return rlfn.build(self.scale, bicubic_kernel(3, self.scale))
 
     def convert_weights(self, stored: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """Return the weights of a file; the authors' RLFN has other names and another order of pixels."""
