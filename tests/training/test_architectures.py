@@ -289,6 +289,7 @@ def test_every_architecture_is_here() -> None:
         "latent_search",
         "style_optimizer",
         "style_painter",
+        "u2net",
         "vgg19",
     }  # which have inputs and tests of their own
 
