@@ -85,7 +85,7 @@ def main() -> None:
             if options.shift_map:
                 methods["shift map"] = partial(fill_by_shift_map, options.shift_map)
             if options.module:
-                methods[Path(options.module).stem] = partial(fill_by_module, options.module, service)
+                methods[Path(options.module).name] = partial(fill_by_module, options.module, service)
             found = wide_tables(methods, silhouettes(packs, "test"), packs, command, options.every)
         else:
             found = tables(CLASSICAL, silhouettes(packs, "test"), packs, "python -m benchmarks.inpaint")

@@ -37,7 +37,7 @@ from training.data.packs import MissingPack, Packs
 from training.evaluation.stylization import WEIGHTS, Paint, contents, presets, square, styles, tables
 
 OPTIMIZED_SIDE = 192
-START_STEPS = (10, 20, 40, 60)
+START_STEPS = (10, 20)
 COMMAND = "python -m benchmarks.stylize"
 
 
