@@ -55,6 +55,14 @@ def test_precisions_of_each_default_model_are_compared(tiny_repository: Path) ->
 
 @pytest.mark.tf
 @pytest.mark.slow
+def test_runtimes_compute_the_same(tiny_repository: Path) -> None:
+    output = bench("runtimes", tiny_repository, "--size", "64", "64")
+    assert float(re.findall(r"LiteRT difference +(\S+)", output)[0]) < 1e-4
+    assert float(re.findall(r"LiteRT \(CPU s\) +([\d.]+)", output)[0]) > 0
+
+
+@pytest.mark.tf
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_peak_memory_is_read_from_the_service(tiny_repository: Path) -> None:
     output = bench("memory", tiny_repository, "--megapixels", "0.2")
