@@ -165,17 +165,11 @@ export class Controls {
   }
 }
 
-/** Fill the list of tasks. */
+/** Fill the list of tasks. They belong to the form, so that Enter runs the task. */
 export function listTasks(room, chosen) {
-  for (const [name, { title, about }] of Object.entries(TASKS))
-    room.append(
-      el(
-        "label",
-        {},
-        el("input", { type: "radio", name: "task", value: name, checked: name === chosen }),
-        icon(name),
-        el("b", {}, title),
-        el("small", {}, about),
-      ),
-    );
+  for (const [name, { title, about }] of Object.entries(TASKS)) {
+    const input = el("input", { type: "radio", name: "task", value: name, checked: name === chosen });
+    input.setAttribute("form", "form");
+    room.append(el("label", {}, input, icon(name), el("b", {}, title), el("small", {}, about)));
+  }
 }
