@@ -89,7 +89,7 @@ QUESTIONS: Mapping[str, Question] = {
     "superres, 3": Question("/superres", SMALL, {"scale": "3"}),
     "superres, 4, JPEG": Question("/superres", SMALL, {"scale": "4", "format": "jpeg", "quality": "80"}),
     "superres, 16 bit with alpha": Question("/superres", {"image": "alpha-16.png"}),
-    "segment, street": Question("/segment", CAT),
+    "segment, street": Question("/segment", CAT, {"model": "street"}),
     "segment, street, overlay": Question("/segment", PORTRAIT, {"model": "street", "output": "overlay"}),
     "segment, person, cutout": Question("/segment", PORTRAIT, {"model": "person", "output": "cutout"}),
     "segment, person, threshold": Question("/segment", PORTRAIT, {"model": "person", "threshold": "0.8"}),

@@ -36,7 +36,7 @@ class Headline:
 HEADLINES = {
     "denoise": Headline("CBSD68 σ 25", "PSNR (dB), CBSD68 with noise of σ 25"),
     "inpaint": Headline("10-20 %", "PSNR (dB) in holes of 10–20 %, Kodak24"),
-    "segment": Headline("mean IoU", "mean IoU (%), CamVid"),
+    "segment": Headline("IoU of the foreground", "IoU (%) of the main object, ECSSD"),
     "stylize": Headline("style", "distance to the style, 0 is best", lower_is_better=True),
     "superres": Headline("Set5 ×4", "PSNR (dB), Set5 ×4"),
 }

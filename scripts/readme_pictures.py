@@ -22,15 +22,14 @@ import httpx
 import numpy as np
 import skimage.data
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from scripts import removals
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs/images"
 GALAXIES = (slice(420, 620), slice(330, 580))
 """The part of Hubble's deep field that the README shows at twice its size."""
-CORNER = (420, 60)
-"""Left and top, in pixels, of the shown part of the enlarged cutout."""
+CUP_BACKGROUND = "#f3ead8"
 Pixels = NDArray[np.uint8]
 SHOWN_STYLES = ("impression-sunrise", "starry-night", "great-wave", "the-scream")
 README = FOLDER.parent.parent / "README.md"
@@ -105,29 +104,18 @@ def describe(purpose: str, caption: str, description: str, file: str) -> str:
 
 
 def draw_cutout(url: str) -> str:
-    """Save the astronaut, cut out on another background, at its own size and enlarged; return the README's lines.
-
-    The enlarged one is made from the cutout: `/superres` enlarges colors and transparency alike.
-    """
+    """Save a person and a cup, each cut out and put before something else; return the README's lines."""
     portrait = (FOLDER / "portrait.jpg").read_bytes()
-    fields = {"model": "person", "output": "cutout"}
-    small = _post(url + "/segment", portrait, fields)
-    large = _post(url + "/superres", small, {"scale": "3"})
-    cut, cut_large = (Image.open(io.BytesIO(data)).convert("RGBA") for data in (small, large))
-    backdrop = Image.fromarray(skimage.data.rocket()[:, 106:533])
-    shown = Image.open(io.BytesIO(portrait)).convert("RGB")
-    placed = Image.alpha_composite(backdrop.resize(cut.size, Image.Resampling.BICUBIC).convert("RGBA"), cut)
-    enlarged_backdrop = backdrop.resize(cut_large.size, Image.Resampling.BICUBIC).convert("RGBA")
-    placed_large = Image.alpha_composite(enlarged_backdrop, cut_large)
-    # The part of the enlarged picture where a halo would be visible: hair, face and collar.
-    detail = placed_large.crop((CORNER[0], CORNER[1], CORNER[0] + cut.width, CORNER[1] + cut.height))
-    row = [np.asarray(one.convert("RGB")) for one in (shown, placed, detail)]
-    gap = np.full((cut.height, 8, 3), 255, np.uint8)
-    Image.fromarray(np.concatenate([row[0], gap, row[1], gap, row[2]], axis=1)).save(
-        FOLDER / "cutout.jpg", quality=88, optimize=True
-    )
-    caption = "`/segment` with a new background; right: detail after `/superres` ×3"
-    return describe("Remove the background", caption, "Portrait, cut out and placed in front of a rocket", "cutout.jpg")
+    cup = _png(skimage.data.coffee()[:, 100:500])
+    placed = _post(url + "/cutout", portrait, {}, background_image=_png(skimage.data.rocket()[:, 106:533]))
+    alone = _post(url + "/cutout", cup, {"background": CUP_BACKGROUND})
+    row = [np.asarray(ImageOps.fit(Image.open(io.BytesIO(one)).convert("RGB"), (400, 400))) for one in
+           (portrait, placed, cup, alone)]  # fmt: skip
+    gap = np.full((400, 8, 3), 255, np.uint8)
+    whole = np.concatenate([part for one in row for part in (one, gap)][:-1], axis=1)
+    Image.fromarray(whole).save(FOLDER / "cutout.jpg", quality=88, optimize=True)
+    description = "A person before a rocket, and a cup without its table"
+    return describe("Remove the background", "`/cutout`, whatever the main object is", description, "cutout.jpg")
 
 
 def draw_denoising(url: str) -> str:
@@ -233,8 +221,9 @@ def _png(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     return file.getvalue()
 
 
-def _post(url: str, picture: bytes, fields: dict[str, str], mask: bytes | None = None) -> bytes:
-    files = {"image": ("picture", picture)} | ({} if mask is None else {"mask": ("mask", mask)})
+def _post(url: str, picture: bytes, fields: dict[str, str], mask: bytes | None = None, **others: bytes) -> bytes:
+    given = {"image": picture, **others} | ({} if mask is None else {"mask": mask})
+    files = {name: (name, data) for name, data in given.items()}
     answer = httpx.post(url, files=files, data=fields, timeout=300)
     answer.raise_for_status()
     return answer.content

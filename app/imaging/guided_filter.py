@@ -75,7 +75,7 @@ def smooth(values: Floats, guide: Floats, where: NDArray[np.bool_], *, radius: i
     model = np.zeros((*values.shape, 4), np.float32)
     model[solved] = np.column_stack([slopes, value - (slopes * color).sum(axis=-1)])
     model = _mean(model, radius)
-    return np.asarray(np.clip((model[..., :3] * guide).sum(axis=-1) + model[..., 3], 0.0, 1.0), np.float32)
+    return np.asarray(np.clip(np.einsum("ijk,ijk->ij", model[..., :3], guide) + model[..., 3], 0.0, 1.0), np.float32)
 
 
 def _mean(values: Floats, radius: int) -> Floats:

@@ -68,7 +68,8 @@ def refine_opacity(image: Floats, opacity: Floats, front: Floats, back: Floats, 
     """
     unsure = (opacity > 0) & (opacity < 1)
     apart = front - back
-    placed = ((apart * (image - back)).sum(axis=-1) + PRIOR * opacity) / ((apart * apart).sum(axis=-1) + PRIOR)
+    along, length = (np.einsum("ijk,ijk->ij", apart, other) for other in (image - back, apart))
+    placed = (along + PRIOR * opacity) / (length + PRIOR)
     placed = np.where(unsure, np.clip(placed, 0, 1), opacity).astype(np.float32)
     smooth = guided_filter.smooth(placed, image, unsure, radius=radius, epsilon=1e-4)
     # What is within CERTAIN of opaque or transparent is that: colors would be lifted by noise.

@@ -55,3 +55,48 @@ def test_the_authors_weights_fit_and_find_what_stands_out() -> None:
     picture = np.where(inside[..., None], (0.9, 0.2, 0.1), (0.3, 0.5, 0.3)).astype(np.float32)
     found = np.asarray(network({"image": picture[None]})["probabilities"])[0, ..., 0] > 0.5
     assert (found & inside).sum() / (found | inside).sum() > 0.95
+
+
+def test_the_loss_of_the_recipe_falls_with_better_answers() -> None:
+    import keras
+
+    from training.recipes.segment_object import ObjectPart
+
+    part = ObjectPart()
+    network = part.network()
+    for layer in network.layers:
+        if layer.name == "outconv" or layer.name.startswith(("side", "light_out")):
+            layer.set_weights([np.zeros_like(value) for value in layer.get_weights()])
+    truth = np.zeros((2, 64, 96), np.uint8)
+    truth[:, 20:40, 30:60] = 255
+    batch = {"image": np.full((2, 64, 96, 3), 128, np.uint8), "opacity": truth}
+    seed = keras.random.SeedGenerator(0)
+    undecided = float(part.loss(network, batch, seed))
+    network.get_layer("outconv").set_weights([np.zeros((1, 1, 6, 1), np.float32), np.array([-3.0], np.float32)])
+    mostly_right = float(part.loss(network, {**batch, "opacity": truth * 0}, seed))
+    assert mostly_right < undecided
+    frozen = {layer.name for layer in network.layers if layer.weights and not layer.trainable}
+    assert "block_16_project" in frozen
+    assert "stage2d_in" not in frozen
+
+
+def test_figures_are_those_of_known_answers(tmp_path: Any) -> None:
+    from PIL import Image
+
+    from training.recipes import segment_object
+
+    for folder in ("images", "masks"):
+        (tmp_path / "object/test" / folder).mkdir(parents=True)
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:50, 20:60] = 255
+    for name in "ab":
+        Image.fromarray(mask[..., None].repeat(3, 2)).save(tmp_path / f"object/test/images/{name}.png")
+        Image.fromarray(mask).save(tmp_path / f"object/test/masks/{name}.png")
+    packs = Packs(tmp_path)
+    right = segment_object.measure(lambda picture: picture[..., :1] / np.float32(255), packs)
+    assert right == pytest.approx([100, 100, 100, 0])
+    half = segment_object.measure(
+        lambda picture: picture[..., :1] / np.float32(255) * (np.arange(80) < 40)[:, None], packs
+    )
+    assert half[:2] == pytest.approx([50, 50])
+    assert half[3] == pytest.approx(100 * 800 / 4800)
