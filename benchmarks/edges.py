@@ -27,7 +27,7 @@ from training.evaluation.service import Service
 Pixels = NDArray[Any]
 Floats = NDArray[Any]
 NEAR = 12
-FOUND = 0.9
+FOUND = 0.8
 KINDS = ("sharp", "out of focus", "hair")
 BACKDROPS = ((0, 255, 0), (255, 0, 255))
 
