@@ -159,10 +159,6 @@ class Recipe:
         """Return the parts by name, in the order of training."""
         raise NotImplementedError
 
-    def part_of(self, signature: str) -> Part | None:
-        """Return the part that a signature of the published model is made of, if it is one."""
-        return self.parts.get(signature)
-
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
         """Return the tables that the manifest carries; `networks` are those of `served_networks`."""
         raise NotImplementedError

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not has_bfloat16(), reason="TensorFlow computes in bfloat16 with AVX-512 only"),
 ]
 
-RMS = {"denoise": 1.2e-3, "superres": 5e-4, "inpaint": 3e-4, "segment": 2.5e-2}
+RMS = {"denoise": 1.2e-3, "superres": 1.2e-3, "inpaint": 3e-4, "segment": 2.5e-2}
 """How far bfloat16 may be from float32, by task: the root mean square difference of a picture, or of probabilities, in
 [0, 1]. Of segmentation it is in what the network is unsure of: in bfloat16 `segment/object` has 87.7 % IoU, too."""
 TILES = 2**-7
@@ -110,5 +110,5 @@ def test_pictures_of_16_bits_are_exact(registry: Registry) -> None:
     np.testing.assert_array_equal(found[0], usual[0])
     assert found[1] == usual[1] == "float32"
     usual, found = (enlarge(registry, pixels, precision) for precision in ("float32", "bfloat16"))
-    assert 0 < np.abs(found[0].astype(int) - usual[0]).max() <= 2
+    assert 0 < np.abs(found[0].astype(int) - usual[0]).max() <= 4
     assert (usual[1], found[1]) == ("float32", "bfloat16")

@@ -11,14 +11,14 @@ from keras import layers, ops
 
 from training.bilinear import enlarge
 
-WINDOW = 15
+WINDOW = 23
 """Places of the grid that an answer is averaged over, each 4x4 pixels: flat places and soft ones tell nothing."""
 _BLOCK = 4
 _FLOOR = 1e-5  # the energy of rounding to 8 bit
 
 
 def build() -> keras.Model:
-    """Return image [N,H,W,3] -> unfiltered [N,H,W,1] in (0, 1): how probable that is. Sides are multiples of 4."""
+    """Return image [N,H,W,3] -> evidence [N,H,W,1]: above 0 it is probable, the logit. Sides are multiples of 4."""
     image = keras.Input((None, None, 3), name="image")
     luma = ops.mean(image, axis=-1, keepdims=True)
     responses = ops.conv(luma, ops.convert_to_tensor(_cosines()), strides=2, padding="same")
@@ -28,9 +28,7 @@ def build() -> keras.Model:
     symmetric = ops.conv(energy, ops.convert_to_tensor(_pairs()))
     features = ops.log(symmetric + _FLOOR)
     answer = layers.Conv2D(1, 1, kernel_initializer="zeros", name="aliasing", dtype="float32")(features)
-    return keras.Model(
-        {"image": image}, {"unfiltered": enlarge(ops.sigmoid(answer), _BLOCK, "aliasing_enlarge")}, name="detector"
-    )
+    return keras.Model({"image": image}, {"evidence": enlarge(answer, _BLOCK, "aliasing_enlarge")}, name="detector")
 
 
 def _cosines() -> np.ndarray:

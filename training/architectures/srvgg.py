@@ -13,6 +13,8 @@ import numpy as np
 from keras import layers, ops
 
 SCALE = 4
+REACH = 34
+"""How many pixels around a place its answer depends on: one for each convolution."""
 
 
 def build(width: int = 64, depth: int = 32) -> keras.Model:

@@ -75,10 +75,7 @@ def describe(
         licence=LICENCE,
         signatures={
             name: signature(
-                network,
-                recipe.inputs,
-                recipe.side(64),
-                bfloat16=(part := recipe.part_of(name)) is not None and part.bfloat16,
+                network, recipe.inputs, recipe.side(64), bfloat16=name in recipe.parts and recipe.parts[name].bfloat16
             )
             for name, network in networks.items()
         },

@@ -35,7 +35,11 @@ class SuperresFace(Recipe):
     architecture = "Convolutional autoencoder with additive skip connections on the bicubically enlarged picture"
     packs = ("faces",)
     geometry = {"kind": "tiled", "multiple": 2, "tile_size": 256, "tile_step": 32, "halo": None}
-    card = "It may invent details of a face. Do not use it to identify people."
+    card = (
+        "It enlarges clean, upright faces of about 32 pixels. It does not restore old or spoiled portraits: scratches, "
+        "grain, blur and JPEG artifacts stay, and some are sharpened; `superres/real` cleans such pictures, but draws "
+        "no faces. It may invent details of a face. Do not use it to identify people."
+    )
 
     def build_parts(self) -> dict[str, Part]:
         return {"x4": UpscaleFaces()}

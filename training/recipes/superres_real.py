@@ -47,7 +47,7 @@ class SuperresReal(Recipe):
     weights = ("superres/realesr_general_x4v3.npz", WEIGHTS)
     starts = (Start("Real-ESRGAN, realesr-general-x4v3 (Wang et al. 2021)", "BSD-3-Clause", "real-esrgan.txt"),)
     defaults = {"denoise": 1}
-    geometry = {"kind": "tiled", "multiple": 1, "tile_size": 256, "tile_step": 32, "halo": None}
+    geometry = {"kind": "tiled", "multiple": 1, "tile_size": 256, "tile_step": 32, "halo": srvgg.REACH}
 
     def build_parts(self) -> dict[str, Part]:
         return {"x4": EnlargeReal()}
@@ -57,10 +57,6 @@ class SuperresReal(Recipe):
         network = networks["x4"]
         reduced = {f"x{scale}": srvgg.reduce_result(network, scale) for scale in SCALES if scale != srvgg.SCALE}
         return {**reduced, "x4": network}
-
-    def part_of(self, signature: str) -> Part | None:
-        """Return the one part: it makes every scale."""
-        return self.parts["x4"]
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
         """Return the tables of real enlarging, measured on worn photographs and on real pictures."""
@@ -113,14 +109,15 @@ class EnlargeReal(Part):
         return make
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
-        """Return the mean absolute error, the distance of features, and that of the energy of detail."""
+        """Return the mean absolute error, the distance of features, that of the energy of detail, and what repeats."""
         assert self._features is not None, "batches loads it"
         edge = EDGE * srvgg.SCALE
         large = network({"image": ops.cast(batch["small"], "float32") / 255.0})["image"][:, edge:-edge, edge:-edge]
         clean = ops.cast(batch["clean"], "float32")[:, edge:-edge, edge:-edge] / 255.0
         features = self._features(ops.concatenate([large, clean], axis=0))
         apart = sum(weight * _relative_distance(features[name]) for name, weight in LAYERS.items())
-        return ops.mean(ops.abs(large - clean)) + 0.1 * apart + 0.02 * detail_distance(large, clean)
+        detail = 0.005 * detail_distance(large, clean) + 3.0 * repetition(large - clean)
+        return ops.mean(ops.abs(large - clean)) + 0.1 * apart + detail
 
     def load_held_out(self, packs: Packs) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return (small, worn; large) of the centers of six held-out pictures, uint8."""
@@ -158,6 +155,17 @@ def detail_distance(found: Any, clean: Any) -> Any:
         one, other = (_band_energy(picture, fine, coarse) for picture in (found, clean))
         total = total + ops.mean(ops.abs(ops.log(one / other)))
     return total
+
+
+def repetition(error: Any, window: int = 6) -> Any:
+    """Return how much of an error [N,H,W,3] repeats with every small pixel, in windows of so many small pixels.
+
+    A grid is the cheapest detail there is: without this, the network draws one into flat places.
+    """
+    luma = ops.mean(error, axis=-1, keepdims=True)
+    fine = luma - ops.average_pool(luma, 5, strides=1, padding="same")
+    places = ops.space_to_depth(fine, srvgg.SCALE)
+    return ops.mean(ops.abs(ops.average_pool(places, window, strides=window // 2)))
 
 
 def _band_energy(picture: Any, fine: int, coarse: int, window: int = 16) -> Any:
