@@ -35,6 +35,8 @@ from tests.walk import STEPS
 pytestmark = pytest.mark.tf
 
 EXACT = 1e-5
+WIDE = {"superres/photo": 1.75, "superres/real": 1.65}
+"""How many times as many pixels models compute that look far, or compute much: MAX_TILE_FLOPS limits their tiles."""
 TINY = ["denoise/blur", "denoise/photo", "superres/nearest"]
 PUBLISHED_TILED = [found.id for found in map(read, FOLDERS) if found.geometry.kind == "tiled"]
 
@@ -222,7 +224,7 @@ def test_larger_tiles_of_the_service_equal_untiled(published: Registry, name: st
 )
 def test_little_is_computed_twice_at_12_megapixels(name: str, size: Size) -> None:
     manifest = next(found for found in map(read, FOLDERS) if found.id == name)
-    most = 1.3 if manifest.quantized else MAX_OVERLAP  # 8-bit files are for the tile of the manifest
+    most = 1.3 if manifest.quantized else WIDE.get(name.partition("@")[0], MAX_OVERLAP)  # 8-bit files have one tile
     assert count_computed(size, manifest, Settings().tile_mb) <= most * size.pixels
     height, width = tile_size_for(size, manifest, Settings().tile_mb)
     assert height * width / 1e6 * manifest.serving.mebibytes_per_megapixel <= Settings().tile_mb

@@ -102,8 +102,10 @@ def test_its_networks_take_and_give_what_its_geometry_promises(recipe: Recipe, e
             for key, value in network(given).items():
                 found = keras.ops.convert_to_numpy(value)
                 assert np.isfinite(found).all()
-                if key == "image":
+                if key in ("image", "unfiltered"):
                     assert found.shape[1:3] == (scale * height, scale * width)
+                elif key == "evidence":
+                    assert found.shape == (1, height, width, 1)
                 elif key == "probabilities":
                     assert found.shape == (1, height, width, max(1, len(recipe.classes)) if found.shape[-1] > 1 else 1)
                     assert found.min() >= 0

@@ -1,11 +1,11 @@
 """`superres/photo`: photographs two, three and four times as large, one network for each scale.
 
-    python -m training train superres_photo:x4 --from weights/superres/rlfn_x4.npz
-    python -m training train superres_photo:aliasing
+    python -m training train superres_photo
     python -m training evaluate superres_photo
 
-`docs/training/results.md` has its figures and targets. x2 starts from the authors' RLFN of that scale, x4 and x3 from
-that for x4, the exit of x3 resampled: each keeps what it has at a low rate only. From nothing, use `--rate 5e-4`.
+`docs/training/results.md` has its figures and targets. Train each scale by its part, `superres_photo:x4 --from
+WEIGHTS`, and `superres_photo:aliasing` without. x2 starts from the authors' RLFN of that scale, x4 and x3 from that for
+x4, the exit of x3 resampled: each keeps what it has at a low rate only. From nothing, use `--rate 5e-4`.
 
 The small picture is MATLAB's bicubic reduction rounded to 8 bit, as in the literature, and for some crops what other
 programs make of it. One that was reduced without a filter has jagged edges that were not there, and a network for the
