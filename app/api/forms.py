@@ -28,7 +28,7 @@ ALIASES = {
               "photo", "pic", "picture", "source", "upload", "data"),
     "mask": ("mask_file", "mask_image", "mask_img", "inpaint_mask"),
     "scale": ("factor", "outscale", "resize", "scale_factor", "size", "upscale", "upscale_factor", "upscaling", "zoom"),
-    "strength": ("amount", "denoise", "denoise_strength", "level", "noise", "noise_level", "sigma"),
+    "strength": ("amount", "denoise_strength", "level", "noise", "noise_level", "sigma"),
     "style_image": ("reference", "reference_image", "style_file", "style_img", "style_picture"),
     "style": ("preset", "style_name", "style_preset"),
     "background": ("background_color", "bg", "bg_color", "bgcolor"),
