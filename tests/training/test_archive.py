@@ -197,8 +197,7 @@ def test_the_newest_weights_go_along_to_start_from(root: Path, tmp_path: Path) -
     assert json.loads((tmp_path / "archive/start/denoise_tiny/run.json").read_text()) == {"previous_runs": []}
     with np.load(tmp_path / "archive/start/denoise_tiny/denoise.npz") as arrays:
         assert {array.dtype for array in arrays.values()} == {np.dtype(np.float16)}
-    source = _initial_weights(tmp_path / "archive/start", whole, "denoise", tmp_path / "runs")
-    assert source is not None
+    (source,) = _initial_weights(tmp_path / "archive/start", whole, "denoise", tmp_path / "runs", Packs(root))
     fresh = plain()
     assert load_initial_weights(fresh, source, "denoise") == len(fresh.weights)
     for ours, theirs in zip(fresh.get_weights(), networks[10].get_weights(), strict=True):

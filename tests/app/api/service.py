@@ -185,7 +185,8 @@ def serving(
             httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False) as client,
         ):
             if settled:
-                wait_until(lambda: "loading" not in client.get("/readyz").json()["tasks"].values())
+                # In a fresh clone, loops are compiled first: up to a minute on a busy machine.
+                wait_until(lambda: "loading" not in client.get("/readyz").json()["tasks"].values(), 120)
             yield Service(app, client, port, server)
 
 

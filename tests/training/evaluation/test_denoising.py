@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app.tasks import denoise as served
+from app.tasks import noise
 from tests.training.evaluation.photo_packs import cells, write_pictures
 from training.data.packs import Packs, WrongPack
 from training.evaluation import denoising
@@ -108,7 +109,7 @@ def test_the_network_is_chosen_and_told_the_level_as_in_the_service(
     assert (denoising.CORRELATED, denoising.STRONG, denoising.WHITE) == (
         served._CORRELATED,
         served._STRONG,
-        served._WHITE,
+        noise._WHITE,
     )
     image = np.full((20, 28, 3), (0.4, 0.5, 0.6), np.float32)
     levels: dict[str, list[float]] = {"denoise": [], "denoise_correlated": []}
