@@ -52,6 +52,11 @@ class SuperresPhoto(Recipe):
     architecture = "RLFN with gates on a fixed grid and two exits, one network per scale, and a detector of aliasing"
     packs = ("photos",)
     weights = ("superres/rlfn_x2.npz", "superres/rlfn_x4.npz")
+    card = (
+        "The bodies of the networks have RLFN's weights as their authors published them; ×3 is the exit of ×4, "
+        "resampled. Made here are the gates on a fixed grid, the second exit for pictures that were reduced without a "
+        "filter, and the detector that chooses between the exits."
+    )
     starts = (Start("RLFN (Kong et al. 2022)", "Apache-2.0", "rlfn.txt"),)
     geometry = {"kind": "tiled", "multiple": rlfn.MULTIPLE, "tile_size": 256, "tile_step": 32, "halo": 56}
 

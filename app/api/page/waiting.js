@@ -29,7 +29,7 @@ export function showProgress(job) {
   const text = describe(job);
   if ($("#wait-text").textContent !== text) say(text);
   $("#wait-text").textContent = text;
-  if (!job.done) return; // the bar moves to and fro until there is something to show
+  if (!job.done) return; // the bar moves back and forth until there is something to show
   $(".bar").setAttribute("aria-valuenow", Math.round(100 * job.progress));
   $(".bar").style.setProperty("--done", `${100 * job.progress}%`);
 }
