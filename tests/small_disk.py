@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,8 +31,11 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
 
 
 def fill(file: Path) -> None:
-    """Write to `file` until not one more page fits on the disk."""
-    with file.open("ab", buffering=0) as open_file, suppress(OSError):
-        while open_file.write(b"x" * 4096):
-            pass
+    """Write to `file` until not one more page fits on the disk, also of what the service frees meanwhile."""
+    limit = time.monotonic() + 10
+    with file.open("ab", buffering=0) as open_file:
+        while shutil.disk_usage(file.parent).free and time.monotonic() < limit:
+            with suppress(OSError):
+                while open_file.write(b"x" * 4096):
+                    pass
     assert shutil.disk_usage(file.parent).free == 0

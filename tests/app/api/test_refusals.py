@@ -347,7 +347,6 @@ def test_not_acceptable(service: Service) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/nothing",
         "/denoise/",
         "/docs/x.js",
