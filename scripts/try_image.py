@@ -1,9 +1,9 @@
 """Builds the image and tries it as the compose file runs it: read-only, without capabilities, as an unprivileged user.
 
-`python -m scripts.try_image [--lock gpu.txt] [--stand-in]` (`make test-image`) needs Docker or Podman. It builds the
-Dockerfile from the files that git tracks, starts the image with nothing to write to but its volume and /tmp, waits for
-both health checks, asks for a picture, puts a model into the volume for models, stops it, and prints its size and how
-long each step took.
+`python -m scripts.try_image [--lock gpu.txt] [--stand-in] [--screenshots FOLDER]` (`make test-image`) needs Docker or
+Podman. It builds the Dockerfile from the files that git tracks, starts the image with nothing to write to but its
+volume and /tmp, waits for both health checks, asks for a picture, uses the page where there is a chromedriver, puts a
+model into the volume for models, stops it, and prints its size and how long each step took.
 
 Where the base image cannot be pulled, or with `--stand-in`, debootstrap makes one from Debian's own Python (any of the
 versions that the service supports; root is needed). The rest is the same.
@@ -206,6 +206,16 @@ def ask_for_picture(address: str, *fields: str) -> bytes:
     return done.stdout
 
 
+def use_page(address: str, folder: Path) -> None:
+    """Clean a picture up in the page, in a Chromium; screenshots of each step go to `folder`. Raises ImageError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = ROOT / "docs/images/astronaut-before.png"
+    command = [sys.executable, "-m", "tests.e2e.newcomer_page", f"{address}/", str(picture), str(folder)]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, text=True, check=False)
+    if done.returncode:
+        raise ImageError(f"the page: {done.stdout}{done.stderr}")
+
+
 def check_refusals(container: Container) -> None:
     """Check that nothing can be written outside the volumes, and that no capability and no installer is left."""
     program = (
@@ -234,8 +244,8 @@ def add_model(container: Container) -> None:
     ask_for_picture(container.address, "model=added")
 
 
-def try_image(engine: Engine) -> None:
-    """Start the image, ask it, and stop it. Raises ImageError."""
+def try_image(engine: Engine, screenshots: Path | None = None) -> None:
+    """Start the image, ask it, and stop it; the page's pictures go to `screenshots`. Raises ImageError."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # the user in the container reads it
         container = Container(engine, Path(folder))
@@ -247,6 +257,9 @@ def try_image(engine: Engine) -> None:
                 container.wait("/readyz")
             with timed("a picture of 256×256"):
                 ask_for_picture(container.address)
+            if shutil.which("chromedriver"):
+                with timed("the same in the page"):
+                    use_page(container.address, screenshots or Path(folder) / "page")
             check_refusals(container)
             with timed("a model in the volume, served"):
                 add_model(container)
@@ -260,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build and try the image; return 1 if a step fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lock", default="serve.txt", help="the packages: serve.txt (default), gpu.txt or ray.txt")
+    parser.add_argument("--screenshots", type=Path, help="folder for pictures of the page, if there is a chromedriver")
     parser.add_argument("--stand-in", action="store_true", help="do not try to pull the base image")
     options = parser.parse_args(arguments)
     try:
@@ -270,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         size = int(engine.run("image", "inspect", "--format", "{{.Size}}", IMAGE))
         say(f"size: {size / 1e9:.2f} GB, of which the base {base} "
             f"{int(engine.run('image', 'inspect', '--format', '{{.Size}}', base)) / 1e9:.2f} GB")  # fmt: skip
-        try_image(engine)
+        try_image(engine, options.screenshots)
     except (ImageError, OSError, subprocess.SubprocessError) as error:
         say(f"failed: {error}")
         return 1
