@@ -28,7 +28,7 @@ from app.engine.ray import Cluster, RayEngine
 from app.engine.registry import Registry
 from app.errors import ServiceError
 from app.imaging.decoder_pool import DecoderPool, is_supported
-from app.imaging.exemplar.warmup import compile_loops
+from app.imaging.warmup import compile_loops
 from app.settings import Settings
 from models.manifest import Manifest
 

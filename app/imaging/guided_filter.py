@@ -46,7 +46,7 @@ def fit(probabilities: Floats, guide: Floats, *, radius: int = 4, epsilon: float
     probabilities = probabilities[..., indices]
 
     def mean(values: Floats) -> Floats:
-        return _mean(values, radius)
+        return box_mean(values, radius)
 
     mean_guide, mean_probabilities = mean(guide), mean(probabilities)
     covariance = mean(guide[..., :, None] * guide[..., None, :]) - mean_guide[..., :, None] * mean_guide[..., None, :]
@@ -67,18 +67,19 @@ def smooth(values: Floats, guide: Floats, where: NDArray[np.bool_], *, radius: i
     solved = cv2.dilate(where.astype(np.uint8), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)).view(np.bool_)
     pairs = [guide[..., i] * guide[..., j] for i in range(3) for j in range(i, 3)]
     products = np.dstack([guide, values, guide * values[..., None], *pairs])
-    means = _mean(products, radius)[solved]
+    means = box_mean(products, radius)[solved]
     color, value, cross = means[:, :3], means[:, 3], means[:, 4:7]
     square = means[:, 7:][:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
     covariance = square - color[:, :, None] * color[:, None, :] + epsilon * np.eye(3, dtype=np.float32)
     slopes = ((cross - color * value[:, None])[:, None, :] @ _invert(covariance))[:, 0]
     model = np.zeros((*values.shape, 4), np.float32)
     model[solved] = np.column_stack([slopes, value - (slopes * color).sum(axis=-1)])
-    model = _mean(model, radius)
+    model = box_mean(model, radius)
     return np.asarray(np.clip(np.einsum("ijk,ijk->ij", model[..., :3], guide) + model[..., 3], 0.0, 1.0), np.float32)
 
 
-def _mean(values: Floats, radius: int) -> Floats:
+def box_mean(values: Floats, radius: int) -> Floats:
+    """Return the means of `values` (h, w, …) in windows of 2 radius + 1 pixels, float32 of the same shape."""
     flat = np.ascontiguousarray(values.reshape(*values.shape[:2], -1))
     boxed = cv2.boxFilter(flat, -1, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT_101)
     return np.asarray(boxed, np.float32).reshape(values.shape)

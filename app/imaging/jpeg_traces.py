@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from app.imaging.color import LUMINANCE
+
 _BLOCK = 8
 _FREQUENCIES = ((0, 1), (1, 0), (2, 0), (1, 1), (0, 2), (0, 3), (1, 2), (2, 1), (3, 0))
 _STANDARD_STEPS = np.array([11, 12, 14, 12, 10, 16, 14, 13, 14], np.float32)
@@ -49,7 +51,7 @@ def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     values = pixels.astype(np.float32)
     if values.shape[-1] == 1:
         return np.asarray(values[..., 0])
-    return np.asarray(values @ np.array([0.299, 0.587, 0.114], np.float32))
+    return np.asarray(values @ LUMINANCE)
 
 
 def _quantization(luma: NDArray[np.float32]) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.imaging.color import LUMINANCE
-from app.imaging.guided_filter import split_rows, upsample_rows
+from app.imaging.guided_filter import box_mean, split_rows, upsample_rows
 from app.imaging.picture import Floats, Picture
 from app.tasks.base import Size
 
@@ -82,15 +82,13 @@ def _split_details(canvas: Picture, painted: NDArray[np.uint16]) -> tuple[Floats
     light = _luminance(canvas.pixels.astype(np.float32) / np.float32(65535))
     painting = painted.astype(np.float32) / np.float32(65535)
 
-    def mean(values: Floats) -> Floats:
-        side = (2 * RADIUS + 1, 2 * RADIUS + 1)
-        return np.asarray(np.atleast_3d(cv2.boxFilter(values, -1, side, borderType=cv2.BORDER_REFLECT_101)), np.float32)
-
-    mean_light = mean(light)
-    variance = mean(light * light) - mean_light**2
-    slopes = (mean(light * painting) - mean_light * mean(painting)) / (variance + np.float32(EPSILON))
+    mean_light = box_mean(light, RADIUS)
+    variance = box_mean(light * light, RADIUS) - mean_light**2
+    slopes = (box_mean(light * painting, RADIUS) - mean_light * box_mean(painting, RADIUS)) / (
+        variance + np.float32(EPSILON)
+    )
     # A painting that is dark where the picture is bright must not turn details into their negative.
-    slopes = np.clip(mean(np.ascontiguousarray(slopes)), 0, 1)
+    slopes = np.clip(box_mean(slopes, RADIUS), 0, 1)
     return np.asarray(painting - slopes * light, np.float32), np.asarray(slopes, np.float32)
 
 
