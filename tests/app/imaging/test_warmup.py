@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.imaging import foreground
-from app.imaging.exemplar import patches, poisson, warmup
+from app.imaging import foreground, warmup
+from app.imaging.exemplar import patches, poisson
 from app.imaging.exemplar.fill import fill
 from app.imaging.foreground import EdgeColors
 from tests.app.imaging.samples import noise
