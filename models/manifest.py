@@ -326,6 +326,15 @@ class Manifest(_Part):
         return f"{self.name}@{self.version}"
 
     @property
+    def scales(self) -> dict[int, str]:
+        """The signature of each scale, of those that answer with something for every pixel."""
+        return {
+            signature.scale: name
+            for name, signature in self.signatures.items()
+            if any(output.per == "tile" for output in signature.outputs.values())
+        }
+
+    @property
     def functions(self) -> dict[str, Signature]:
         """Every function of the SavedModel: the signatures, and the same in their other precisions, by name."""
         others = {

@@ -119,6 +119,16 @@ def superres_signatures(*scales: int) -> dict[str, Signature]:
     }
 
 
+def two_exit_signatures(*scales: int) -> dict[str, Signature]:
+    """Return signatures `x<scale>` that mix two exits by a share, and `aliasing`, which tells how."""
+    signatures = {
+        name: one.model_copy(update={"inputs": {**one.inputs, "share": level()}})
+        for name, one in superres_signatures(*scales).items()
+    }
+    evidence = Tensor(shape=[-1, 1, 1, 1], per="sample")
+    return {**signatures, "aliasing": Signature(inputs={"image": picture()}, outputs={"evidence": evidence})}
+
+
 def segment_signatures(classes: int) -> dict[str, Signature]:
     """Return the signature of a segmentation into `classes`."""
     found = Tensor(shape=[-1, -1, -1, classes], range=(0.0, 1.0))

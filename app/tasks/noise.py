@@ -16,7 +16,6 @@ from models.manifest import Manifest
 
 LEVEL_UNIT = 75 / 255
 """The standard deviation of the noise at level 1, for pixels in [0, 1]."""
-_TILES = 8
 _WHITE = 0.2
 """The correlation below which noise is certain to be noise: texture is not white."""
 
@@ -36,10 +35,10 @@ async def estimate_noise(picture: Picture, manifest: Manifest, engine: Engine, c
     of the engine.
     """
     plan = await plan_for(picture, manifest, "estimate")
-    outputs = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_TILES)
+    outputs = await sample(picture, plan, manifest, "estimate", engine, context)
     level, correlation = _median(outputs, "level"), _median(outputs, "correlation")
     if "correlation" in outputs[0]:
-        halves = await sample(picture, plan, manifest, "estimate", engine, context, tiles=_TILES, reduced=True)
+        halves = await sample(picture, plan, manifest, "estimate", engine, context, reduced=True)
         # A mean of 2x2 pixels has no more noise than they have, and grain is whiter there.
         if _median(halves, "correlation") < _WHITE:
             level = max(level, _median(halves, "level"))

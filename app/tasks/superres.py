@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
-from app.engine.protocol import Engine, RequestContext
+from app.engine.protocol import Arrays, Engine, RequestContext
 from app.errors import ConflictingFields, InvalidField
 from app.imaging.picture import Picture
+from app.tasks.aliasing import estimate_unfiltered_share
 from app.tasks.base import Sizes, Task, TaskOptions, TaskResult
 from app.tasks.tiling import Stopwatch, plan_for, run_tiled
 from app.tasks.upscaler_choice import find_cleaning, needs_cleaning
@@ -23,6 +24,8 @@ from models.manifest import Manifest
 AUTO = "auto"
 CLEANS = "denoise"
 """The default in the manifest of a model that cleans while it enlarges."""
+SHARE = "share"
+"""The input of models with two exits: how much the one for pictures that were reduced without a filter counts."""
 _STRIP = 256  # rows
 
 
@@ -84,12 +87,19 @@ async def superres(picture: Picture, options: SuperresOptions, engine: Engine, c
         source = picture.with_pixels(filled, picture.alpha)
         alpha = await asyncio.to_thread(_enlarge, picture.alpha, options.scale)
 
+    constants: Arrays = {}
+    decisions: dict[str, str] = {}
+    if SHARE in manifest.signatures[signature].inputs:
+        share = await estimate_unfiltered_share(source, manifest, engine, context)
+        constants[SHARE] = np.full((1, 1, 1, 1), share, np.float32)
+        decisions["unfiltered"] = f"{share:.2f}"
+
     def keep_grain(window: NDArray[np.float32], result: NDArray[np.float32]) -> NDArray[np.float32]:
         return add_grain(window[0], np.clip(result[0], 0, 1), 1 - options.denoise)[None]
 
     finish = keep_grain if CLEANS in manifest.defaults and options.denoise < 1 else None
-    enlarged = await run_tiled(source, plan, manifest, signature, engine, context, finish=finish)
-    decisions = {"tiles": str(len(plan.tiles)), "precision": context.usage.precision(signature)}
+    enlarged = await run_tiled(source, plan, manifest, signature, engine, context, constants=constants, finish=finish)
+    decisions |= {"tiles": str(len(plan.tiles)), "precision": context.usage.precision(signature)}
     return TaskResult(picture.with_pixels(enlarged, alpha), manifest.id, decisions, watch.seconds())
 
 
@@ -118,7 +128,7 @@ def add_grain(small: NDArray[np.float32], large: NDArray[np.float32], share: flo
 
 def _signature(manifest: Manifest, scale: int) -> str:
     """Return the name of the signature with this scale. Raises InvalidField, which lists the scales of the model."""
-    scales = {signature.scale: name for name, signature in manifest.signatures.items()}
+    scales = manifest.scales
     if scale not in scales:
         supported = ", ".join(str(one) for one in sorted(scales))
         text = f"The model {manifest.id} does not support `scale` {scale}. Scales: {supported}."
@@ -174,7 +184,7 @@ def _check(options: SuperresOptions, sizes: Sizes, engine: Engine) -> None:  # n
 
 
 def _probe(manifest: Manifest, picture: Picture) -> tuple[SuperresOptions, dict[str, Picture]]:  # noqa: ARG001
-    scale = min(signature.scale for signature in manifest.signatures.values())
+    scale = min(manifest.scales)
     return SuperresOptions.model_validate({"model": manifest.versioned_name, "scale": scale}), {}
 
 

@@ -26,6 +26,9 @@ MAX_TILE_FLOPS = 2.4e11
 """Floating point operations of a tile that is larger than the model asks for, about 1.3 s on two cores: a small request
 waits for a tile that runs. The tiles of published models took 1.2e11 at most before there were larger ones."""
 
+SAMPLED_TILES = 8
+"""How many tiles of a picture are looked at to tell what it is like as a whole."""
+
 Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -169,7 +172,7 @@ async def sample(
     engine: Engine,
     context: RequestContext,
     *,
-    tiles: int,
+    tiles: int = SAMPLED_TILES,
     reduced: bool = False,
 ) -> list[Arrays]:
     """Return the outputs of `signature` for at most `tiles` tiles, spread evenly over the plan; `reduced` to half size.

@@ -77,7 +77,7 @@ def _name(status: ModelStatus) -> str:
 
 def _describe_upscaler(status: ModelStatus) -> dict[str, Any]:
     assert status.manifest
-    scale = max(signature.scale for signature in status.manifest.signatures.values())
+    scale = max(status.manifest.scales)
     return {
         "name": _name(status),
         "model_name": status.manifest.title,

@@ -86,7 +86,7 @@ def _summarize(status: ModelStatus, default: bool, device: str, precisions: Mapp
             "created": manifest.created.isoformat(),
             "precision": sorted(set(precisions.values())),
             "precisions": sorted({one for name in manifest.signatures for one in functions_of(manifest, name)}),
-            "scales": sorted({signature.scale for signature in manifest.signatures.values()}),
+            "scales": sorted(manifest.scales),
             "device": device if status.state == "loaded" else None,
             "mebibytes_per_megapixel": manifest.serving.mebibytes_per_megapixel,
             "quality": [table.model_dump(mode="json") for table in manifest.quality],

@@ -10,19 +10,20 @@ import skimage.data
 from PIL import Image
 
 from app.engine.protocol import Arrays, InferenceRequest, RequestContext
-from app.errors import ConflictingFields, InvalidField, UnknownModel
+from app.errors import ConflictingFields, InvalidField, ModelUnavailable, UnknownModel
 from app.imaging.picture import Metadata, Picture
 from app.tasks import superres as module
 from app.tasks.base import TaskResult
 from app.tasks.superres import SuperresOptions, add_grain, superres
 from models.manifest import Geometry
 from tests.engines import FunctionEngine, enlarge
-from tests.model_repository import manifest, photo_signatures, superres_signatures
+from tests.model_repository import manifest, photo_signatures, superres_signatures, two_exit_signatures
 
 TILED = Geometry(kind="tiled", halo=2, multiple=4, tile_size=32, tile_step=16)
 NEAREST = manifest("superres", "nearest", signatures=superres_signatures(2, 3), geometry=TILED)
 
 REAL = manifest("superres", "real", signatures=superres_signatures(2), geometry=TILED, defaults={"denoise": 1})
+TWO_EXITS = manifest("superres", "photo", signatures=two_exit_signatures(2, 3), geometry=TILED)
 ESTIMATOR = manifest("denoise", "photo", signatures=photo_signatures(), geometry=TILED, default=True)
 
 
@@ -55,6 +56,20 @@ def run_with_real(image: Picture, **options: Any) -> TaskResult:
     return asyncio.run(superres(image, SuperresOptions(**options), engine, RequestContext("test")))
 
 
+def run_with_two_exits(image: Picture, *evidence: float) -> tuple[TaskResult, FunctionEngine]:
+    """Enlarge with a model whose evidence is given for each tile in turn; every pixel becomes the share it is told."""
+    remaining = list(evidence)
+
+    def answer(request: InferenceRequest) -> Arrays:
+        if request.signature == "aliasing":
+            return {"evidence": np.full((1, 1, 1, 1), remaining.pop(0), np.float32)}
+        return {"image": np.full_like(nearest(request)["image"], request.inputs["share"].item())}
+
+    engine = FunctionEngine(answer, TWO_EXITS)
+    options = SuperresOptions(model="photo")
+    return asyncio.run(superres(image, options, engine, RequestContext("test"))), engine
+
+
 def even(value: int, dtype: Any = np.uint8) -> Picture:
     return Picture(np.full((40, 50, 3), value, dtype))
 
@@ -82,6 +97,39 @@ def test_scale_that_is_not_there_names_those_that_are() -> None:
         run(picture(), 4)
     assert caught.value.detail == "The model superres/nearest@1 does not support `scale` 4. Scales: 2, 3."
     assert (caught.value.field, caught.value.value) == ("scale", 4)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "share", "pixel"), [(-900.0, "0.00", 0), (-0.4, "0.40", 102), (0.0, "0.50", 128), (900.0, "1.00", 255)]
+)
+def test_the_share_of_the_second_exit_is_how_probable_aliasing_is(evidence: float, share: str, pixel: int) -> None:
+    answer, engine = run_with_two_exits(picture(9, 12), evidence)
+    assert answer.decisions == {"unfiltered": share, "tiles": "1", "precision": "float32"}
+    assert (answer.picture.pixels == pixel).all()
+    assert [request.signature for request in engine.requests] == ["aliasing", "x2"]
+
+
+def test_evidence_is_the_mean_of_eight_tiles_and_the_same_for_all() -> None:
+    answer, engine = run_with_two_exits(picture(100, 100), *[3.0, -3.0] * 3, 4.0, -4.0)
+    asked = [request for request in engine.requests if request.signature == "aliasing"]
+    assert len(asked) == 8
+    assert len(engine.requests) - len(asked) == int(answer.decisions["tiles"]) > 8
+    assert answer.decisions["unfiltered"] == "0.50"
+    assert (answer.picture.pixels == 128).all()
+
+
+def test_evidence_that_is_no_number_is_no_share() -> None:
+    with pytest.raises(ModelUnavailable, match="NaN or infinity"):
+        run_with_two_exits(picture(), *[float("nan")] * 8)
+
+
+def test_a_signature_that_looks_at_pictures_is_no_scale() -> None:
+    assert TWO_EXITS.scales == {2: "x2", 3: "x3"}
+    options, _ = module.TASK.probe(TWO_EXITS, picture())
+    assert options.scale == 2
+    engine = FunctionEngine(nearest, TWO_EXITS)
+    with pytest.raises(InvalidField, match=r"Scales: 2, 3\."):
+        asyncio.run(superres(picture(), SuperresOptions(scale=4, model="photo"), engine, RequestContext("test")))
 
 
 def test_unknown_model() -> None:
