@@ -76,7 +76,7 @@ def _start_tensorflow(settings: Settings) -> LocalEngine:
         device=runtime.device,
         latency=LatencyModel(f"{runtime.device}, {platform.machine()}, {os.cpu_count()} cores"),
         precision=_choose_precision(settings, on_cpu=runtime.device == "CPU"),
-        bfloat16=bfloat16_speed() if runtime.device == "CPU" else "slow",
+        bfloat16=bfloat16_speed() if runtime.device == "CPU" else "unknown",
         measured=MeasuredPrecisions(
             settings.data_dir / PRECISION_FILE, f"{runtime.device}, {processor_name()}, {os.cpu_count()} cores"
         ),

@@ -109,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     quantize = add_command(
         "quantize",
-        "quantize the newest published version to 8 bit, and write it to another model repository if that is faster",
+        "write the newest published version to another model repository: in 8 bit if that is faster, or with functions "
+        "in bfloat16",
     )
     quantize.add_argument(
         "--repository",
@@ -121,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         "--to", type=Path, default=Path("models/local"), help="model repository to write (default: models/local)"
     )
     quantize.add_argument(
-        "--precision", choices=("int8", "dynamic"), help="kind of quantization (default: try int8, then dynamic)"
+        "--precision",
+        choices=("int8", "dynamic", "bfloat16"),
+        help="kind of 8 bit, or bfloat16 (default: try int8, then dynamic)",
     )
     pack = add_command(
         "pack", "write a dataset archive: the files that training these recipes on another machine needs"

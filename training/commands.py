@@ -169,8 +169,9 @@ def publish(options: argparse.Namespace, started: float) -> None:
 
 
 def quantize(options: argparse.Namespace, started: float) -> None:
-    """Put each model with its 8-bit files in the model repository --to."""
+    """Put each model with its 8-bit files, or with functions in bfloat16, in the model repository --to."""
     _require_tensorflow("quantize")
+    from training.export.bfloat16 import BFloat16Rejected, add_bfloat16
     from training.export.eight_bit import PRECISIONS, QuantizationRejected
     from training.export.eight_bit import quantize as write
 
@@ -178,6 +179,13 @@ def quantize(options: argparse.Namespace, started: float) -> None:
     for name in options.recipes:
         recipe = _load_whole(name)
         folder = _find_newest(recipe, options.repository)
+        if options.precision == "bfloat16":
+            try:
+                with _reraise_as_command_error(str(folder)):
+                    print(add_bfloat16(recipe, Packs(options.data), folder, options.to))
+            except BFloat16Rejected as error:
+                raise CommandError(str(error)) from None
+            continue
         if importlib.util.find_spec("ai_edge_litert") is None:
             raise CommandError("quantize needs the package ai-edge-litert; run pip install ai-edge-litert")
         try:

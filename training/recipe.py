@@ -104,6 +104,11 @@ class Part:
         """Return a picture, uint8 (height, width, 3), of what the figures do not show."""
         raise NotImplementedError
 
+    def in_bfloat16(self, network: keras.Model, samples: Callable[[], Mapping[str, np.ndarray]]) -> keras.Model | None:
+        """Return a network with the answers of `network` that loses little in bfloat16, fitted to `samples()` of its
+        inputs; by default None, as for a network that may be computed in it as it is (`bfloat16`)."""
+        return None
+
     def load_held_out(self, packs: Packs) -> Any:
         """Return the fixed samples that `validate` and `preview_grid` use; training never sees them."""
         raise NotImplementedError

@@ -54,7 +54,7 @@ class LocalEngine:
         device: str = "unnamed",
         latency: LatencyModel | None = None,
         precision: PrecisionSetting = "float32",
-        bfloat16: BFloat16Speed = "slow",
+        bfloat16: BFloat16Speed = "unknown",
         measured: MeasuredPrecisions | None = None,
     ) -> None:
         self.registry = registry

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 PrecisionSetting = Literal["auto", "float32", "bfloat16", "int8"]
-BFloat16Speed = Literal["slow", "fast", "fastest"]
+BFloat16Speed = Literal["unknown", "slow", "fast", "fastest"]
 
 BFLOAT16, INT8 = ":bfloat16", ":int8"
 CPUINFO = Path("/proc/cpuinfo")
@@ -39,7 +39,8 @@ def has_amx(cpuinfo: Path = CPUINFO) -> bool:
 
 def bfloat16_speed(cpuinfo: Path = CPUINFO) -> BFloat16Speed:
     """Return how fast the processor computes in bfloat16: `fastest` of all precisions with AMX, `fast`, about twice as
-    fast as in float32, with AVX-512's instructions for it, and else `slow`, slower than in float32."""
+    fast as in float32, with AVX-512's instructions for it, and else `slow`, slower than in float32. Of an accelerator
+    it is unknown."""
     if has_amx(cpuinfo):
         return "fastest"
     return "fast" if "avx512_bf16" in _flags(cpuinfo) else "slow"
@@ -104,7 +105,7 @@ class PrecisionChoice:
         own = described.precision
         return cls(own, functions_of(manifest, signature), frozenset(shapes), used=own, rest=own)
 
-    def preferred(self, setting: PrecisionSetting, bfloat16: BFloat16Speed = "slow") -> Precision | None:
+    def preferred(self, setting: PrecisionSetting, bfloat16: BFloat16Speed = "unknown") -> Precision | None:
         """Return the precision to use by `setting`, or None where the candidates must be measured."""
         if setting != "auto":
             return setting if setting in self.functions else self.own
@@ -114,14 +115,14 @@ class PrecisionChoice:
         return known if len(self.candidates(bfloat16)) == 1 else None
 
     def known_fastest(self, bfloat16: BFloat16Speed) -> Precision:
-        """Return the precision that is the fastest as far as the processor tells: bfloat16 of a signature that allows
-        it, unless that is slow, or the own one."""
-        return "bfloat16" if bfloat16 != "slow" and self._derives_bfloat16 else self.own
+        """Return the precision that is the fastest as far as the processor tells: bfloat16 of a signature that has it,
+        where that is fast, or the own one."""
+        return "bfloat16" if bfloat16 in ("fast", "fastest") and "bfloat16" in self.functions else self.own
 
     def candidates(self, bfloat16: BFloat16Speed) -> list[Precision]:
         """Return the precisions to measure: the one that is known to be the fastest, and those of which nothing is
         known."""
-        known = {self.own, "bfloat16"} if self._derives_bfloat16 else {self.own}
+        known = {self.own} if bfloat16 == "unknown" and not self._derives_bfloat16 else {self.own, "bfloat16"}
         return [self.known_fastest(bfloat16), *(one for one in self.functions if one not in known)]
 
     @property

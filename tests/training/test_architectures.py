@@ -474,6 +474,26 @@ def test_the_weights_of_ffdnet_s_authors_are_taken(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer(network, given), expected, atol=1e-5)
 
 
+def test_ffdnet_in_bfloat16_answers_alike_up_to_the_borders() -> None:
+    from training.architectures.ffdnet import in_bfloat16
+    from training.rounding import to_bfloat16
+
+    network, random = ffdnet(), np.random.default_rng(0)
+    for variable in network.variables:
+        variable.assign(random.normal(0.02, 0.15, variable.shape))
+    samples = {"image": random.random((4, 32, 32, 3), np.float32), "level": random.random((4, 1, 1, 1), np.float32)}
+    found = in_bfloat16(network, samples)
+    given = inputs(network, 1, (12, 20))
+    difference = np.abs(answer(found, given) - answer(network, given))
+    assert difference.max() < 0.02 * answer(network, given).std()
+    assert difference[:, 1:-1, 1:-1].max() > difference.max() / 4  # it is no larger where zeros are added
+    for layer in found.layers:
+        if layer.compute_dtype == "bfloat16" and layer.weights:
+            for variable in layer.weights:
+                value = np.asarray(variable)
+                np.testing.assert_array_equal(value, to_bfloat16(value))
+
+
 def test_the_code_of_the_digits_has_128_numbers() -> None:
     network = digits_autoencoder()
     assert network.get_layer("shrink_2").output.shape == (None, 4, 4, 8)

@@ -49,7 +49,7 @@ def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> Mapping[str
 
 
 def save(networks: Mapping[str, keras.Model], folder: Path) -> None:
-    """Write `networks` to `folder`, replacing it: one signature each, weights that float16 holds exactly in float16.
+    """Write `networks` to `folder`, replacing it: one signature each, weights that 16 bits hold exactly in these.
 
     What networks share is stored once.
     """
@@ -63,8 +63,9 @@ def save(networks: Mapping[str, keras.Model], folder: Path) -> None:
             layer, _, index = key.rpartition("/")
             if id(variable) not in variables:
                 value = keras.ops.convert_to_numpy(variable)
-                dtype = tf.float16 if np.array_equal(value.astype(np.float16).astype(np.float32), value) else tf.float32
-                variables[id(variable)] = tf.Variable(value, dtype=dtype, trainable=False, name=f"{part}/{key}")
+                variables[id(variable)] = tf.Variable(
+                    value, dtype=_smallest_dtype(value), trainable=False, name=f"{part}/{key}"
+                )
             stored.setdefault(layer, {})[index] = variables[id(variable)]
         module.weights[part] = stored
         signatures[part] = _signature(network, variables)
@@ -72,6 +73,14 @@ def save(networks: Mapping[str, keras.Model], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)  # where it cannot be, this says so in Python's words
     tf.saved_model.save(module, str(folder), signatures=signatures)
     (folder / "fingerprint.pb").unlink(missing_ok=True)
+
+
+def _smallest_dtype(value: np.ndarray) -> tf.DType:
+    """Return the dtype that `value` is stored in: the first of those with 16 bits that holds it, or float32."""
+    for dtype in (tf.float16, tf.bfloat16):
+        if np.array_equal(value.astype(dtype.as_numpy_dtype).astype(np.float32), value):
+            return dtype
+    return tf.float32
 
 
 def _signature(network: keras.Model, stored: Mapping[int, tf.Variable]) -> Any:
@@ -107,19 +116,20 @@ def _round_to_float16(recipe: Recipe, name: str, network: keras.Model, packs: Pa
 
 
 def compare(networks: Mapping[str, keras.Model], folder: Path, side: int = 64, tolerance: float = 1e-4) -> None:
-    """Raise SavedModelMismatch when the SavedModel in `folder` differs from `networks`, by more than `tolerance`, or
-    by as much of the largest number, where that is over 1.
+    """Raise SavedModelMismatch when signatures of the SavedModel in `folder` differ from `networks`, by more than
+    `tolerance`, or by as much of the largest number, where that is over 1.
 
     Compared on pictures of `side` pixels, where the networks leave the size free.
     """
     random = np.random.default_rng(0)
-    for part, function in Published(folder).items():
+    published = Published(folder)
+    for part, network in networks.items():
         inputs = {}
-        for key, tensor in networks[part].input.items():
+        for key, tensor in network.input.items():
             sizes = [2 if size is None and axis == 0 else size or side for axis, size in enumerate(tensor.shape)]
             inputs[key] = random.random(sizes, dtype=np.float32)
-        expected = {key: keras.ops.convert_to_numpy(value) for key, value in networks[part](inputs).items()}
-        for key, value in function(inputs).items():
+        expected = {key: keras.ops.convert_to_numpy(value) for key, value in network(inputs).items()}
+        for key, value in published[part](inputs).items():
             off = float(np.abs(value - expected[key]).max() / max(1.0, np.abs(expected[key]).max()))
             if not off <= tolerance:
                 raise SavedModelMismatch(

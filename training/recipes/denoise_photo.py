@@ -171,6 +171,10 @@ class Denoise(PhotoPart):
         """Return the weights of a file; the authors' FFDNet has other names and another order of pixels."""
         return ffdnet.convert_weights(stored, LEVEL_UNIT) if "model/0/weight" in stored else stored
 
+    def in_bfloat16(self, network: keras.Model, samples: Callable[[], Mapping[str, np.ndarray]]) -> keras.Model:
+        """Return the network with centered channels and weights that bfloat16 holds."""
+        return ffdnet.in_bfloat16(network, samples())
+
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
         """Return the mean absolute error, weighted by 0.1 / (level + 0.04); clean samples have level 0.
 
@@ -225,6 +229,7 @@ class Estimate(PhotoPart):
     mix = Mix(2, 5, 4, 3, 1)
     learning_rate = 1e-3
     hours = 0.5
+    bfloat16 = True
 
     def choose(self, found: np.ndarray, small: Crops, index: int) -> np.ndarray:
         """Return crops of which half are the more detailed of two, where pictures were made small.

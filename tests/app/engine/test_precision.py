@@ -85,7 +85,11 @@ ALL = {"bfloat16": True, "int8": True}
         ({"bfloat16": True}, "auto", "fast", "bfloat16"),
         ({"bfloat16": True}, "auto", "slow", "float32"),
         ({"int8": True}, "auto", "fastest", None),
-        ({"precisions": {"bfloat16": "half"}}, "auto", "fastest", None),  # a function of its own is measured
+        ({"precisions": {"bfloat16": "half"}}, "auto", "fastest", "bfloat16"),
+        ({"precisions": {"bfloat16": "half"}}, "auto", "fast", "bfloat16"),
+        ({"precisions": {"bfloat16": "half"}}, "auto", "slow", "float32"),
+        ({"precisions": {"bfloat16": "half"}}, "auto", "unknown", None),  # it is measured on an accelerator
+        ({"bfloat16": True}, "auto", "unknown", "float32"),  # which nothing is derived for
         ({}, "auto", "fastest", "float32"),
         (ALL, "float32", "fastest", "float32"),
         (ALL, "bfloat16", "slow", "bfloat16"),
