@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 PACKS = Packs("none")
+PUBLISHED = Path(__file__).parents[3] / "models/published"
 
 
 def ffdnet() -> Any:
@@ -100,3 +101,11 @@ def test_without_a_network_or_with_a_loss_nothing_is_published(published: Path, 
     with pytest.raises(BFloat16Rejected, match=r"denoise in bfloat16: psnr falls from 30\.000 to 29\.800"):
         add_bfloat16(losing, PACKS, published, tmp_path / "local", samples=12)
     assert not (tmp_path / "local/denoise").exists()
+
+
+def test_the_command_says_what_there_is_no_network_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from training.cli import main
+
+    arguments = ["--precision", "bfloat16", "--data", str(tmp_path), "--to", str(tmp_path / "local")]
+    assert main(["quantize", "denoise_digits", "--repository", str(PUBLISHED), *arguments]) == 2
+    assert capsys.readouterr().err == "training: denoise_digits has no network for bfloat16\n"
