@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.app.api.service import file, gradient, opened, png
-from tests.e2e.test_crash import PUBLISHED, noisy
+from tests.e2e.test_crash import JOBS, PUBLISHED, noisy
 from tests.e2e.test_process import Process, started
 
 pytestmark = pytest.mark.tf
@@ -41,7 +41,7 @@ def test_sigterm_with_a_full_queue_answers_everybody() -> None:
         ThreadPoolExecutor(callers) as pool,
     ):
         running.until("warm after")
-        answers = [pool.submit(denoise, running, "photo", noisy(number)) for number in range(callers)]
+        answers = [pool.submit(denoise, running, "photo", noisy(number % JOBS)) for number in range(callers)]
         while not any(answer.done() for answer in answers):
             time.sleep(0.01)
         running.process.send_signal(signal.SIGTERM)
