@@ -125,8 +125,8 @@ def two_exit_signatures(*scales: int) -> dict[str, Signature]:
         name: one.model_copy(update={"inputs": {**one.inputs, "share": level()}})
         for name, one in superres_signatures(*scales).items()
     }
-    evidence = Tensor(shape=[-1, 1, 1, 1], per="sample")
-    return {**signatures, "aliasing": Signature(inputs={"image": picture()}, outputs={"evidence": evidence})}
+    evidence = dict.fromkeys(signatures, Tensor(shape=[-1, 1, 1, 1], per="sample"))
+    return {**signatures, "aliasing": Signature(inputs={"image": picture()}, outputs=evidence)}
 
 
 def segment_signatures(classes: int) -> dict[str, Signature]:

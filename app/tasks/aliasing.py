@@ -16,17 +16,18 @@ _CERTAIN = 30.0  # beyond, the share is 0 or 1 in float32, and an exponential ma
 
 
 async def estimate_unfiltered_share(
-    picture: Picture, manifest: Manifest, engine: Engine, context: RequestContext
+    picture: Picture, manifest: Manifest, enlarger: str, engine: Engine, context: RequestContext
 ) -> float:
-    """Return how much the exit for pictures that were reduced without a filter counts, from 0 to 1.
+    """Return how much the exit for pictures that were reduced without a filter counts in the signature `enlarger`, from
+    0 to 1.
 
-    It is the probability that the picture is one: of the mean evidence, a logit, of tiles spread over the picture,
-    because single ones may show sky or fine texture. The tiles have the size of the manifest, so that the share is the
-    same with any `tile_mebibytes`. Raises ModelUnavailable, WrongSize and errors of the engine.
+    The evidence, a logit, is the output of that name. It is averaged over tiles spread over the picture, because single
+    ones may show sky or fine texture. The tiles have the size of the manifest, so that the share is the same with any
+    `tile_mebibytes`. Raises ModelUnavailable, WrongSize and errors of the engine.
     """
     plan = await plan_for(picture, manifest, "aliasing")
     outputs = await sample(picture, plan, manifest, "aliasing", engine, context)
-    evidence = float(np.mean([output["evidence"].mean() for output in outputs]))
+    evidence = float(np.mean([output[enlarger].mean() for output in outputs]))
     if not math.isfinite(evidence):
         raise ModelUnavailable(f"The model {manifest.id} returned NaN or infinity.", value=manifest.id)
     return 1 / (1 + math.exp(-np.clip(evidence, -_CERTAIN, _CERTAIN)))

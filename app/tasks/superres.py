@@ -90,7 +90,7 @@ async def superres(picture: Picture, options: SuperresOptions, engine: Engine, c
     constants: Arrays = {}
     decisions: dict[str, str] = {}
     if SHARE in manifest.signatures[signature].inputs:
-        share = await estimate_unfiltered_share(source, manifest, engine, context)
+        share = await estimate_unfiltered_share(source, manifest, signature, engine, context)
         constants[SHARE] = np.full((1, 1, 1, 1), share, np.float32)
         decisions["unfiltered"] = f"{share:.2f}"
 

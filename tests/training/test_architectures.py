@@ -386,12 +386,29 @@ def test_a_solved_detector_tells_jagged_pictures_from_smooth_ones() -> None:
     random = np.random.default_rng(0)
     jagged = random.random((12, 64, 64, 3), np.float32)
     smooth = np.stack([cv2.GaussianBlur(picture, (0, 0), 1.0) for picture in jagged])
-    network = aliasing_detector.build()
-    aliasing_detector.solve(network, np.concatenate([jagged, smooth]), np.arange(24) < 12)
-    for pictures, truth in ((jagged, True), (smooth, False)):
+    network = aliasing_detector.build(2)
+    aliasing_detector.solve(network, 1, np.concatenate([jagged, smooth]), np.arange(24) < 12)
+    for pictures, truth in ((jagged, True), (smooth, False), (jagged[:, :32, :41], True), (smooth[:, :33, :32], False)):
         found = keras.ops.convert_to_numpy(network({"image": pictures})["evidence"])
-        assert found.shape == (12, 64, 64, 1)
-        assert ((found > 0) == truth).all()
+        assert found.shape == (12, 1, 1, 2)
+        assert (np.abs(found[..., 0]) < 0.1).all()
+        assert ((found[..., 1] > 0) == truth).all()
+    flat = keras.ops.convert_to_numpy(network({"image": np.full((1, 40, 40, 3), 0.3, np.float32)})["evidence"])
+    assert (flat < -0.9).all()
+
+
+def test_exits_are_mixed_by_a_share() -> None:
+    import keras
+
+    from training.recipes.superres_photo import mix_exits
+
+    network = build_rlfn(2)
+    image = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
+    both = {name: keras.ops.convert_to_numpy(one) for name, one in network({"image": image}).items()}
+    share = np.array([0, 0.25, 1], np.float32)[:, None, None, None]
+    found = keras.ops.convert_to_numpy(mix_exits(network)({"image": image, "share": share})["image"])
+    expected = both["image"] + share * (both["unfiltered"] - both["image"])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [2, 3])

@@ -57,7 +57,7 @@ def measure_superresolution(
     """Return the tables of a photo enlarger with some of the parts `x2`, `x3`, `x4`."""
 
     def enlarge(small: np.ndarray, scale: int) -> np.ndarray:
-        return eight_bit(run_enlarger(networks[f"x{scale}"], (small / 255).astype(np.float32), scale) * 255)
+        return eight_bit(run_enlarger(networks, (small / 255).astype(np.float32), scale) * 255)
 
     scales = [scale for scale in SCALES if f"x{scale}" in networks]
     command = f"{EVALUATE} {recipe}"
@@ -86,7 +86,7 @@ def measure_reductions(
         report_progress(f"reduced: {name}")
         row: list[str | float] = [name]
         for scale in scales:
-            pairs = [_reduced_figures(networks[f"x{scale}"], reduction, p, scale, gray) for p, gray in pictures]
+            pairs = [_reduced_figures(networks, reduction, p, scale, gray) for p, gray in pictures]
             row += list(_mean(pairs))
         rows.append(row)
     columns = ["reduction", *(f"{who} ×{scale}" for scale in scales for who in ("bicubic", "ours"))]
@@ -98,19 +98,27 @@ def measure_reductions(
 
 
 def _reduced_figures(
-    network: keras.Model, reduction: Reduce, picture: np.ndarray, scale: int, gray: bool
+    networks: Mapping[str, keras.Model], reduction: Reduce, picture: np.ndarray, scale: int, gray: bool
 ) -> tuple[float, float]:
-    """Return the PSNR of bicubic enlargement and of the network."""
+    """Return the PSNR of bicubic enlargement and of the network of this scale."""
     picture = crop_to_multiple(picture, scale)
     small, truth = reduction(picture, scale), luma(picture, gray)
-    ours = eight_bit(run_enlarger(network, (small / 255).astype(np.float32), scale) * 255)
+    ours = eight_bit(run_enlarger(networks, (small / 255).astype(np.float32), scale) * 255)
     plain = eight_bit(imresize(small, *picture.shape[:2]))
     return tuple(_compare_inside(luma(large, gray), truth, scale)[0] for large in (plain, ours))  # type: ignore[return-value]
 
 
-def run_enlarger(network: keras.Model, small: np.ndarray, scale: int) -> np.ndarray:
-    """Return float32 (scale*h, scale*w, 3), not clipped, from float32 (h, w, 3)."""
-    large = ops.convert_to_numpy(network({"image": pad_to_multiple(small)})["image"])
+def run_enlarger(networks: Mapping[str, keras.Model], small: np.ndarray, scale: int) -> np.ndarray:
+    """Return float32 (scale*h, scale*w, 3), not clipped, from float32 (h, w, 3), by the part for this scale.
+
+    Where there is a part `aliasing`, it says how much the exit for pictures that were reduced without a filter counts.
+    """
+    part = f"x{scale}"
+    inputs = {"image": pad_to_multiple(small)}
+    if "aliasing" in networks:
+        evidence = networks["aliasing"]({"image": small[None]})[part]
+        inputs["share"] = ops.convert_to_numpy(ops.sigmoid(evidence))
+    large = ops.convert_to_numpy(networks[part](inputs)["image"])
     return large[0, : small.shape[0] * scale, : small.shape[1] * scale]
 
 

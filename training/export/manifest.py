@@ -43,6 +43,8 @@ MEANINGS = {
     "image": "a picture in [0, 1], not clipped where it comes out",
     "probabilities": "how probable each class is; of one class, the foreground",
     "level": "the root mean square of noise and artifacts, 1 = 75/255 of the range",
+    "share": "how much the exit for pictures that were reduced without a filter counts",
+    **dict.fromkeys(("x2", "x3", "x4"), "the logit of `share` for the signature of this name"),
     "correlation": "how alike the noise of neighboring pixels is: 0 for white noise, 1 for blocks of 2x2",
 }
 

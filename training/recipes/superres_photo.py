@@ -37,9 +37,14 @@ from training.recipe import Batch, Part, Recipe, Start
 # thirds lie within 8 of a border, where the network sees zeros that pictures hardly have.
 PATCH, EDGE = 64, 4
 SOLVED_BATCHES = 16
-LEAST, SHARPNESS = {2: 0.0, 3: -0.5, 4: 0.0}, 3.0
-"""The evidence of aliasing, by scale, where both exits count the same, and how fast one takes over. For x2 it is weak:
-with -1.5, pictures without a filter gain 1 dB on Set5, and filtered ones with fine texture lose 0.4 dB on Set14."""
+SEEN = {2: 128, 3: 104, 4: 80}
+"""The sides of the pictures that the detector is solved for, by scale: as large as most training pictures allow."""
+DETECTOR_BATCHES = 100
+SHARPNESS = 4.0
+"""How fast one exit takes over from the other with evidence of aliasing."""
+PARTLY_FILTERED: dict[reductions.Reduce, float] = {reductions.area: 0.5, reductions.lanczos: 0.2}
+"""How far pictures of half the size count as unfiltered: these let some aliasing through, and a mean of both exits is
+better than either."""
 UNFILTERED_SHARE = 0.5
 """How far the exit for pictures that were not filtered goes from bicubic enlargement to the least error. Programs take
 pixels from other places, up to half a pixel apart: at 1 they are right on average, and some worse than bicubic."""
@@ -55,10 +60,11 @@ class SuperresPhoto(Recipe):
     card = (
         "The bodies of the networks have RLFN's weights as their authors published them; ×3 is the exit of ×4, "
         "resampled. Made here are the gates on a fixed grid, the second exit for pictures that were reduced without a "
-        "filter, and the detector that chooses between the exits."
+        "filter, and the detector `aliasing`, which says how much the second exit should count (`share`)."
     )
     starts = (Start("RLFN (Kong et al. 2022)", "Apache-2.0", "rlfn.txt"),)
-    geometry = {"kind": "tiled", "multiple": rlfn.MULTIPLE, "tile_size": 256, "tile_step": 32, "halo": 56}
+    # 28 to 32 are measured on photographs (`training/export/halo.py`), 40 on white noise.
+    geometry = {"kind": "tiled", "multiple": rlfn.MULTIPLE, "tile_size": 256, "tile_step": 32, "halo": 32}
 
     def build_parts(self) -> dict[str, Part]:
         return {
@@ -69,11 +75,10 @@ class SuperresPhoto(Recipe):
         }
 
     def served_networks(self, networks: Mapping[str, keras.Model], packs: Packs) -> Mapping[str, keras.Model]:
-        """Return the enlargers, each with its two exits mixed as the detector says."""
+        """Return the enlargers, each with its two exits mixed as it is told, and the detector."""
         return {
-            name: mix_exits(networks[name], networks["aliasing"], part.scale)
+            name: mix_exits(networks[name]) if isinstance(part, UpscalePhoto) else judge(networks[name])
             for name, part in self.parts.items()
-            if isinstance(part, UpscalePhoto)
         }
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
@@ -160,7 +165,9 @@ class UpscalePhoto(Upscale):
         return lambda index: self.reduce_crops(crops(index), np.random.default_rng([seed, index, 1]))
 
     def prepare(self, network: keras.Model, packs: Packs) -> None:
-        """Solve the exit for pictures that were not filtered, for the body as it is."""
+        """Solve the exit for pictures that were not filtered, for the body as it is, from bicubic enlargement on."""
+        exit_ = network.get_layer("exit_unfiltered")
+        exit_.set_weights([np.zeros_like(weights) for weights in exit_.get_weights()])
         training, _ = validation_split(packs.pictures("photos/train"))
         crops = Crops(training, self.patch * self.scale, self.batch, seed=1)
         rlfn.solve_exit(network, "unfiltered", self._pairs(crops), share=UNFILTERED_SHARE)
@@ -212,95 +219,116 @@ class UpscalePhoto(Upscale):
 
 
 class DetectAliasing(Part):
-    """Tells whether a picture was reduced without a filter. Ten weights, which are solved before the first step."""
+    """Tells whether a picture was reduced without a filter. Few weights, which are solved before the first step."""
 
     batch = 24
     learning_rate = 1e-4
     steps_per_epoch = 5
     hours = 0.02
-    patch = 64
 
     def network(self) -> keras.Model:
-        """Return a new detector."""
-        return aliasing_detector.build()
+        """Return a new detector, with an answer for each scale."""
+        return aliasing_detector.build(len(photos.SCALES))
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-        """Return `small`, uint8 (N,h,w,3), of all scales, and `unfiltered`, bool (N,1,1,1): one in two."""
+        """Return `small`, uint8 (N,h,w,3); `scale`, float32 (1,1,1,3), 1 for that of all; and how far each picture is
+        `unfiltered`, float32 (N,1,1,1): each crop is reduced with a filter, and without."""
         training, _ = validation_split(packs.pictures("photos/train"))
-        crops = {scale: Crops(training, self.patch * scale, batch, seed) for scale in (2, 3, 4)}
+        crops = {scale: Crops(training, side * scale, batch // 2, seed) for scale, side in SEEN.items()}
 
         def make(index: int) -> Batch:
             random = np.random.default_rng([seed, index, 2])
-            scale = 2 + index % 3
-            truth = np.arange(batch) % 2 > 0
-            small = [
-                _reduce_somehow(crop, scale, random, filtered=not jagged)
-                for crop, jagged in zip(crops[scale](index), truth, strict=True)
-            ]
-            return {"small": np.stack(small), "unfiltered": truth[:, None, None, None]}
+            scale = photos.SCALES[index % len(photos.SCALES)]
+            clean = crops[scale](index)
+            pairs = [_reduce_somehow(crop, scale, random, filtered=kind) for kind in (True, False) for crop in clean]
+            return {
+                "small": np.stack([small for small, _ in pairs]),
+                "scale": (np.array(photos.SCALES) == scale).astype(np.float32)[None, None, None],
+                "unfiltered": np.array([truth for _, truth in pairs], np.float32)[:, None, None, None],
+            }
 
         return make
 
     def prepare(self, network: keras.Model, packs: Packs) -> None:
         """Solve the weights."""
         make = self.batches(packs, seed=1, batch=self.batch)
-        batches = [make(index) for index in range(SOLVED_BATCHES)]
-        small = np.concatenate([batch["small"] for batch in batches]) / np.float32(255)
-        truth = np.concatenate([batch["unfiltered"].reshape(-1) for batch in batches])
-        aliasing_detector.solve(network, small, truth)
+        for answer in range(len(photos.SCALES)):
+            batches = [make(index * len(photos.SCALES) + answer) for index in range(DETECTOR_BATCHES)]
+            small = np.concatenate([batch["small"] for batch in batches]) / np.float32(255)
+            truth = np.concatenate([batch["unfiltered"].reshape(-1) for batch in batches])
+            aliasing_detector.solve(network, answer, small, truth)
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
-        """Return the cross entropy, at every place."""
-        found = ops.sigmoid(network({"image": ops.cast(batch["small"], "float32") / 255.0})["evidence"])
-        truth = ops.broadcast_to(ops.cast(batch["unfiltered"], "float32"), ops.shape(found))
-        return ops.mean(ops.binary_crossentropy(truth, found))
+        """Return the cross entropy of the answer for the scale."""
+        evidence = network({"image": ops.cast(batch["small"], "float32") / 255.0})["evidence"]
+        found = ops.sigmoid(ops.sum(evidence * batch["scale"], axis=-1, keepdims=True))
+        return ops.mean(ops.binary_crossentropy(batch["unfiltered"], found))
 
-    def load_held_out(self, packs: Packs) -> list[tuple[np.ndarray, bool]]:
-        """Return (small, unfiltered) of the centers of the held-out pictures, by each reduction and scale."""
+    def load_held_out(self, packs: Packs) -> list[tuple[np.ndarray, int, float]]:
+        """Return (small, scale, how far it is unfiltered) of the centers of the held-out pictures, by each reduction
+        and scale."""
         _, kept = validation_split(packs.pictures("photos/train"))
         return [
-            (reduction(crop_center(picture, HELD_OUT_SIZE), scale)[:52, :52], name == "none")
-            for picture in kept[:10]
-            for scale in (2, 3, 4)
-            for name, reduction in reductions.REDUCTIONS.items()
+            (reduction(crop_center(picture, HELD_OUT_SIZE), scale), scale, _truth(reduction, scale))
+            for picture in kept
+            for scale in photos.SCALES
+            for reduction in reductions.REDUCTIONS.values()
         ]
 
     def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
-        """Return the share of wrong places in pictures that were filtered, and that were not."""
-        wrong: dict[bool, list[float]] = {True: [], False: []}
-        for small, jagged in self.held_out(packs):
-            wrong[jagged].append(float(np.mean((_detect(network, small) > 0.5) != jagged)))
-        return {"wrong_filtered": float(np.mean(wrong[False])), "wrong_unfiltered": float(np.mean(wrong[True]))}
+        """Return the share of wrong pictures among those that were filtered, and that were not; what is between does
+        not count."""
+        wrong: dict[float, list[bool]] = {0.0: [], 1.0: []}
+        for small, scale, truth in self.held_out(packs):
+            if truth in wrong:
+                wrong[truth].append((_detect(network, small, scale) > 0.5) != (truth > 0.5))
+        return {"wrong_filtered": float(np.mean(wrong[0.0])), "wrong_unfiltered": float(np.mean(wrong[1.0]))}
 
     def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:
         """Return rows of small pictures, each with what the detector says beside it: white is unfiltered."""
         rows = []
         for start in range(0, 60, 10):
             row: list[np.ndarray] = []
-            for small, _ in self.held_out(packs)[start : start + 5]:
-                row += [small / np.float32(255), np.repeat(_detect(network, small), 3, axis=-1)]
+            for small, scale, _ in self.held_out(packs)[start : start + 5]:
+                row += [small / np.float32(255), np.full(small.shape, _detect(network, small, scale), np.float32)]
             rows.append(row)
         return previews.grid(rows)
 
 
-def mix_exits(network: keras.Model, detector: keras.Model, scale: int) -> keras.Model:
-    """Return `network` with one exit: the mean of its two, weighted by what `detector` says."""
-    image = network.input["image"]
-    jagged = ops.sigmoid(SHARPNESS * (detector({"image": image})["evidence"] - LEAST[scale]))
-    for axis in (1, 2):
-        jagged = ops.repeat(jagged, scale, axis=axis)
+def mix_exits(network: keras.Model) -> keras.Model:
+    """Return `network` with one exit: the mean of its two, `share` [N,1,1,1] of that for unfiltered pictures."""
+    share = keras.Input((1, 1, 1), name="share")
     plain, other = network.output["image"], network.output["unfiltered"]
-    return keras.Model({"image": image}, {"image": plain + jagged * (other - plain)}, name=network.name)
+    return keras.Model(
+        {"image": network.input["image"], "share": share}, {"image": plain + share * (other - plain)}, name=network.name
+    )
 
 
-def _reduce_somehow(crop: np.ndarray, scale: int, random: np.random.Generator, *, filtered: bool) -> np.ndarray:
-    usual = filtered and random.random() < 0.4
-    return (reductions.bicubic if usual else reductions.draw(random, filtered=filtered))(crop, scale)
+def judge(detector: keras.Model) -> keras.Model:
+    """Return image [N,H,W,3] -> for each scale, named as its enlarger, the logit of the share that its second exit
+    should have, [N,1,1,1]."""
+    evidence = detector.output["evidence"]
+    logits = {f"x{scale}": SHARPNESS * evidence[..., answer : answer + 1] for answer, scale in enumerate(photos.SCALES)}
+    return keras.Model(detector.input, logits, name=detector.name)
 
 
-def _detect(network: keras.Model, small: np.ndarray) -> np.ndarray:
-    found = network({"image": small[None] / np.float32(255)})["evidence"]
-    return ops.convert_to_numpy(ops.sigmoid(found))[0]
+def _reduce_somehow(
+    crop: np.ndarray, scale: int, random: np.random.Generator, *, filtered: bool
+) -> tuple[np.ndarray, float]:
+    usual = reductions.bicubic if filtered else reductions.unfiltered
+    reduction = usual if random.random() < 0.5 else reductions.draw(random, filtered=filtered)
+    return reduction(crop, scale), _truth(reduction, scale) if filtered else 1.0
+
+
+def _truth(reduction: reductions.Reduce, scale: int) -> float:
+    if reduction is reductions.unfiltered:
+        return 1.0
+    return PARTLY_FILTERED.get(reduction, 0.0) if scale == 2 else 0.0
+
+
+def _detect(network: keras.Model, small: np.ndarray, scale: int) -> float:
+    found = network({"image": small[None] / np.float32(255)})["evidence"][..., photos.SCALES.index(scale)]
+    return float(ops.convert_to_numpy(ops.sigmoid(found)).item())
 
 
 def reduce(clean: Any, scale: int) -> tuple[Any, Any]:
