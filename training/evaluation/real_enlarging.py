@@ -21,6 +21,7 @@ from training.evaluation import photos, previews
 from training.evaluation.denoising_previews import draw_small_print
 from training.evaluation.metrics import psnr
 from training.evaluation.perception import FeatureDistance
+from training.evaluation.service import Service
 from training.evaluation.tables import ResultTable, report_progress
 from training.weights import take
 
@@ -33,6 +34,10 @@ COMMAND = "python -m training evaluate superres_real"
 SIDE = 256
 """Pixels a side of the parts of large pictures that are measured."""
 
+PLACE, FLAT = 16, 2.0
+"""Places are squares of so many pixels; those of an original are flat where its fine bands have less than FLAT levels
+of 255."""
+
 Enlarge = Callable[[np.ndarray], np.ndarray]
 """uint8 (h, w, 3) -> uint8 (4*h, 4*w, 3)."""
 
@@ -40,7 +45,19 @@ Enlarge = Callable[[np.ndarray], np.ndarray]
 def measure(networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
     """Return the tables of worn photographs and of real pictures, beside bicubic and the network it started from."""
     methods = _methods(networks, packs)
-    return [_measure_worn(methods, packs), _measure_real(methods, packs)]
+    return [_measure_worn(methods, packs, COMMAND), _measure_real(methods, packs, COMMAND)]
+
+
+def measure_service(url: str, packs: Packs) -> list[ResultTable]:
+    """Return the same tables of the service at `url`, by the models it may choose. Raises ServiceProblem."""
+    service, command = Service(url), f"{COMMAND} --url {url}"
+
+    def enlarge(model: str, small: np.ndarray) -> np.ndarray:
+        return service.superres(small, model, SCALE)
+
+    methods: dict[str, Enlarge] = {"bicubic": _enlarge_bicubically}
+    methods |= {f"superres/{name}": partial(enlarge, name) for name in ("photo", "real")}
+    return [_measure_worn(methods, packs, command), _measure_real(methods, packs, command)]
 
 
 def _methods(networks: Mapping[str, Any], packs: Packs) -> dict[str, Enlarge]:
@@ -64,30 +81,38 @@ def _enlarge_bicubically(small: np.ndarray) -> np.ndarray:
     return photos.eight_bit(imresize(small, SCALE * small.shape[0], SCALE * small.shape[1]))
 
 
-def _measure_worn(methods: Mapping[str, Enlarge], packs: Packs) -> ResultTable:
+def _measure_worn(methods: Mapping[str, Enlarge], packs: Packs, command: str) -> ResultTable:
     pairs = load_worn(packs)
+    cleans = [clean for _, clean in pairs]
+    plain = [_enlarge_bicubically(small) for small, _ in pairs]
     distance = distance_to(packs)
     rows: list[list[str | float]] = []
-    for name, enlarge in methods.items():
-        report_progress(f"worn: {name}")
-        results = [(enlarge(small), clean) for small, clean in pairs]
-        plain = [_enlarge_bicubically(small) for small, _ in pairs]
+
+    def add(name: str, larges: list[np.ndarray], error: str | float) -> None:
+        results = list(zip(larges, cleans, strict=True))
         rows.append(
             [
                 name,
                 float(np.mean([distance(large, clean) for large, clean in results])),
-                float(np.mean([psnr(large, clean) for large, clean in results])),
-                _ratio(noise, [large for large, _ in results], plain),
-                _ratio(sharpness, [large for large, _ in results], plain),
+                error,
+                flat_noise(larges, cleans) / flat_noise(plain, cleans),
+                _ratio(sharpness, larges, plain),
                 float(np.exp(np.mean([np.log(detail_energy(large, clean)) for large, clean in results]))),
             ]
         )
+
+    for name, enlarge in methods.items():
+        report_progress(f"worn: {name}")
+        larges = [enlarge(small) for small, _ in pairs]
+        add(name, larges, float(np.mean([psnr(large, clean) for large, clean in zip(larges, cleans, strict=True)])))
+    add("the original", cleans, "–")
     columns = ["", "distance of features", "PSNR (dB)", "noise, of bicubic's", "edges, of bicubic's", "detail"]
     note = (
-        f"The middle {SIDE}×{SIDE} of Kodak24, worn as in training with seeds of their own. Noise is that of the "
-        "flattest places, edges are the steepest ones, detail is the energy of fine detail over that of the original."
+        f"The middle {SIDE}×{SIDE} of Kodak24, worn as in training with seeds of their own. Noise is that of places "
+        f"of {PLACE}×{PLACE} pixels where the original has less than {FLAT:g} levels of it, edges are the steepest "
+        "ones, detail is the energy of fine detail over that of the original."
     )
-    return ResultTable("Worn photographs, ×4", COMMAND, columns, rows, note)
+    return ResultTable("Worn photographs, ×4", command, columns, rows, note)
 
 
 def load_worn(packs: Packs) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -101,7 +126,7 @@ def load_worn(packs: Packs) -> list[tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def _measure_real(methods: Mapping[str, Enlarge], packs: Packs) -> ResultTable:
+def _measure_real(methods: Mapping[str, Enlarge], packs: Packs, command: str) -> ResultTable:
     pictures = {name: crop_middle(picture, 192) for name, picture in load_real(packs).items()}
     plain = {name: _enlarge_bicubically(small) for name, small in pictures.items()}
     rows: list[list[str | float]] = []
@@ -110,9 +135,8 @@ def _measure_real(methods: Mapping[str, Enlarge], packs: Packs) -> ResultTable:
         large = [enlarge(small) for small in pictures.values()]
         rows.append([method, *(_ratio(kind, large, list(plain.values())) for kind in (noise, sharpness))])
     columns = ["", "noise, of bicubic's", "edges, of bicubic's"]
-    return ResultTable(
-        "Real pictures, ×4", COMMAND, columns, rows, "RMS over the middle of the pictures of `real/superres`."
-    )
+    note = "RMS over the middle of the pictures of `real/superres`. Noise is that of their flattest tenth."
+    return ResultTable("Real pictures, ×4", command, columns, rows, note)
 
 
 def load_real(packs: Packs) -> dict[str, np.ndarray]:
@@ -140,8 +164,28 @@ def _ratio(
 def noise(picture: np.ndarray, plain: np.ndarray) -> float:
     """Return the deviation of the fine bands of `picture`, uint8 (H, W, 3), where `plain` is flattest, in a tenth."""
     flat = _steepness(plain, 4.0)
-    band = _luma(picture) - cv2.GaussianBlur(_luma(picture), (0, 0), 4.0)
-    return float(np.sqrt(np.mean(np.square(band[flat <= np.quantile(flat, 0.1)]))))
+    return float(np.sqrt(np.mean(_fine_energy(picture)[flat <= np.quantile(flat, 0.1)])))
+
+
+def flat_noise(pictures: Sequence[np.ndarray], originals: Sequence[np.ndarray]) -> float:
+    """Return the deviation of the fine bands of `pictures`, uint8 (H, W, 3), over all places where `originals` are
+    flat.
+
+    What is flat in a spoiled picture may have been grass: there, the original would count as noise.
+    """
+    energies = np.stack([[_mean_of_places(_fine_energy(one)) for one in pair] for pair in (pictures, originals)])
+    return float(np.sqrt(energies[0][energies[1] < FLAT**2].mean()))
+
+
+def _fine_energy(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(np.square(_luma(picture) - cv2.GaussianBlur(_luma(picture), (0, 0), 4.0)))
+
+
+def _mean_of_places(energy: np.ndarray) -> np.ndarray:
+    height, width = (side // PLACE for side in energy.shape)
+    return np.asarray(
+        cv2.resize(energy[: height * PLACE, : width * PLACE], (width, height), interpolation=cv2.INTER_AREA)
+    )
 
 
 def sharpness(picture: np.ndarray, plain: np.ndarray) -> float:
@@ -180,9 +224,7 @@ def detail_energy(found: np.ndarray, clean: np.ndarray) -> float:
 def _energy(picture: np.ndarray) -> np.ndarray:
     luma = _luma(picture)
     band = luma - cv2.GaussianBlur(luma, (0, 0), 1.5)
-    height, width = (side // 16 for side in luma.shape)
-    places = cv2.resize(np.square(band[: height * 16, : width * 16]), (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(places + 1.0)
+    return _mean_of_places(np.square(band)) + np.float32(1)
 
 
 def preview_grids(networks: Mapping[str, Any], packs: Packs) -> Iterator[tuple[str, np.ndarray]]:

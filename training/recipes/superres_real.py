@@ -62,6 +62,10 @@ class SuperresReal(Recipe):
         """Return the tables of real enlarging, measured on worn photographs and on real pictures."""
         return real_enlarging.measure(networks, packs)
 
+    def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
+        """Return the same tables of `photo` and `real`, through the service at `url`. Raises ServiceProblem."""
+        return real_enlarging.measure_service(url, packs)
+
     def preview_grids(self, networks: Mapping[str, Any], packs: Packs) -> Iterator[tuple[str, np.ndarray]]:
         """Yield real and worn pictures, enlarged in several ways."""
         return real_enlarging.preview_grids(networks, packs)

@@ -22,6 +22,16 @@ def test_noise_is_counted_in_flat_places() -> None:
     assert np.sqrt(noisy**2 - clean**2) == pytest.approx(10 * np.sqrt(np.square(GRAY_WEIGHTS).sum()), rel=0.15)
 
 
+def test_noise_of_worn_pictures_is_counted_where_the_original_is_flat() -> None:
+    from training.evaluation.real_enlarging import flat_noise
+
+    half = COFFEE.copy()
+    half[:, :128] = 90  # the rest has texture everywhere
+    assert flat_noise([half], [half]) < 1
+    noisy = np.clip(half + np.random.default_rng(0).normal(0, 10, half.shape), 0, 255).astype(np.uint8)
+    assert flat_noise([noisy], [half]) == pytest.approx(10 * np.sqrt(np.square(GRAY_WEIGHTS).sum()), rel=0.1)
+
+
 def test_edges_of_a_soft_picture_are_less_steep() -> None:
     from training.evaluation.real_enlarging import sharpness
 
