@@ -1,6 +1,6 @@
 """Measures how well stylized pictures match their style and keep their content.
 
-`python -m benchmarks.stylize [--optimize 300 | --starts] [--pairs 4]`
+`python -m benchmarks.stylize [--optimize 300 | --starts | --presets | --strengths] [--pairs 4]`
 
 Needs the data packs `content`, `styles`, `photos` and VGG19's weights (docs/data.md); for `--optimize`, stylize/vgg19
 in a model repository (`python -m training publish vgg19`); and, for the baseline, `pip install
@@ -11,6 +11,9 @@ Runs the service's own tasks, without HTTP. Optimization is slow, so it is measu
 together with the other methods, and with the Gram ratio: the distance of the Gram matrices to those of the style, after
 over before. All pairs in 60 steps take an hour on two cores. `--starts` prints only that ratio after several numbers of
 steps, starting from the picture and from the painting in one pass.
+
+`--presets` compares the models that have presets, on ten photographs in each. `--strengths` prints how far the result
+is from the photograph, for five strengths and the size of a phone's screen.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import itertools
 from functools import partial
 
 import keras
@@ -29,7 +33,7 @@ from app.errors import UnknownModel
 from app.imaging.picture import Picture
 from app.settings import Settings
 from app.tasks.stylize.canvas import LONG_SIDE
-from app.tasks.stylize.task import StylizeOptions, stylize
+from app.tasks.stylize.task import PRESETS, StylizeOptions, stylize
 from benchmarks.serve import BareEngine
 from models.manifest import Manifest
 from training.architectures import style_optimizer, vgg19
@@ -54,6 +58,14 @@ def stylize_picture(engine: BareEngine, picture: np.ndarray, painting: np.ndarra
     return np.asarray(
         asyncio.run(stylize(Picture(picture), options, engine, context, style_image=Picture(painting))).picture.pixels
     )
+
+
+def paint_preset(engine: BareEngine, model: str, name: str, picture: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    """Return the picture in a preset, uint8 of the same shape; it is painted at its own size."""
+    size = LONG_SIDE / max(picture.shape[:2])
+    options = StylizeOptions(style=name, model=model, strength=strength, stroke_size=min(2.0, max(0.5, size)))
+    context = RequestContext("benchmark", weight=BACKGROUND)
+    return np.asarray(asyncio.run(stylize(Picture(picture), options, engine, context)).picture.pixels)
 
 
 class OptimizerAlone(BareEngine):
@@ -105,11 +117,53 @@ def measure_starts(pairs: int, packs: Packs) -> None:
         print("| {} | {:.3f} | {:.3f} |".format(steps, *np.mean(ratios, axis=0)), flush=True)
 
 
+def measure_presets(packs: Packs) -> None:
+    """Print the distances of ten photographs in each preset, and how much of that of the Gram matrices is left."""
+    engine, pictures, paintings = BareEngine(Settings()), contents(packs)[::2], presets(packs)
+    names = [style.name for style in engine.find("stylize", PRESETS).styles]
+    network = vgg19.build(style_optimizer.STYLE, packs.weights(WEIGHTS))
+    command, left = f"{COMMAND} --presets", ["any", PRESETS]
+    ratios: dict[str, list[float]] = {model: [] for model in left}
+
+    def paint(model: str, picture: np.ndarray, painting: np.ndarray) -> np.ndarray:
+        number = next(n for n, one in enumerate(paintings) if one is painting)
+        found = paint_preset(engine, model, names[number], picture)
+        before = gram_distance(network, picture, painting)
+        ratios[model].append(gram_distance(network, found, painting) / before)
+        return found
+
+    methods: dict[str, Paint] = {f"stylize/{model}": partial(paint, model) for model in left}
+    for table in tables(methods, packs, command, pictures=pictures, paintings=paintings):
+        print(table.text())
+    print("\n| Gram ratio | " + " | ".join(left) + " |\n|---|---|---|")
+    by_style = {
+        model: np.mean(np.reshape(found, (len(pictures), len(names))), axis=0) for model, found in ratios.items()
+    }
+    for number, name in enumerate(names):
+        print(f"| {name} | " + " | ".join(f"{by_style[model][number]:.3f}" for model in left) + " |")
+    print("| all | " + " | ".join(f"{np.mean(ratios[model]):.3f}" for model in left) + " |")
+
+
+def measure_strengths(packs: Packs) -> None:
+    """Print the distance to the photograph by strength (RMS, in levels of 255), of ten photographs in a style each."""
+    engine, pictures = BareEngine(Settings()), contents(packs, 512)[::2]
+    names = [style.name for style in engine.find("stylize", PRESETS).styles]
+    strengths = (0.0, 0.25, 0.5, 0.75, 1.0)
+    print("| style | " + " | ".join(f"{strength:g}" for strength in strengths) + " |\n|" + "---|" * 6)
+    for picture, name in zip(pictures, names, strict=False):
+        found = (paint_preset(engine, "", name, picture, strength) for strength in strengths)
+        apart = [float(np.sqrt(np.mean((one.astype(float) - picture) ** 2))) for one in found]
+        rising = apart[0] == 0 and all(one < other for one, other in itertools.pairwise(apart))
+        print(f"| {name} | " + " | ".join(f"{one:.1f}" for one in apart) + (" |" if rising else " | not monotone"))
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--optimize", type=int, default=0, metavar="STEPS", help="also stylize by optimization")
     arguments.add_argument("--pairs", type=int, default=0, help="number of pairs to stylize by optimization (0: all)")
     arguments.add_argument("--starts", action="store_true", help="compare what optimization starts from")
+    arguments.add_argument("--presets", action="store_true", help="compare the models that have presets")
+    arguments.add_argument("--strengths", action="store_true", help="print the distance to the photograph by strength")
     options = arguments.parse_args()
     try:
         measure(options)
@@ -121,6 +175,9 @@ def measure(options: argparse.Namespace) -> None:
     """Print the tables. Raises MissingPack."""
     if options.starts:
         measure_starts(options.pairs or 4, Packs())
+        return
+    if options.presets or options.strengths:
+        (measure_presets if options.presets else measure_strengths)(Packs())
         return
     packs, engine = Packs(), BareEngine(Settings())
     methods: dict[str, Paint] = {"stylize/any": partial(stylize_picture, engine)}

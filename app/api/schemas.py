@@ -102,12 +102,15 @@ class StylePreset(_Answer):
     year: str = Field(description="Year of the painting.")
     preview: str | None = Field(description="Path of a photo in this style.")
     painting: str | None = Field(description="The same as `preview`, its name before.")
+    model: str = Field(description="Model that paints this style by default.", examples=["stylize/presets@1"])
 
 
 class StyleList(_Answer):
     """The style presets of `/stylize`."""
 
-    model: str | None = Field(description="Model that has these presets.", examples=["stylize/any@2"])
+    model: str | None = Field(
+        description="Model that paints the first of these presets by default.", examples=["stylize/presets@1"]
+    )
     styles: list[StylePreset]
 
 

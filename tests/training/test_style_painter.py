@@ -72,6 +72,20 @@ def test_presets_are_vectors_by_number() -> None:
     np.testing.assert_allclose(found, vectors[[4, 0]])
 
 
+def test_a_network_for_presets_paints_each_in_its_learned_vector() -> None:
+    from training.architectures import style_painter
+
+    network = style_painter.build_for_presets(3)
+    parts = style_painter.split(network)
+    assert set(parts) == {"paint", "statistics", "preset"}
+    image, index = picture(40, 64), np.array([[2.0]], np.float32)
+    vector = called(parts["preset"], "vector", index=index)
+    moments = called(parts["statistics"], "moments", image=image, vector=vector)
+    painted = called(parts["paint"], "image", image=image, vector=vector, moments=moments)
+    np.testing.assert_allclose(painted, called(network, "image", image=image, index=index), atol=1e-6)
+    assert np.abs(painted - called(network, "image", image=image, index=0 * index)).max() > 1e-4
+
+
 def test_what_networks_share_is_stored_once_and_can_be_started_from(network: Any, tmp_path: Path) -> None:
     import keras
 

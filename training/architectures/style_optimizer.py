@@ -24,9 +24,9 @@ VARIATION = 2.0
 
 
 def grams(activations: Any) -> Any:
-    """Return the Gram matrix of activations [N,H,W,C], their mean product over all places: [N,C,C]."""
+    """Return the Gram matrix of activations [N,H,W,C], their mean product over all places: float32 [N,C,C]."""
     places = ops.cast(ops.shape(activations)[1] * ops.shape(activations)[2], "float32")
-    return ops.einsum("nhwc,nhwd->ncd", activations, activations) / places
+    return ops.cast(ops.einsum("nhwc,nhwd->ncd", activations, activations), "float32") / places
 
 
 class Look(keras.layers.Layer):

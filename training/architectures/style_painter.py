@@ -113,30 +113,53 @@ def build() -> keras.Model:
     return keras.Model({"image": image, "style": style}, {"image": painted}, name="style_painter")
 
 
+def build_for_presets(count: int) -> keras.Model:
+    """Return {image [N,H,W,3], index [N,1]} -> image [N,H,W,3]: painted in one of `count` styles, by its number.
+
+    Each style has a vector that is learned, in the place of the encoder (conditional instance normalization, Dumoulin
+    et al. 2017, arXiv 1610.07629).
+    """
+    image, index = keras.Input((None, None, 3), name="image"), keras.Input((1,), name="index")
+    vector = _look_up(layers.Embedding(count, VECTOR, name="presets", dtype="float32"), index)
+    painted, _ = _Painter().paint(image, vector)
+    return keras.Model({"image": image, "index": index}, {"image": painted}, name="style_painter")
+
+
 def split(network: keras.Model) -> dict[str, keras.Model]:
     """Return what a large picture needs of `network`, as networks that share its layers.
 
     * `paint`: {image [N,H,W,3], vector [N,VECTOR], moments [N,2,channels]} -> image: a tile, in one tone with others;
     * `statistics`: {image, vector} -> moments of all that is normalized: of the whole picture, reduced;
-    * `encode`: style [N,h,w,3] -> vector.
+    * `encode`: style [N,h,w,3] -> vector, of a network that encodes styles;
+    * `preset`: index [N,1] -> vector, of a network for presets.
     """
     painter = _Painter({layer.name: layer for layer in network.layers})
-    style, image = keras.Input((None, None, 3), name="style"), keras.Input((None, None, 3), name="image")
-    vector = keras.Input((VECTOR,), name="vector")
+    image, vector = keras.Input((None, None, 3), name="image"), keras.Input((VECTOR,), name="vector")
     _, measured = painter.paint(image, vector)
     moments = keras.Input(measured.shape[1:], name="moments")
     painted, _ = painter.paint(image, vector, moments)
-    return {
+    found = {
         "paint": keras.Model({"image": image, "vector": vector, "moments": moments}, {"image": painted}, name="paint"),
         "statistics": keras.Model({"image": image, "vector": vector}, {"moments": measured}, name="statistics"),
-        "encode": keras.Model({"style": style}, {"vector": painter.encode(style)}, name="encode"),
     }
+    if "presets" in painter.layers:
+        return found | {"preset": _preset(painter.layers["presets"])}
+    style = keras.Input((None, None, 3), name="style")
+    return found | {"encode": keras.Model({"style": style}, {"vector": painter.encode(style)}, name="encode")}
 
 
 def presets(vectors: np.ndarray) -> keras.Model:
     """Return index [N,1] -> vector [N,VECTOR]: one of `vectors` [presets,VECTOR], by its number."""
-    index = keras.Input((1,), name="index")
     table = layers.Embedding(*vectors.shape, name="presets")
-    vector = layers.Reshape(vectors.shape[1:])(table(index))
+    network = _preset(table)
     table.set_weights([vectors])
-    return keras.Model({"index": index}, {"vector": vector}, name="preset")
+    return network
+
+
+def _preset(table: layers.Layer) -> keras.Model:
+    index = keras.Input((1,), name="index")
+    return keras.Model({"index": index}, {"vector": _look_up(table, index)}, name="preset")
+
+
+def _look_up(table: layers.Layer, index: Any) -> Any:
+    return layers.Reshape((VECTOR,))(table(index))

@@ -56,7 +56,7 @@ class StylizeAny(Recipe):
     title = "Any style"
     description = "Paints a picture in the style of any other picture, in one pass."
     architecture = "Transformer network, instance normalization by a style vector at every depth"
-    packs = ("photos", "styles")
+    packs: tuple[str, ...] = ("photos", "styles")
     weights = (WEIGHTS,)
     geometry = {"kind": "tiled", "multiple": MULTIPLE, "tile_size": 768, "tile_step": 64, "halo": HALO}
     defaults = {"statistics_side": STATISTICS_SIDE, "style_side": STYLE_SIDE}
@@ -113,9 +113,10 @@ class StylizeAny(Recipe):
         photograph = cv2.resize(skimage.data.chelsea()[:, 60:360], (256, 256), interpolation=cv2.INTER_AREA)
         found = {}
         for number, style in enumerate(self.styles(packs)):
-            vector = _numpy(networks["preset"]({"index": np.full((1, 1), number, np.float32)})["vector"])
             file = io.BytesIO()
-            Image.fromarray(paint(networks, photograph, vector)).save(file, "webp", quality=80, method=6)
+            Image.fromarray(paint(networks, photograph, preset_vector(networks, number))).save(
+                file, "webp", quality=80, method=6
+            )
             found[f"styles/{style['name']}.webp"] = file.getvalue()
         return found
 
@@ -165,10 +166,7 @@ class Painter(Part):
         same = network({"image": image[:1], "style": image[:1]})["image"]
         identity = ops.mean(ops.square(same - image[:1]))
         return (
-            content
-            + STYLE_WEIGHT * style_distance
-            + IDENTITY_WEIGHT * identity
-            + VARIATION_WEIGHT * _variation(painted)
+            content + STYLE_WEIGHT * style_distance + IDENTITY_WEIGHT * identity + VARIATION_WEIGHT * variation(painted)
         )
 
     def load_held_out(self, packs: Packs) -> list[tuple[np.ndarray, np.ndarray, PairTargets]]:
@@ -233,7 +231,8 @@ def crop(picture: np.ndarray, size: int, random: np.random.Generator, least: flo
     return np.ascontiguousarray(part[:, ::-1] if random.random() < 0.5 else part)
 
 
-def _variation(image: Any) -> Any:
+def variation(image: Any) -> Any:
+    """Return the mean square difference of neighbors, of pictures [N,H,W,3]."""
     down, right = image[:, 1:] - image[:, :-1], image[:, :, 1:] - image[:, :, :-1]
     return ops.mean(ops.square(down)) + ops.mean(ops.square(right))
 
@@ -254,6 +253,11 @@ def paint(networks: Mapping[str, Any], picture: np.ndarray, vector: np.ndarray) 
     measured = _numpy(networks["statistics"]({"image": small, "vector": vector})["moments"])
     painted = _numpy(networks["paint"]({"image": image, "vector": vector, "moments": measured})["image"])[0]
     return np.rint(np.clip(painted, 0, 1) * 255).astype(np.uint8)
+
+
+def preset_vector(networks: Mapping[str, Any], number: int) -> np.ndarray:
+    """Return the style vector [1,VECTOR] of a preset, by its number."""
+    return _numpy(networks["preset"]({"index": np.full((1, 1), number, np.float32)})["vector"])
 
 
 def encode(networks: Mapping[str, Any], painting: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import Literal
 
@@ -26,6 +27,9 @@ from app.tasks.stylize.canvas import canvas_size, finish_painting, make_canvas
 from app.tasks.stylize.optimization import apply_difference, optimize_style
 from app.tasks.tiling import Stopwatch, plan_for, run_tiled
 from models.manifest import Manifest
+
+PRESETS = "presets"
+"""The model that a preset is painted with where no model is named, if it has it."""
 
 
 class StylizeOptions(TaskOptions):
@@ -121,10 +125,23 @@ def find_model(options: StylizeOptions, engine: Engine, *, has_style_image: bool
     if preset is not None and options.method == "optimize":
         text = "`method=optimize` needs a `style_image` instead of a preset in `style`."
         raise ConflictingFields(text, field="method", value=options.method)
+    if preset is not None and options.model_name is None and (painter := _find_presets(preset, engine)):
+        return painter
     manifest = _find(options, engine)
     if preset is not None:
         _preset_index(preset, manifest)
+    elif options.method == "fast" and "encode" not in manifest.signatures:
+        text = f"The model {manifest.id} paints only its presets. Send `style` instead of `style_image`."
+        raise ConflictingFields(text, field="model", value=manifest.id)
     return manifest
+
+
+def _find_presets(preset: str, engine: Engine) -> Manifest | None:
+    """Return the model that knows nothing but presets, if there is one, it works, and it has this one."""
+    with suppress(UnknownModel, ModelUnavailable):
+        manifest = engine.find("stylize", PRESETS)
+        return manifest if preset in (style.name for style in manifest.styles) else None
+    return None
 
 
 def _find(options: StylizeOptions, engine: Engine) -> Manifest:
@@ -172,7 +189,7 @@ async def _stylize_in_one_pass(
     plan = await plan_for(canvas, manifest, "paint", engine.tile_mebibytes)
     vector = await _style_vector(style_image, options, manifest, engine, context)
     if options.strength < 1:
-        own = await _encode(picture, manifest, engine, context)
+        own = await _own_vector(picture, manifest, engine, context)
         vector = np.float32(options.strength) * vector + np.float32(1 - options.strength) * own
     side = int(manifest_default(manifest, "statistics_side"))
     small = await asyncio.to_thread(reduce_picture, picture.pixels, side, manifest.geometry.multiple)
@@ -199,7 +216,18 @@ async def _style_vector(
 ) -> Floats:
     if style_image is not None:
         return await _encode(style_image, manifest, engine, context)
-    index = np.full((1, 1), _preset_index(str(options.preset), manifest), np.float32)
+    return await _preset_vector(_preset_index(str(options.preset), manifest), manifest, engine, context)
+
+
+async def _own_vector(picture: Picture, manifest: Manifest, engine: Engine, context: RequestContext) -> Floats:
+    """Return the vector in which the network leaves `picture` nearly as it is: its own style, or a learned one."""
+    if "encode" in manifest.signatures:
+        return await _encode(picture, manifest, engine, context)
+    return await _preset_vector(len(manifest.styles), manifest, engine, context)
+
+
+async def _preset_vector(number: int, manifest: Manifest, engine: Engine, context: RequestContext) -> Floats:
+    index = np.full((1, 1), number, np.float32)
     return (await infer(manifest, "preset", {"index": index}, engine, context))["vector"]
 
 
@@ -261,7 +289,10 @@ def _check(options: StylizeOptions, sizes: Sizes, engine: Engine) -> None:
 
 
 def _probe(manifest: Manifest, picture: Picture) -> tuple[StylizeOptions, dict[str, Picture]]:
-    return StylizeOptions(model=manifest.versioned_name), {"style_image": picture}
+    model = manifest.versioned_name
+    if "encode" in manifest.signatures or not manifest.styles:
+        return StylizeOptions(model=model), {"style_image": picture}
+    return StylizeOptions(model=model, style=manifest.styles[0].name), {}
 
 
 TASK = Task(

@@ -33,6 +33,7 @@ def test_a_preset_that_is_listed_can_be_painted_in(service: Service) -> None:
         "year": "c. 1900",
         "preview": None,
         "painting": None,
+        "model": "stylize/color@1",
     }
     for style in listed["styles"]:
         answer = service.send("/stylize", style=style["name"])
@@ -53,6 +54,17 @@ def test_without_a_painter_there_are_no_styles() -> None:
     with serving(models=[manifest(default=True)]) as service:
         assert service.client.get("/styles").json() == {"model": None, "styles": []}
         assert service.client.get("/styles/starry-night.webp").status_code == 404
+
+
+def test_styles_of_the_model_for_presets_come_first() -> None:
+    signatures = {name: one for name, one in stylize_signatures().items() if name != "encode"}
+    presets = manifest("stylize", "presets", signatures=signatures, styles=STYLES[1:], defaults=dict(PAINTER))
+    with serving(models=[*MODELS, presets]) as service:
+        listed = service.client.get("/styles").json()
+        found = [(style["name"], style["model"]) for style in listed["styles"]]
+        assert found == [("green-field", "stylize/presets@1"), ("starry-night", "stylize/color@1")]
+        for name, model in found:
+            assert service.send("/stylize", style=name).headers["x-model"] == model
 
 
 @pytest.mark.integration

@@ -20,6 +20,13 @@ from tests.engines import FunctionEngine, Painter
 from tests.model_repository import OPTIMIZER, PAINTER, STYLES, WHOLE, manifest, optimize_signatures, stylize_signatures
 
 COLOR = manifest("stylize", "colour", signatures=stylize_signatures(), styles=STYLES, defaults=dict(PAINTER))
+PRESETS = manifest(
+    "stylize",
+    "presets",
+    signatures={name: one for name, one in stylize_signatures().items() if name != "encode"},
+    styles=STYLES[1:],
+    defaults={"statistics_side": PAINTER["statistics_side"]},
+)
 VGG = manifest("stylize", "vgg19", signatures=optimize_signatures(), geometry=WHOLE, defaults=dict(OPTIMIZER))
 
 
@@ -135,6 +142,24 @@ def test_a_model_without_presets_says_so() -> None:
     bare = COLOR.model_copy(update={"styles": []})
     with pytest.raises(UnknownStyle, match="has no presets"):
         painted(grey(100), engine(bare), style="starry-night")
+
+
+def test_a_preset_is_painted_by_the_model_for_presets_if_that_has_it() -> None:
+    device = engine(COLOR, PRESETS)
+    assert painted(grey(100), device, style="green-field").model == "stylize/presets@1"
+    assert painted(grey(100), device, style="green-field", model="colour").model == "stylize/colour@1"
+    assert painted(grey(100), device, style="starry-night").model == "stylize/colour@1"
+    assert painted(grey(100), device, style_image=grey(200)).model == "stylize/colour@1"
+    with pytest.raises(UnknownStyle, match="starry-night"):
+        painted(grey(100), device, style="starry-knight")
+    with pytest.raises(ConflictingFields, match="paints only its presets"):
+        painted(grey(100), device, style_image=grey(200), model="presets")
+
+
+def test_a_model_for_presets_has_a_vector_after_them_for_the_picture_as_it_is() -> None:
+    answer = painted(grey(100), engine(COLOR, PRESETS), style="green-field", strength=0.5)
+    half = 0.5 * np.array(Painter.PRESETS[0]) * 255 + 0.5 * np.array(Painter.PRESETS[1]) * 255
+    assert np.abs(answer.picture.pixels - (100 + 0.75 * (half - 100))).max() <= 1
 
 
 def test_without_vgg19_the_command_that_installs_it_is_named() -> None:
