@@ -41,7 +41,11 @@ from models import repository
 from models.manifest import Manifest, read
 
 SIGNATURES = {"denoise": "denoise", "superres": "x2", "stylize": "paint"}
-OPTIONS: dict[str, dict[str, Any]] = {"denoise": {}, "superres": {"scale": 2}, "stylize": {"style": "starry-night"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "denoise": {},
+    "superres": {"model": "photo", "scale": 2},
+    "stylize": {"style": "starry-night"},
+}
 FEW_MEGAPIXELS = 4
 """Larger pictures are measured once: they have many tiles."""
 
