@@ -12,8 +12,8 @@ together with the other methods, and with the Gram ratio: the distance of the Gr
 over before. All pairs in 60 steps take an hour on two cores. `--starts` prints only that ratio after several numbers of
 steps, starting from the picture and from the painting in one pass.
 
-`--presets` compares the models that have presets, on ten photographs in each. `--strengths` prints how far the result
-is from the photograph, for five strengths and the size of a phone's screen.
+`--presets` compares the models that have presets, on ten photographs in each, or on `--pairs`. `--strengths` prints how
+far the result is from the photograph, for five strengths.
 """
 
 from __future__ import annotations
@@ -117,12 +117,14 @@ def measure_starts(pairs: int, packs: Packs) -> None:
         print("| {} | {:.3f} | {:.3f} |".format(steps, *np.mean(ratios, axis=0)), flush=True)
 
 
-def measure_presets(packs: Packs) -> None:
-    """Print the distances of ten photographs in each preset, and how much of that of the Gram matrices is left."""
-    engine, pictures, paintings = BareEngine(Settings()), contents(packs)[::2], presets(packs)
+def measure_presets(pictures: list[np.ndarray], packs: Packs) -> None:
+    """Print the distances of `pictures` in each preset, and how much of that of the Gram matrices is left."""
+    engine = BareEngine(Settings())
     names = [style.name for style in engine.find("stylize", PRESETS).styles]
+    known = zip(engine.find("stylize", "any").styles, presets(packs), strict=True)
+    paintings = [painting for style, painting in known if style.name in names]
     network = vgg19.build(style_optimizer.STYLE, packs.weights(WEIGHTS))
-    command, left = f"{COMMAND} --presets", ["any", PRESETS]
+    command, left = f"{COMMAND} --presets --pairs {len(pictures)}", ["any", PRESETS]
     ratios: dict[str, list[float]] = {model: [] for model in left}
 
     def paint(model: str, picture: np.ndarray, painting: np.ndarray) -> np.ndarray:
@@ -176,8 +178,11 @@ def measure(options: argparse.Namespace) -> None:
     if options.starts:
         measure_starts(options.pairs or 4, Packs())
         return
-    if options.presets or options.strengths:
-        (measure_presets if options.presets else measure_strengths)(Packs())
+    if options.strengths:
+        measure_strengths(Packs())
+        return
+    if options.presets:
+        measure_presets(contents(Packs())[::2][: options.pairs or None], Packs())
         return
     packs, engine = Packs(), BareEngine(Settings())
     methods: dict[str, Paint] = {"stylize/any": partial(stylize_picture, engine)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 from typing import Any
 
 import cv2
@@ -21,13 +22,15 @@ from app.imaging.tiles import make_plan
 from app.tasks.base import TaskResult
 from app.tasks.stylize import canvas
 from app.tasks.stylize.task import StylizeOptions, stylize
-from models.manifest import read
+from models.manifest import Manifest, read
 from tests.published.test_repository import FOLDERS, PUBLISHED
 
 pytestmark = pytest.mark.tf
 
 FOLDER = next(folder for folder in FOLDERS if folder.parts[-3:-1] == ("stylize", "any"))
 MANIFEST = read(FOLDER)
+PAINTERS = [found for found in map(read, FOLDERS) if found.task == "stylize"]
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +59,26 @@ def photograph(height: int, width: int) -> NDArray[np.uint8]:
     return np.clip(large + grain, 0, 255).astype(np.uint8)
 
 
-def test_each_preset_has_its_painting() -> None:
-    assert len(MANIFEST.styles) == 16
-    assert {f"styles/{style.name}.webp" for style in MANIFEST.styles} <= set(MANIFEST.files)
-    assert "impression-sunrise" in {style.name for style in MANIFEST.styles}
+@pytest.mark.parametrize("found", PAINTERS, ids=lambda found: found.name)
+def test_each_preset_has_its_sample(found: Manifest) -> None:
+    assert len(found.styles) == {"any": 16, "presets": 14}[found.name]
+    assert {f"styles/{style.name}.webp" for style in found.styles} <= set(found.files)
+    assert "impression-sunrise" in {style.name for style in found.styles}
+
+
+def test_presets_are_painted_by_the_model_for_them_and_other_styles_are_not(registry: Registry) -> None:
+    pixels = photograph(64, 96)
+    assert painted(registry, pixels, style="starry-night").model.startswith("stylize/presets@")
+    assert painted(registry, pixels, style_image=Picture(pixels)).model == MANIFEST.id
+
+
+@pytest.mark.parametrize("model", ["any", "presets"])
+def test_strength_leads_away_from_the_photograph(registry: Registry, model: str) -> None:
+    pixels = photograph(120, 180)
+    found = [painted(registry, pixels, style="great-wave", model=model, strength=s).picture.pixels for s in STRENGTHS]
+    apart = [float(np.sqrt(np.mean((one.astype(float) - pixels) ** 2))) for one in found]
+    assert apart[0] == 0
+    assert all(one < other for one, other in itertools.pairwise(apart))
 
 
 def test_presets_differ_and_a_picture_is_painted_in_its_own_way(registry: Registry) -> None:
