@@ -74,17 +74,21 @@ class StylizePresets(StylizeAny):
         listed, and then that for the picture as it is."""
         parts = style_painter.split(networks["painter"])
         (vectors,) = networks["painter"].get_layer("presets").get_weights()
-        kept = [number for number, style in enumerate(super().styles(packs)) if style["name"] not in LEFT_OUT]
-        return parts | {"preset": style_painter.presets(vectors[[*kept, len(vectors) - 1]])}
+        return parts | {"preset": style_painter.presets(vectors[[*self._published(packs), len(vectors) - 1]])}
+
+    def _published(self, packs: Packs) -> list[int]:
+        """Return the numbers of the presets that are not left out, among all."""
+        return [number for number, style in enumerate(super().styles(packs)) if style["name"] not in LEFT_OUT]
 
     def styles(self, packs: Packs) -> list[dict[str, str]]:
         """Return name, title, artist and year of each preset but those that are left out."""
-        return [style for style in super().styles(packs) if style["name"] not in LEFT_OUT]
+        known = super().styles(packs)
+        return [known[number] for number in self._published(packs)]
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
         """Return the distances of pictures in the style of the presets."""
-        known = zip(super().styles(packs), stylization.presets(packs), strict=True)
-        paintings = [painting for style, painting in known if style["name"] not in LEFT_OUT]
+        known = stylization.presets(packs)
+        paintings = [known[number] for number in self._published(packs)]
 
         def painted(picture: np.ndarray, painting: np.ndarray) -> np.ndarray:
             number = next(n for n, one in enumerate(paintings) if one is painting)
