@@ -60,6 +60,20 @@ def _sweep(image: Any, alpha: Any, mixed: Any, front: Any, back: Any, count: Any
                     back[y, x, c] = min(max(scale * (m00 * b - m01 * f), np.float32(0)), np.float32(1))
 
 
+@compiled
+def _take_certain(image: Any, alpha: Any, front: Any, back: Any) -> None:
+    """Set `front` where `alpha` is opaque, and `back` where it is transparent, to the colors of `image`, in place."""
+    height, width, channels = image.shape
+    for y in range(height):
+        for x in range(width):
+            if alpha[y, x] >= 1:
+                for c in range(channels):
+                    front[y, x, c] = image[y, x, c]
+            elif alpha[y, x] <= 0:
+                for c in range(channels):
+                    back[y, x, c] = image[y, x, c]
+
+
 class EdgeColors:
     """The colors of both sides of the edges in `pixels` (height, width, c), whose opacity is `alpha` (height, width).
 
@@ -124,18 +138,19 @@ class EdgeColors:
 
 def _solve(image: Floats, alpha: Floats) -> tuple[Floats, Floats]:
     """Return both colors from the coarsest level, of one pixel, to that of `image`."""
-    size = alpha.shape
-    count = math.ceil(math.log2(max(2, *size)))
-    front = back = image.mean(axis=(0, 1), keepdims=True)
-    for level in range(count, -1, -1):
-        at = max(1, size[0] >> level), max(1, size[1] >> level)
-        front, back = _improve(_reduce(image, at), _reduce(alpha, at), _enlarge(front, at), _enlarge(back, at))
+    levels = [(image, alpha)]
+    while max(levels[-1][1].shape) > 1:
+        size = tuple(max(1, side // 2) for side in levels[-1][1].shape)
+        levels.append((_reduce(levels[-1][0], size), _reduce(levels[-1][1], size)))
+    front = back = levels[-1][0]
+    for finer, opacity in reversed(levels):
+        front, back = _improve(finer, opacity, _enlarge(front, opacity.shape), _enlarge(back, opacity.shape))
     return front, back
 
 
 def _improve(image: Floats, alpha: Floats, front: Floats, back: Floats) -> tuple[Floats, Floats]:
-    front = np.where(alpha[..., None] >= 1, image, front)
-    back = np.where(alpha[..., None] <= 0, image, back)
+    """Improve the colors `front` and `back` in place, and return them."""
+    _take_certain(image, alpha, front, back)
     mixed = ((alpha > 0) & (alpha < 1)).astype(np.uint8)
     mixed = cv2.dilate(mixed, np.ones((5, 5), np.uint8)).view(np.bool_)
     count = SMALL_SWEEPS if max(alpha.shape) <= SMALL else SWEEPS

@@ -13,10 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from app.imaging.compilation import compiled
 from app.imaging.picture import Floats
 
 MAX_STRIP_ROWS = 256
 MAX_STRIP_PIXELS = 2**20
+BLOCK = 128
+"""Pixels a side of the blocks that are left out of `smooth` where nothing in them is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +46,8 @@ def fit(probabilities: Floats, guide: Floats, *, radius: int = 4, epsilon: float
     """
     classes = probabilities.shape[-1]
     indices = np.flatnonzero(probabilities.max(axis=(0, 1)) >= 0.5 / classes) if classes > 1 else np.zeros(1, np.intp)
-    probabilities = probabilities[..., indices]
-
-    def mean(values: Floats) -> Floats:
-        return box_mean(values, radius)
-
-    mean_guide, mean_probabilities = mean(guide), mean(probabilities)
-    covariance = mean(guide[..., :, None] * guide[..., None, :]) - mean_guide[..., :, None] * mean_guide[..., None, :]
-    cross_covariance = mean(probabilities[..., :, None] * guide[..., None, :])
-    cross_covariance -= mean_probabilities[..., :, None] * mean_guide[..., None, :]
-    slopes = cross_covariance @ _invert(covariance + epsilon * np.eye(3, dtype=np.float32))
-    intercepts = np.asarray(mean_probabilities - (slopes @ mean_guide[..., None])[..., 0], np.float32)
-    return GuidedFilter(mean(slopes), mean(intercepts), tuple(map(int, indices)), classes)
+    models = _fit_models(probabilities[..., indices], guide, np.ones(guide.shape[:2], np.bool_), radius, epsilon)
+    return GuidedFilter(models[..., :3], models[..., 3], tuple(map(int, indices)), classes)
 
 
 def smooth(values: Floats, guide: Floats, where: NDArray[np.bool_], *, radius: int, epsilon: float) -> Floats:
@@ -64,18 +57,32 @@ def smooth(values: Floats, guide: Floats, where: NDArray[np.bool_], *, radius: i
     """
     if guide.shape[-1] == 1:
         guide = np.repeat(guide, 3, axis=-1)
-    solved = cv2.dilate(where.astype(np.uint8), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)).view(np.bool_)
-    pairs = [guide[..., i] * guide[..., j] for i in range(3) for j in range(i, 3)]
-    products = np.dstack([guide, values, guide * values[..., None], *pairs])
-    means = box_mean(products, radius)[solved]
-    color, value, cross = means[:, :3], means[:, 3], means[:, 4:7]
-    square = means[:, 7:][:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-    covariance = square - color[:, :, None] * color[:, None, :] + epsilon * np.eye(3, dtype=np.float32)
-    slopes = ((cross - color * value[:, None])[:, None, :] @ _invert(covariance))[:, 0]
-    model = np.zeros((*values.shape, 4), np.float32)
-    model[solved] = np.column_stack([slopes, value - (slopes * color).sum(axis=-1)])
-    model = box_mean(model, radius)
-    return np.asarray(np.clip(np.einsum("ijk,ijk->ij", model[..., :3], guide) + model[..., 3], 0.0, 1.0), np.float32)
+    result = np.zeros(values.shape, np.float32)
+    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    for part, inner in _split(where, 2 * radius):
+        wanted = np.zeros(values[part].shape, np.bool_)
+        wanted[inner] = where[part][inner]
+        solved = cv2.dilate(wanted.astype(np.uint8), window).view(np.bool_)
+        color = np.ascontiguousarray(guide[part])
+        models = _fit_models(values[part][..., None], color, solved, radius, epsilon)
+        result[part] += _apply_models(models, color, wanted)
+    return result
+
+
+def _split(where: NDArray[np.bool_], margin: int) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Yield parts of a picture with a margin, and what of each is inner: together that has all pixels in `where`."""
+    for top in range(0, where.shape[0], BLOCK):
+        for left in range(0, where.shape[1], BLOCK):
+            block = where[top : top + BLOCK, left : left + BLOCK]
+            if not block.any():
+                continue
+            part, inner = [], []
+            for axis, begin in enumerate((top, left)):
+                found = np.flatnonzero(block.any(axis=1 - axis))
+                first, end = begin + int(found[0]), begin + int(found[-1]) + 1
+                part.append(slice(max(0, first - margin), min(where.shape[axis], end + margin)))
+                inner.append(slice(first - part[-1].start, end - part[-1].start))
+            yield tuple(part), tuple(inner)
 
 
 def box_mean(values: Floats, radius: int) -> Floats:
@@ -85,16 +92,86 @@ def box_mean(values: Floats, radius: int) -> Floats:
     return np.asarray(boxed, np.float32).reshape(values.shape)
 
 
-def _invert(matrices: Floats) -> Floats:
-    """Return the inverses of symmetric matrices, float32 (..., 3, 3), by cofactors: faster than LAPACK per matrix.
+def _fit_models(values: Floats, guide: Floats, where: NDArray[np.bool_], radius: int, epsilon: float) -> Floats:
+    """Return slopes and intercept of each of `values` (h, w, n) by `guide` (h, w, 3), float32 (h, w, n, 4).
 
-    Computed in double precision: at an edge of two flat colors the matrix has nearly rank 1, and cofactors cancel.
+    They are means over the windows that a pixel is in, of those around pixels in `where`.
     """
-    (a, b, c), (_, d, e), (_, _, f) = np.moveaxis(matrices.astype(np.float64), (-2, -1), (0, 1))
-    aa, ab, ac = d * f - e * e, c * e - b * f, b * e - c * d
-    bb, bc, cc = a * f - c * c, b * c - a * e, a * d - b * b
-    cofactors = np.stack([aa, ab, ac, ab, bb, bc, ac, bc, cc], axis=-1).reshape(matrices.shape)
-    return np.asarray(cofactors / (a * aa + b * ab + c * ac)[..., None, None], np.float32)
+    height, width, count = values.shape
+    products = np.empty((height, width, 9 + 4 * count), np.float32)
+    _multiply(np.ascontiguousarray(values), np.ascontiguousarray(guide), products)
+    models = np.zeros((height, width, count, 4), np.float32)
+    _solve_windows(box_mean(products, radius), where, epsilon, models)
+    return box_mean(models, radius)
+
+
+@compiled
+def _multiply(values: Any, guide: Any, products: Any) -> None:
+    """Fill `products` (h, w, 9 + 4 n): the guide, its six products with itself, and of each value, it and its products
+    with the guide."""
+    height, width, count = values.shape
+    for y in range(height):
+        for x in range(width):
+            place = 3
+            for i in range(3):
+                products[y, x, i] = guide[y, x, i]
+                for j in range(i, 3):
+                    products[y, x, place] = guide[y, x, i] * guide[y, x, j]
+                    place += 1
+            for n in range(count):
+                products[y, x, place] = values[y, x, n]
+                for i in range(3):
+                    products[y, x, place + 1 + i] = values[y, x, n] * guide[y, x, i]
+                place += 4
+
+
+@compiled
+def _solve_windows(means: Any, where: Any, epsilon: Any, models: Any) -> None:
+    """Fill `models` (h, w, n, 4) at pixels in `where`: the least squares of their windows, by means of products.
+
+    In double precision: at an edge of two flat colors the covariance has nearly rank 1, and cofactors cancel.
+    """
+    height, width, count, _ = models.shape
+    for y in range(height):
+        for x in range(width):
+            if not where[y, x]:
+                continue
+            mean = means[y, x].astype(np.float64)
+            red, green, blue = mean[0], mean[1], mean[2]
+            a, b, c = mean[3] - red * red + epsilon, mean[4] - red * green, mean[5] - red * blue
+            d, e, f = mean[6] - green * green + epsilon, mean[7] - green * blue, mean[8] - blue * blue + epsilon
+            aa, ab, ac = d * f - e * e, c * e - b * f, b * e - c * d
+            bb, bc, cc = a * f - c * c, b * c - a * e, a * d - b * b
+            scale = 1 / (a * aa + b * ab + c * ac)
+            for n in range(count):
+                value = mean[9 + 4 * n]
+                u, v, w = (
+                    mean[10 + 4 * n] - value * red,
+                    mean[11 + 4 * n] - value * green,
+                    mean[12 + 4 * n] - value * blue,
+                )
+                p, q, r = (
+                    (aa * u + ab * v + ac * w) * scale,
+                    (ab * u + bb * v + bc * w) * scale,
+                    (ac * u + bc * v + cc * w) * scale,
+                )
+                models[y, x, n, 0], models[y, x, n, 1], models[y, x, n, 2] = p, q, r
+                models[y, x, n, 3] = value - p * red - q * green - r * blue
+
+
+@compiled
+def _apply_models(models: Any, guide: Any, where: Any) -> Any:
+    """Return what `models` (h, w, 1, 4) give for the guide at pixels in `where`, clipped to [0, 1]; 0 elsewhere."""
+    height, width = where.shape
+    result = np.zeros((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            if where[y, x]:
+                value = models[y, x, 0, 3]
+                for i in range(3):
+                    value += models[y, x, 0, i] * guide[y, x, i]
+                result[y, x] = min(max(value, np.float32(0)), np.float32(1))
+    return result
 
 
 def split_rows(height: int, width: int, min_rows: int = 16) -> Iterator[slice]:

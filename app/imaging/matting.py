@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.imaging import guided_filter
+from app.imaging.compilation import compiled
 from app.imaging.picture import Floats
 
 CERTAIN = 0.02
@@ -67,14 +68,27 @@ def refine_opacity(image: Floats, opacity: Floats, front: Floats, back: Floats, 
     (Levin et al. 2008, A Closed-Form Solution to Natural Image Matting).
     """
     unsure = (opacity > 0) & (opacity < 1)
-    apart = front - back
-    along, length = (np.einsum("ijk,ijk->ij", apart, other) for other in (image - back, apart))
-    placed = (along + PRIOR * opacity) / (length + PRIOR)
-    placed = np.where(unsure, np.clip(placed, 0, 1), opacity).astype(np.float32)
+    placed = opacity.copy()
+    _place_between(image, front, back, unsure, placed)
     smooth = guided_filter.smooth(placed, image, unsure, radius=radius, epsilon=1e-4)
     # What is within CERTAIN of opaque or transparent is that: colors would be lifted by noise.
     stretched = (np.where(unsure, smooth, opacity) - CERTAIN) / (1 - 2 * CERTAIN)
     return np.asarray(np.clip(stretched, 0, 1), np.float32)
+
+
+@compiled
+def _place_between(image: Any, front: Any, back: Any, unsure: Any, opacity: Any) -> None:
+    """Set `opacity` (h, w), in place where it is `unsure`, by where the color is between `front` and `back`."""
+    height, width, channels = image.shape
+    for y in range(height):
+        for x in range(width):
+            if unsure[y, x]:
+                along, length = PRIOR * opacity[y, x], PRIOR
+                for c in range(channels):
+                    apart = front[y, x, c] - back[y, x, c]
+                    along += apart * (image[y, x, c] - back[y, x, c])
+                    length += apart * apart
+                opacity[y, x] = min(max(along / length, np.float32(0)), np.float32(1))
 
 
 def shrink_alpha(alpha: NDArray[Any], pixels: int) -> NDArray[Any]:

@@ -6,8 +6,10 @@ import functools
 
 import numpy as np
 
+from app.imaging import guided_filter
 from app.imaging.exemplar.fill import fill
 from app.imaging.foreground import EdgeColors
+from app.imaging.matting import refine_opacity
 
 
 @functools.cache
@@ -21,4 +23,6 @@ def compile_loops() -> None:
     hole[32:64, 32:64] = True
     fill(picture, hole)
     fill(picture.astype(np.uint16), hole)
-    EdgeColors(picture, np.arange(96, dtype=np.uint8)[None].repeat(96, 0))
+    edges = EdgeColors(picture, np.arange(96, dtype=np.uint8)[None].repeat(96, 0))
+    edges.estimate(next(edges.windows()), functools.partial(refine_opacity, radius=3))
+    guided_filter.fit(np.zeros((8, 8, 1), np.float32), np.zeros((8, 8, 3), np.float32))

@@ -150,8 +150,7 @@ def _separate(found: Segmentation, picture: Picture) -> tuple[NDArray[Any], NDAr
     pixels, alpha = picture.pixels.copy(), first.copy()  # of which windows change each other's surroundings
     for window in edges.windows():
         opacity, colors = edges.estimate(window, refine)
-        soft = opacity < 1
-        pixels[window][soft] = np.rint(colors[soft] * white)
+        np.copyto(pixels[window], np.rint(colors * white), casting="unsafe", where=(opacity < 1)[..., None])
         alpha[window] = np.rint(opacity * white)
     return pixels, alpha
 

@@ -77,11 +77,25 @@ def test_any_size_of_picture(size: tuple[int, int]) -> None:
     assert found.shape == (*size, 2)
 
 
-def test_inverse_is_exact_for_a_window_of_two_colors() -> None:
-    color = np.random.default_rng(5).normal(0, 0.3, (50, 50, 3, 1)).astype(np.float32)
-    matrices = color @ color.swapaxes(-1, -2) + 1e-3 * np.eye(3, dtype=np.float32)
-    exact = np.linalg.inv(matrices.astype(np.float64))
-    np.testing.assert_allclose(guided_filter._invert(matrices), exact, rtol=1e-5, atol=1e-3)
+def test_a_window_of_two_flat_colors_is_solved_exactly() -> None:
+    inside = np.zeros((30, 40), np.float32)
+    inside[:, 20:] = 1
+    colors = np.array([[0.31, 0.62, 0.93], [0.32, 0.6, 0.94]], np.float32)
+    guide = colors[inside.astype(int)]
+    found = guided_filter.smooth(inside, guide, np.ones(inside.shape, bool), radius=3, epsilon=1e-9)
+    np.testing.assert_allclose(found, inside, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(5, 300), (300, 300), (129, 128)])
+def test_smoothing_a_few_places_is_smoothing_everything_there(size: tuple[int, int]) -> None:
+    random = np.random.default_rng(6)
+    values, guide = random.random(size, np.float32), random.random((*size, 3), np.float32)
+    where = random.random(size) < 0.001
+    where[size[0] // 2, 120:128] = True
+    everything = guided_filter.smooth(values, guide, np.ones(size, bool), radius=5, epsilon=1e-3)
+    found = guided_filter.smooth(values, guide, where, radius=5, epsilon=1e-3)
+    np.testing.assert_allclose(found[where], everything[where], atol=1e-4)
+    assert not found[~where].any()
 
 
 def test_smoothing_follows_the_guide_where_it_is_asked_for() -> None:
