@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.data.packs import Packs
+from training.export.folding import fold
 from training.export.variables import layer_variables
 from training.recipe import Recipe
 from training.runs import load_trained
@@ -42,7 +43,7 @@ def export(recipe: Recipe, packs: Packs, out: Path, folder: Path) -> Mapping[str
     for name, network in parts.items():
         if not _round_to_float16(recipe, name, network, packs):
             print(f"{recipe.id}:{name}: float16 loses too much accuracy; storing weights as float32", file=sys.stderr)
-    networks = recipe.served_networks(parts, packs)
+    networks = {name: fold(network) for name, network in recipe.served_networks(parts, packs).items()}
     save(networks, folder)
     compare(networks, folder, recipe.side(64))
     return networks
