@@ -1,17 +1,17 @@
 """`stylize/any`: a picture painted in any style, given as another picture, in one pass.
 
-    python -m training train stylize_any --hours 2          # two cores; 0.2 on an accelerator
+    python -m training train stylize_any --from models/published/stylize/any/2
     python -m training evaluate stylize_any
 
 `docs/training/results.md` has the figures it reached and its targets. The losses compare VGG19 activations: the
-painting's should be the picture's, their means and deviations the style's; a picture in its own style should stay the
-same.
+painting's should be the picture's, their means, deviations and Gram matrices the style's; a picture in its own style
+should stay the same.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -20,12 +20,15 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
-from training.architectures import style_painter
+from training.architectures import style_painter, vgg19
+from training.architectures.style_optimizer import grams
 from training.data.crops import validation_split
 from training.data.packs import Packs
 from training.evaluation import previews, stylization
 from training.evaluation.service import Service
 from training.evaluation.stylization import (
+    CONTENT,
+    STYLE,
     STYLE_SIDE,
     WEIGHTS,
     PairTargets,
@@ -37,14 +40,19 @@ from training.evaluation.stylization import (
     tables,
 )
 from training.evaluation.tables import ResultTable
+from training.precision import dtype_policy, has_fast_bfloat16
 from training.recipe import Batch, Part, Recipe
 
-SIZE, STYLE_SIZE = 128, 192
-STYLE_WEIGHT, IDENTITY_WEIGHT, VARIATION_WEIGHT = 2.0, 10.0, 2.0
-VIEWS = 6
-"""Crops of each style; in the last half the color channels are permuted, but not in those of presets."""
-PRESETS = 0.4
-"""The share of samples with a preset as style: presets are used most."""
+SIZE, STYLE_SIZE = 160, 192
+STYLE_WEIGHT, GRAM_WEIGHT, IDENTITY_WEIGHT, VARIATION_WEIGHT = 3.0, 1.0, 10.0, 2.0
+PRESETS = 0.2
+"""The share of samples with a preset as style."""
+RAMPS = 0.06
+"""The share of pictures that are smooth ramps of color, as skies are: without them they get stripes."""
+SOFT = 0.15
+"""The share of pictures that are blurred, as backgrounds are: without them dark ones get spots of color."""
+NOISE = 3.0
+"""The largest deviation of the noise that half of the pictures get, in levels of 255."""
 PAIRS = 5
 MULTIPLE, HALO = 4, 56
 """Beside the moments, a pixel depends only on pixels less than HALO away."""
@@ -125,48 +133,52 @@ class Painter(Part):
     """The transformer network, trained with the perceptual losses."""
 
     batch = 4
-    learning_rate = 1e-3
+    learning_rate = 5e-4
     steps_per_epoch = 25
     hours = 2.0
 
     def __init__(self) -> None:
         super().__init__()
         self._metric: PerceptualMetric | None = None
+        self._vgg: keras.Model | None = None
 
     def network(self) -> keras.Model:
         """Return a new transformer network for styles."""
         return style_painter.build()
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-        """Return `image` uint8 (N,size,size,3), `style` uint8 (N,STYLE_SIZE,STYLE_SIZE,3) and its `moments`."""
+        """Return `image` uint8 (N,SIZE,SIZE,3) and `style` uint8 (N,STYLE_SIZE,STYLE_SIZE,3)."""
         photographs, _ = validation_split(packs.pictures("photos/train"))
-        self._metric = load_perceptual_metric(packs)
+        self._metric, self._vgg = load_perceptual_metric(packs), build_fast_vgg(packs)
         paintings, _ = validation_split(packs.pictures("styles/train"))
-        styles = Styles(paintings, packs.pictures("styles/presets"), self._metric)
+        presets = packs.pictures("styles/presets")
 
         def make(index: int) -> Batch:
             random = np.random.default_rng([seed, index])
-            images = [
-                crop(photographs[random.integers(len(photographs))], SIZE, random, least=0.4) for _ in range(batch)
-            ]
-            pictures, wanted = zip(*(styles.draw(random) for _ in range(batch)), strict=True)
-            return {"image": np.stack(images), "style": np.stack(pictures), "moments": np.stack(wanted)}
+            return {
+                "image": np.stack([draw_picture(photographs, SIZE, random) for _ in range(batch)]),
+                "style": np.stack([draw_style(paintings, presets, random) for _ in range(batch)]),
+            }
 
         return make
 
     def loss(self, network: keras.Model, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Any:
-        """Return content, style and variation terms, and the error of a picture painted in its own style."""
-        metric = self._metric
-        assert metric is not None, "batches loads it"
+        """Return terms of content, of style (moments and Gram matrices) and of variation, and the error of a picture
+        painted in its own style."""
+        assert self._metric is not None, "batches loads it"
+        assert self._vgg is not None
         image, style = (ops.cast(batch[name], "float32") / 255.0 for name in ("image", "style"))
         painted = network({"image": image, "style": style})["image"]
-        seen = metric.activations(painted)
-        content = ops.mean(metric.content_distance(seen, metric.activations(image)))
-        style_distance = ops.mean(metric.style_distance(moments(seen), batch["moments"]))
+        seen, photograph, painting = (self._vgg(picture) for picture in (painted, image, style))
+        found, photograph, wanted = as_float32(seen), as_float32(photograph), moments(as_float32(painting))
+        content = ops.mean(self._metric.content_distance(found, {name: photograph[name] for name in CONTENT}))
         same = network({"image": image[:1], "style": image[:1]})["image"]
-        identity = ops.mean(ops.square(same - image[:1]))
         return (
-            content + STYLE_WEIGHT * style_distance + IDENTITY_WEIGHT * identity + VARIATION_WEIGHT * variation(painted)
+            content
+            + STYLE_WEIGHT * ops.mean(self._metric.style_distance(moments(found), wanted))
+            + GRAM_WEIGHT * gram_distance(seen, {name: grams(painting[name]) for name in STYLE})
+            + IDENTITY_WEIGHT * ops.mean(ops.square(same - image[:1]))
+            + VARIATION_WEIGHT * variation(painted)
         )
 
     def load_held_out(self, packs: Packs) -> list[tuple[np.ndarray, np.ndarray, PairTargets]]:
@@ -198,28 +210,60 @@ class Painter(Part):
         return previews.grid(rows)
 
 
-class Styles:
-    """Crops of paintings and of presets, each with its moments, which are computed when it is first drawn."""
+def build_fast_vgg(packs: Packs) -> keras.Model:
+    """Return VGG19 up to the layers of the metric, in bfloat16 where the processor has instructions for it."""
+    layers = list(load_perceptual_metric(packs).network.output)
+    with dtype_policy("bfloat16" if has_fast_bfloat16() else "float32"):
+        return vgg19.build(layers, packs.weights(WEIGHTS))
 
-    def __init__(self, paintings: list[np.ndarray], presets: list[np.ndarray], metric: PerceptualMetric) -> None:
-        self.pictures, self.known, self.metric = [*presets, *paintings], len(presets), metric
-        self.moments: dict[tuple[int, int], np.ndarray] = {}
 
-    def draw(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return uint8 (STYLE_SIZE, STYLE_SIZE, 3) and its moments, float32 (channels,)."""
-        preset = random.random() < PRESETS
-        number = random.integers(self.known) if preset else random.integers(self.known, len(self.pictures))
-        return self._view(int(number), int(random.integers(VIEWS)))
+def draw_picture(photographs: Sequence[np.ndarray], size: int, random: np.random.Generator) -> np.ndarray:
+    """Return a part of one of `photographs` or a smooth ramp, now and then blurred or noisy: uint8 (size, size, 3)."""
+    if random.random() < RAMPS:
+        image = draw_ramp(size, random)
+    else:
+        image = crop(photographs[random.integers(len(photographs))], size, random, least=0.4)
+        if random.random() < SOFT:
+            image = cv2.GaussianBlur(image, (0, 0), random.uniform(1, 6))
+    return add_noise(image, random) if random.random() < 0.5 else image
 
-    def _view(self, number: int, view: int) -> tuple[np.ndarray, np.ndarray]:
-        random = np.random.default_rng([number, view])
-        picture = crop(self.pictures[number], STYLE_SIZE, random, least=0.6)
-        if number >= self.known and view >= VIEWS // 2:
-            picture = np.ascontiguousarray(picture[..., random.permutation(3)])
-        if (number, view) not in self.moments:
-            activations = self.metric.activations((picture[None] / 255).astype(np.float32))
-            self.moments[number, view] = ops.convert_to_numpy(moments(activations))[0]
-        return picture, self.moments[number, view]
+
+def draw_style(
+    paintings: Sequence[np.ndarray], presets: Sequence[np.ndarray], random: np.random.Generator
+) -> np.ndarray:
+    """Return a part of a painting, uint8 (STYLE_SIZE, STYLE_SIZE, 3). The color channels of half of those that are no
+    presets are permuted."""
+    if random.random() < PRESETS:
+        return crop(presets[random.integers(len(presets))], STYLE_SIZE, random, least=0.6)
+    part = crop(paintings[random.integers(len(paintings))], STYLE_SIZE, random, least=0.6)
+    return np.ascontiguousarray(part[..., random.permutation(3)]) if random.random() < 0.5 else part
+
+
+def draw_ramp(size: int, random: np.random.Generator) -> np.ndarray:
+    """Return a smooth picture, uint8 (size, size, 3): colors of the corners of a coarse grid, interpolated."""
+    coarse = random.uniform(0, 255, 3) + random.normal(0, 40, (3, 3, 3))
+    smooth = cv2.resize(coarse.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.clip(np.rint(smooth), 0, 255).astype(np.uint8)
+
+
+def add_noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return uint8 `image` with white noise of up to NOISE levels."""
+    noise = random.normal(0, random.uniform(0.5, NOISE), image.shape)
+    return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+
+
+def gram_distance(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:
+    """Return the mean distance of Gram matrices of activations to `wanted` [N,C,C], relative to the latter."""
+    distances = [
+        ops.sum(ops.square(grams(seen[name]) - products), axis=(1, 2)) / ops.sum(ops.square(products), axis=(1, 2))
+        for name, products in wanted.items()
+    ]
+    return ops.mean(ops.stack(distances))
+
+
+def as_float32(activations: Mapping[str, Any]) -> dict[str, Any]:
+    """Return activations of any precision in single precision."""
+    return {name: ops.cast(values, "float32") for name, values in activations.items()}
 
 
 def crop(picture: np.ndarray, size: int, random: np.random.Generator, least: float) -> np.ndarray:

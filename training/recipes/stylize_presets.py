@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 from keras import ops
 
-from training.architectures import style_painter, vgg19
+from training.architectures import style_painter
 from training.architectures.style_optimizer import grams
 from training.data.crops import validation_split
 from training.data.packs import Packs
@@ -26,7 +25,6 @@ from training.evaluation import previews, stylization
 from training.evaluation.stylization import (
     CONTENT,
     STYLE,
-    WEIGHTS,
     PairTargets,
     PerceptualMetric,
     contents,
@@ -36,18 +34,23 @@ from training.evaluation.stylization import (
     tables,
 )
 from training.evaluation.tables import ResultTable
-from training.precision import dtype_policy, has_fast_bfloat16
 from training.recipe import Batch, NotSupported, Part
-from training.recipes.stylize_any import STATISTICS_SIDE, StylizeAny, crop, paint, preset_vector, variation
+from training.recipes.stylize_any import (
+    STATISTICS_SIDE,
+    StylizeAny,
+    as_float32,
+    build_fast_vgg,
+    draw_picture,
+    gram_distance,
+    paint,
+    preset_vector,
+    variation,
+)
 
 SIZE = 224
 STYLE_SIDES = {256: 0.5, 416: 0.5}
 """The sizes of the paintings whose statistics are learned, and how much each counts: fine strokes, and broad ones."""
 STYLE_WEIGHT, GRAM_WEIGHT, IDENTITY_WEIGHT, VARIATION_WEIGHT = 1.6, 2.6, 10.0, 2.0
-RAMPS = 0.06
-"""The share of pictures that are smooth ramps of color, as skies are: without them they get stripes."""
-NOISE = 3.0
-"""The largest deviation of the noise that half of the pictures get, in levels of 255."""
 LEFT_OUT = ("senecio", "the-kiss-klimt")
 """Presets that are trained and not published: dark places of soft pictures get spots of magenta in them."""
 PHOTOGRAPHS, EVERY_STYLE = 2, 4
@@ -132,22 +135,14 @@ class PresetPainter(Part):
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
         """Return `image` uint8 (N,SIZE,SIZE,3) and `index` int32 (N,1), the number of its style."""
         photographs, _ = validation_split([*packs.pictures("photos/train"), *packs.pictures("content/train")])
-        self._metric = load_perceptual_metric(packs)
-        with dtype_policy("bfloat16" if has_fast_bfloat16() else "float32"):
-            self._vgg = vgg19.build(list(self._metric.network.output), packs.weights(WEIGHTS))
+        self._metric, self._vgg = load_perceptual_metric(packs), build_fast_vgg(packs)
         self._measure_styles(packs)
 
         def make(index: int) -> Batch:
             random = np.random.default_rng([seed, index])
-            images = [
-                draw_ramp(SIZE, random)
-                if random.random() < RAMPS
-                else crop(photographs[random.integers(len(photographs))], SIZE, random, least=0.4)
-                for _ in range(batch)
-            ]
+            images = [draw_picture(photographs, SIZE, random) for _ in range(batch)]
             styles = random.permutation(self.styles)[np.arange(batch) % self.styles]
-            noisy = [add_noise(image, random) if random.random() < 0.5 else image for image in images]
-            return {"image": np.stack(noisy), "index": styles[:, None].astype(np.int32)}
+            return {"image": np.stack(images), "index": styles[:, None].astype(np.int32)}
 
         return make
 
@@ -174,8 +169,8 @@ class PresetPainter(Part):
         assert self._vgg is not None
         image, index = ops.cast(batch["image"], "float32") / 255.0, batch["index"]
         painted = network({"image": image, "index": index})["image"]
-        seen, photograph, number = self._vgg(painted), _as_float32(self._vgg(image)), index[:, 0]
-        found = _as_float32(seen)
+        seen, photograph, number = self._vgg(painted), as_float32(self._vgg(image)), index[:, 0]
+        found = as_float32(seen)
         content = ops.mean(self._metric.content_distance(found, {name: photograph[name] for name in CONTENT}))
         style = ops.mean(self._metric.style_distance(moments(found), ops.take(self._moments, number, axis=0)))
         wanted = {name: ops.take(known, number, axis=0) for name, known in self._grams.items()}
@@ -216,32 +211,6 @@ class PresetPainter(Part):
         return previews.grid([[image[0] for image in images], *rows])
 
 
-def gram_distance(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:
-    """Return the mean squared distance of Gram matrices of activations to `wanted` [N,C,C], relative to the latter."""
-    distances = [
-        ops.sum(ops.square(grams(seen[name]) - products), axis=(1, 2)) / ops.sum(ops.square(products), axis=(1, 2))
-        for name, products in wanted.items()
-    ]
-    return ops.mean(ops.stack(distances))
-
-
-def _as_float32(activations: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: ops.cast(values, "float32") for name, values in activations.items()}
-
-
 def _run(network: keras.Model, image: np.ndarray, number: int) -> np.ndarray:
     index = np.full((1, 1), number, np.float32)
     return np.asarray(ops.convert_to_numpy(network({"image": image, "index": index})["image"]))
-
-
-def draw_ramp(size: int, random: np.random.Generator) -> np.ndarray:
-    """Return a smooth picture, uint8 (size, size, 3): colors of the corners of a coarse grid, interpolated."""
-    coarse = random.uniform(0, 255, 3) + random.normal(0, 40, (3, 3, 3))
-    smooth = cv2.resize(coarse.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.clip(np.rint(smooth), 0, 255).astype(np.uint8)
-
-
-def add_noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return uint8 `image` with white noise of up to NOISE levels."""
-    noise = random.normal(0, random.uniform(0.5, NOISE), image.shape)
-    return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
