@@ -1,6 +1,6 @@
 """`stylize/any`: a picture painted in any style, given as another picture, in one pass.
 
-    python -m training train stylize_any --from models/published/stylize/any/2
+    python -m training train stylize_any --from models/published/stylize/any/3
     python -m training evaluate stylize_any
 
 `docs/training/results.md` has the figures it reached and its targets. The losses compare VGG19 activations: the

@@ -1,6 +1,6 @@
 """`stylize/presets`: a picture painted in the style of one of the presets, in one pass.
 
-    python -m training train stylize_presets --from models/published/stylize/any/2
+    python -m training train stylize_presets --from models/published/stylize/any/3
     python -m training evaluate stylize_presets
 
 `docs/training/results.md` has the figures it reached and its targets. The network is that of `stylize/any`, with a
