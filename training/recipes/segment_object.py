@@ -188,7 +188,7 @@ class ObjectPart(SegmentationPart):
     learning_rate = 3e-4
     warm_up_steps = 75
     hours = 1.4
-    first_weights = START
+    first_weights: tuple[str, ...] = START
 
     def network(self) -> keras.Model:
         """Return a new network, most of whose MobileNetV2 and first stages keep their weights."""

@@ -1,42 +1,45 @@
-"""`segment/person`: people, cut out of photographs, by DeepLabV3+ with MobileNetV2.
+"""`segment/person`: people, cut out of photographs.
 
-    python -m training train segment_person --from WEIGHTS --hours 1    # WEIGHTS: docs/data.md
+    python -m training train segment_person --from models/published/segment/object/1
     python -m training evaluate segment_person
 
-`docs/training/results.md` has its figures and targets. The pack shows hardly anything but people, so that
-a network takes whatever stands out for one; a quarter of the training samples are other photographs, labeled by a
-DeepLabV3.
+`docs/training/results.md` has its figures and targets. The network is that of `segment/object`, from whose weights it
+starts: it knows what stands out, and learns what people are. The packs show hardly anything but people, so that a
+network takes whatever stands out for one; of eight training samples two are people before other photographs, and one
+is such a photograph alone. A DeepLabV3 says in which of them there is nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
-import keras
 import numpy as np
-from keras import layers
 
-from training.architectures import deeplab, mobilenet_v2
-from training.data.packs import Packs
-from training.data.scenes import paste
+from training.data import objects
+from training.data.objects import Cutting, ObjectViews
+from training.data.packs import Packs, WrongPack
+from training.data.scenes import VOID, Scene, scenes
 from training.evaluation.metrics import confusion, intersection_over_union
 from training.evaluation.service import Service
 from training.evaluation.tables import ResultTable
 from training.recipe import Batch, Part
+from training.recipes.segment_object import ObjectPart, SegmentObject
 from training.recipes.segment_voc import PERSON, TEACHER, TeacherLabeled, load_teacher
-from training.segmentation import SegmentationDataset, SegmentationPart, SegmentationRecipe, interleave
+from training.segmentation import SegmentationDataset, SegmentationRecipe
 
-# Larger than the pictures (320): edges gain, as measured on `val`.
-SIZES = ((448, 448), (448, 352), (352, 448), (448, 272), (272, 448), (448, 176), (176, 448))
-OTHERS = ("voc/unlabeled", "photos/train")
+SIZES = ((320, 320), (320, 256), (256, 320), (320, 224), (224, 320), (384, 192), (192, 384))
+TRAINED_SIZES = ((320, 224), (256, 320), (320, 256), (288, 288))
+OTHERS = ("voc/unlabeled", "photos/train", "photos-any")
+NOBODY = 0.001
+"""Photographs of which the teacher gives less than this share to people have none."""
 CLASSES = ((0, "background", (0, 0, 0)), (1, "person", (220, 60, 60)))
 DATASET = SegmentationDataset(
     "person",
     CLASSES,
     size=(320, 320),
     canonical=SIZES,
-    scales=(0.7, 2.0),
+    scales=(0.7, 1.4),
     labels="masks",
     baselines=(("U²-Net for people, on portraits, about", 95.0),),
     note="Here portraits and whole people in mixed scenes, by masks that are partly those of other networks.",
@@ -46,12 +49,13 @@ DATASET = SegmentationDataset(
 class SegmentPerson(SegmentationRecipe):
     title = "People"
     description = "Separates people from the background."
-    architecture = "DeepLabV3+ with MobileNetV2, output stride 16, decoder to stride 2"
-    packs = ("person", "voc", "photos")
+    architecture = "U²-Netp with features of MobileNetV2 and a light last stage"
+    packs = ("person", "voc", "photos", "photos-any")
     weights = (TEACHER,)
+    starts = SegmentObject.starts
     dataset = DATASET
     classes = CLASSES
-    geometry = {"kind": "canonical", "multiple": 16, "canonical_sizes": list(SIZES)}
+    geometry = {"kind": "canonical", "multiple": 32, "canonical_sizes": list(SIZES)}
 
     def build_parts(self) -> dict[str, Part]:
         return {"segment": PersonPart()}
@@ -77,30 +81,55 @@ class SegmentPerson(SegmentationRecipe):
         return [*tables, ResultTable("20 pictures of person/test, per cent", command, columns, rows)]
 
 
-class PersonPart(SegmentationPart):
-    """DeepLabV3+ with MobileNetV2."""
+class PersonPart(ObjectPart):
+    """The network of `segment/object`, on people."""
 
     dataset = DATASET
-    batch = 8
-    learning_rate = 5e-4
+    learning_rate = 1e-4
     hours = 1.0
-
-    def network(self) -> keras.Model:
-        """Return image [N,H,W,3] -> probabilities [N,H,W,1]; height and width are multiples of 16."""
-        image = keras.Input((None, None, 3), name="image")
-        logits = deeplab.build(mobilenet_v2.features(image), 1)
-        found = layers.Activation("sigmoid", dtype="float32", name="probabilities")(logits)
-        return keras.Model({"image": image}, {"probabilities": found}, name="deeplab_person")
+    first_weights = ()
 
     def batches(self, packs: Packs, seed: int, batch: int) -> Callable[[int], Batch]:
-        """Return views `image` uint8 (N,h,w,3) with their `labels` uint8 (N,h,w).
+        """Return views `image` uint8 (N,h,w,3) with `opacity` uint8 (N,h,w).
 
-        Of four, two are of people as they are, one of another photograph, and one of a person before another.
+        Of eight, four are of masks of people, one of a scene with people in VOC's classes, two of people before other
+        photographs, and one of another photograph.
         """
-        people = DATASET.view(DATASET.scenes(packs, "train"), seed)
-        labeled = TeacherLabeled(
+        people = objects.labeled(packs, "person/train")
+        groups = [as_cutting(scene) for scene in scenes(packs, "voc/train") if (scene.labels == PERSON).any()]
+        others = TeacherLabeled(
             [picture for folder in OTHERS for picture in packs.pictures(folder)], load_teacher(packs), only=PERSON
         )
-        # Another seed: with the same, a number would always pair the same two.
-        others = DATASET.view(labeled, seed + 1)
-        return interleave([people, others, people, lambda number: paste(people(number), others(number))], batch)
+        own, group = ObjectViews(people, seed), ObjectViews(groups, seed + 1)
+        fronts = ObjectViews(people, seed + 2, smallest=0.9)
+
+        def empty(number: int, size: tuple[int, int]) -> Cutting:
+            return ObjectViews([find_empty(others, [seed, number])], seed + number)(0, size)
+
+        def before(number: int, size: tuple[int, int]) -> Cutting:
+            return objects.pasted(fronts, [find_empty(others, [seed, number])], number, size)
+
+        return objects.interleave([own, own, before, group, own, empty, own, before], batch, TRAINED_SIZES)
+
+    def load_held_out(self, packs: Packs) -> list[Scene]:
+        """Return every third picture of `val`."""
+        return self.dataset.scenes(packs, "val", slice(None, None, 3))
+
+
+def find_empty(others: Sequence[Scene], seed: Sequence[int]) -> Cutting:
+    """Return one of `others`, labeled 1 where there are people, that has none. Raises WrongPack where all have."""
+    random = np.random.default_rng([*seed, 2])
+    for number in random.permutation(len(others)):
+        scene = others[int(number)]
+        if np.mean(scene.labels == 1) < NOBODY:
+            return Cutting(scene.picture, np.zeros(scene.labels.shape, np.uint8))
+    raise WrongPack("There are people in every photograph that is to have none.")
+
+
+def as_cutting(scene: Scene) -> Cutting:
+    """Return a scene of VOC's classes with the opacity of its people. Pixels without a label get the nearest one's."""
+    known = (scene.labels == VOID).astype(np.uint8)
+    _, nearest = cv2.distanceTransformWithLabels(known, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    by_number = np.zeros(nearest.max() + 1, np.uint8)
+    by_number[nearest[known == 0]] = 255 * (scene.labels[known == 0] == PERSON)
+    return Cutting(scene.picture, by_number[nearest])
