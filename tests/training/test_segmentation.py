@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.packs import Packs
-from training.data.scenes import VOID
+from training.data.packs import Packs, WrongPack
+from training.data.scenes import VOID, Scene
 
 pytestmark = [
     pytest.mark.tf,
@@ -164,30 +164,63 @@ def test_a_student_learns_only_what_its_teacher_has_not() -> None:
     assert given <= {variable.path.split("/")[0] for variable in VocPart().network().trainable_variables}
 
 
-def test_a_person_before_another_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.recipes import segment_person
+def write_people(folder: Path, others: dict[str, int]) -> None:
+    """Write a picture of a person in its left half, a scene with VOC's classes, and gray photographs by folder."""
+    half, labels = np.zeros((320, 320, 3), np.uint8), np.zeros((320, 320), np.uint8)
+    half[:, :160], labels[:, :160], labels[:, 150:170] = 200, 15, VOID
+    files = {
+        "person/train/images": half,
+        "person/train/masks": np.where(half > 0, 255, 0).astype(np.uint8),
+        "voc/train/images": half,
+        "voc/train/labels": labels,
+        **{other: np.full((320, 320, 3), value, np.uint8) for other, value in others.items()},
+    }
+    for place, pixels in files.items():
+        (folder / place).mkdir(parents=True)
+        Image.fromarray(pixels).save(folder / place / "0.png")
 
-    for folder, values in (("person/train/images", 200), ("person/train/masks", 255)):
-        (tmp_path / folder).mkdir(parents=True)
-        half = np.zeros((320, 320, 3), np.uint8)
-        half[:, :160] = values
-        Image.fromarray(half).save(tmp_path / folder / "0.png")
-    for folder in segment_person.OTHERS:
-        (tmp_path / folder).mkdir(parents=True)
-        Image.fromarray(np.full((320, 320, 3), 30, np.uint8)).save(tmp_path / folder / "0.png")
 
-    def nobody(packs: Packs) -> Any:
+def say_everywhere(number: int) -> Any:
+    """Return what loads a teacher that gives every pixel the class `number`."""
+
+    def load(packs: Packs) -> Any:
         return lambda image: (
-            np.eye(21, dtype=np.float32)[np.zeros((image.shape[0] // 16, image.shape[1] // 16), int)] * 9
+            np.eye(21, dtype=np.float32)[np.full((image.shape[0] // 16, image.shape[1] // 16), number)] * 9
         )
 
-    monkeypatch.setattr(segment_person, "load_teacher", nobody)
-    batch = segment_person.PersonPart().batches(Packs(tmp_path), seed=0, batch=4)(0)
-    people, others, _, pasted = zip(batch["image"].mean(axis=-1), batch["labels"], strict=True)
-    assert set(np.unique(others[1])) <= {0, VOID}
-    assert set(np.unique(people[1])) <= {0, 1, VOID}
-    picture, labels = pasted
-    assert {0, 1} <= set(np.unique(labels))
-    # In front the light of the person, behind the gray of the photograph, where the pack's picture is black.
-    assert np.median(picture[labels == 1]) > np.median(picture[labels == 0]) + 50
-    assert np.median(picture[labels == 0]) > np.median(people[0][people[1] == 0]) - 1
+    return load
+
+
+def test_people_before_photographs_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.recipes import segment_person
+
+    write_people(tmp_path, dict.fromkeys(segment_person.OTHERS, 60))
+    monkeypatch.setattr(segment_person, "load_teacher", say_everywhere(0))
+    batch = segment_person.PersonPart().batches(Packs(tmp_path), seed=0, batch=8)(0)
+    for number in (0, 1, 3, 4, 6):  # people, as they are
+        assert set(np.unique(batch["opacity"][number])) >= {0, 255}
+    assert not batch["opacity"][5].any()  # nobody
+    for number in (2, 7):
+        picture, opacity = batch["image"][number].mean(axis=-1), batch["opacity"][number]
+        assert {0, 255} <= set(np.unique(opacity))
+        # In front the light of the person, behind the gray of the photograph.
+        assert np.median(picture[opacity == 255]) > np.median(picture[opacity == 0]) + 50
+
+
+def test_photographs_that_all_show_people_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.recipes import segment_person
+
+    write_people(tmp_path, dict.fromkeys(segment_person.OTHERS, 60))
+    monkeypatch.setattr(segment_person, "load_teacher", say_everywhere(segment_person.PERSON))
+    make = segment_person.PersonPart().batches(Packs(tmp_path), seed=0, batch=8)
+    with pytest.raises(WrongPack, match="There are people in every photograph"):
+        make(0)
+
+
+def test_pixels_without_a_label_get_the_nearest() -> None:
+    from training.recipes.segment_person import PERSON, as_cutting
+
+    labels = np.full((4, 12), 7, np.uint8)
+    labels[:, :6], labels[:, 4:8] = PERSON, VOID
+    opacity = as_cutting(Scene(np.zeros((4, 12, 3), np.uint8), labels)).opacity
+    assert (opacity == np.where(np.arange(12) < 6, 255, 0)).all()

@@ -89,16 +89,6 @@ class Views:
         return Scene(jitter_colors(picture, random), np.ascontiguousarray(labels))
 
 
-def paste(front: Scene, back: Scene) -> Scene:
-    """Return `back` with the foreground of `front` (its class 1) before it, both of the same size.
-
-    Copy-paste (Ghiasi et al. 2021, arXiv 2012.07177). The edge is softened, so that it does not give itself away.
-    """
-    opaque = cv2.GaussianBlur((front.labels == 1).astype(np.float32), (0, 0), 1.0)[..., None]
-    mixture = front.picture * opaque + back.picture * (1 - opaque)
-    return Scene(np.rint(mixture).astype(np.uint8), np.where(front.labels == 1, 1, back.labels).astype(np.uint8))
-
-
 def _crop_window(
     pixels: np.ndarray, sides: Sequence[int], window: Sequence[int], size: tuple[int, int], how: int, rest: int
 ) -> np.ndarray:

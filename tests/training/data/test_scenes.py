@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from training.data.packs import Packs
-from training.data.scenes import VOID, Scene, Views, paste, scenes
+from training.data.scenes import VOID, Scene, Views, scenes
 
 
 def scene(height: int = 60, width: int = 80) -> Scene:
@@ -65,14 +65,3 @@ def test_a_folder_of_scenes(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "masks" / "images" / "b.png")
     with pytest.raises(ValueError, match="the same names"):
         scenes(packs, "masks", labels="masks")
-
-
-def test_a_foreground_pasted_before_another_picture() -> None:
-    behind = Scene(np.full((60, 80, 3), 10, np.uint8), np.full((60, 80), VOID, np.uint8))
-    found = paste(scene(), behind)
-    np.testing.assert_array_equal(found.picture[:, 40:], scene().picture[:, 40:])
-    assert (found.picture[:, :20] == 10).all()
-    assert (found.labels == np.where(scene().labels == 1, 1, VOID)).all()
-    edge = found.picture[30, 20:36, 0].astype(int)
-    assert (np.diff(edge) >= 0).all()
-    assert ((edge > 10) & (edge < 200)).sum() >= 3
