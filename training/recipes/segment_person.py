@@ -11,9 +11,10 @@ is such a photograph alone. A DeepLabV3 says in which of them there is nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
+import keras
 import numpy as np
 
 from training.data import objects
@@ -24,7 +25,7 @@ from training.evaluation.metrics import confusion, intersection_over_union
 from training.evaluation.service import Service
 from training.evaluation.tables import ResultTable
 from training.recipe import Batch, Part
-from training.recipes.segment_object import ObjectPart, SegmentObject
+from training.recipes.segment_object import ObjectPart, SegmentObject, build_network
 from training.recipes.segment_voc import PERSON, TEACHER, TeacherLabeled, load_teacher
 from training.segmentation import SegmentationDataset, SegmentationRecipe
 
@@ -49,7 +50,7 @@ DATASET = SegmentationDataset(
 class SegmentPerson(SegmentationRecipe):
     title = "People"
     description = "Separates people from the background."
-    architecture = "U²-Netp with features of MobileNetV2 and a light last stage"
+    architecture = "U²-Netp with features of MobileNetV2 and a light last stage, mean of a picture and its mirror image"
     packs = ("person", "voc", "photos", "photos-any")
     weights = (TEACHER,)
     starts = SegmentObject.starts
@@ -59,6 +60,16 @@ class SegmentPerson(SegmentationRecipe):
 
     def build_parts(self) -> dict[str, Part]:
         return {"segment": PersonPart()}
+
+    def served_networks(self, networks: Mapping[str, keras.Model], packs: Packs) -> Mapping[str, keras.Model]:
+        """Return the network that is published: the mean of its answers about a picture and its mirror image.
+
+        On `val` that gains 1.3 points of IoU, for twice the time.
+        """
+        served = build_network(mirrored=True)
+        for layer in networks["segment"].layers:
+            served.get_layer(layer.name).set_weights(layer.get_weights())
+        return {"segment": served}
 
     def evaluate_service(self, url: str, packs: Packs) -> list[ResultTable]:
         """Return the tables of the service at `url`, and how much its masks depend on the size of a picture."""
