@@ -222,7 +222,7 @@ def draw_picture(photographs: Sequence[np.ndarray], size: int, random: np.random
     if random.random() < RAMPS:
         image = draw_ramp(size, random)
     else:
-        image = crop(photographs[random.integers(len(photographs))], size, random, least=0.4)
+        image = crop(photographs[int(random.integers(len(photographs)))], size, random, least=0.4)
         if random.random() < SOFT:
             image = cv2.GaussianBlur(image, (0, 0), random.uniform(1, 6))
     return add_noise(image, random) if random.random() < 0.5 else image
@@ -234,8 +234,8 @@ def draw_style(
     """Return a part of a painting, uint8 (STYLE_SIZE, STYLE_SIZE, 3). The color channels of half of those that are no
     presets are permuted."""
     if random.random() < PRESETS:
-        return crop(presets[random.integers(len(presets))], STYLE_SIZE, random, least=0.6)
-    part = crop(paintings[random.integers(len(paintings))], STYLE_SIZE, random, least=0.6)
+        return crop(presets[int(random.integers(len(presets)))], STYLE_SIZE, random, least=0.6)
+    part = crop(paintings[int(random.integers(len(paintings)))], STYLE_SIZE, random, least=0.6)
     return np.ascontiguousarray(part[..., random.permutation(3)]) if random.random() < 0.5 else part
 
 
