@@ -100,3 +100,14 @@ def test_figures_are_those_of_known_answers(tmp_path: Any) -> None:
     )
     assert half[:2] == pytest.approx([50, 50])
     assert half[3] == pytest.approx(100 * 800 / 4800)
+
+
+def test_a_mirrored_network_answers_the_mean_for_both_directions() -> None:
+    from training.recipes.segment_object import build_network, mirror
+
+    network = build_network()
+    image = np.random.default_rng(0).random((1, 64, 96, 3), np.float32)
+    there, back = (network({"image": one})["probabilities"].numpy() for one in (image, image[:, :, ::-1].copy()))
+    found = mirror(network)({"image": image})["probabilities"].numpy()
+    np.testing.assert_allclose(found, (there + back[:, :, ::-1]) / 2, atol=1e-5)
+    assert np.abs(there - back[:, :, ::-1]).max() > 1e-4
