@@ -13,6 +13,14 @@ STRONG = 20 / 255
 and there is little texture that would be stronger still."""
 REACH = WINDOW - 1
 """Pixels from a pixel to the farthest that its limit depends on."""
+CERTAIN = 8 / 255
+"""The estimated σ above which noise is told from texture."""
+WIENER_SHARE = 0.22
+"""What is allowed of a Wiener filter's correction where a picture has texture, below that σ."""
+UNSEEN = 2.8 / 255
+"""The RMS of a correction that is allowed in any texture, unless it is more than UNSEEN_SHARE of all that is allowed.
+Most windows of a picture are limited further by their neighbors, so that clean pictures have more than 42 dB."""
+UNSEEN_SHARE = 0.9
 
 
 def largest_correction(sigma: float) -> float:
@@ -20,7 +28,9 @@ def largest_correction(sigma: float) -> float:
     return sigma * (1 + (sigma / STRONG) ** 2)
 
 
-def limit_correction(image: NDArray[np.float32], denoised: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+def limit_correction(
+    image: NDArray[np.float32], denoised: NDArray[np.float32], sigma: float, estimated: float | None = None
+) -> NDArray[np.float32]:
     """Return `denoised` with less of its correction where that is more than noise of deviation `sigma`.
 
     All are float32 (H, W, C) in about [0, 1]. The RMS of the correction in each 9x9 window of the result is at most
@@ -30,14 +40,29 @@ def limit_correction(image: NDArray[np.float32], denoised: NDArray[np.float32], 
     t, which is not correlated with n. With the gain g, the error of the result is E|n + g c|² = (1 - g)² σ² + g² |t|²,
     and |c|² = σ² + |t|². It is least for g = σ² / |c|². So, the gain of a pixel is (L / r)², at most 1, where r is the
     largest RMS of c in the windows that contain the pixel: the windows that the result is limited in.
+
+    Where σ was `estimated`, it may be that of a texture, if it is low. A Wiener filter takes away about σ²/a of a
+    window whose structure has the deviation a. Of that WIENER_SHARE is allowed, but always UNSEEN: it is seen that
+    texture is lost, but not that noise is left in it. This ends above CERTAIN.
     """
     correction = denoised - image
-    power = np.mean(np.square(correction), axis=-1)
-    shape = (WINDOW, WINDOW)
     # A window at the edge has fewer pixels: the mean is over those.
-    total = cv2.boxFilter(power, cv2.CV_32F, shape, normalize=False, borderType=cv2.BORDER_CONSTANT)
-    count = cv2.boxFilter(np.ones_like(power), cv2.CV_32F, shape, normalize=False, borderType=cv2.BORDER_CONSTANT)
-    largest = cv2.dilate(total / count, np.ones(shape, np.uint8))
-    allowed = np.float32(largest_correction(sigma) ** 2)
-    gain = allowed / np.maximum(np.maximum(largest, allowed), np.float32(1e-20))
-    return np.asarray(image + correction * gain[..., None], np.float32)
+    count = _sum(np.ones(image.shape[:2], np.float32))
+    power = _sum(np.mean(np.square(correction), axis=-1)) / count
+    allowed = np.float32(largest_correction(sigma))
+    limit: NDArray[np.float32] | np.float32 = allowed
+    share = 1.0 if estimated is None else WIENER_SHARE * (1 + (estimated / CERTAIN) ** 8)
+    if estimated is not None and share < 1 / WIENER_SHARE:
+        gray = np.mean(denoised, axis=-1)
+        structure = _sum(np.square(gray)) / count - np.square(_sum(gray) / count)
+        wiener = np.float32(share * estimated * sigma) / np.sqrt(np.maximum(structure, np.float32(1e-12)))
+        limit = np.clip(wiener, min(UNSEEN, UNSEEN_SHARE * allowed), allowed, dtype=np.float32)
+    largest = cv2.dilate(power / np.maximum(np.square(limit), np.float32(1e-20)), np.ones((WINDOW, WINDOW), np.uint8))
+    return np.asarray(image + correction / np.maximum(largest, np.float32(1))[..., None], np.float32)
+
+
+def _sum(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the sums of `values` (H, W) over the windows around the pixels."""
+    return np.asarray(
+        cv2.boxFilter(values, cv2.CV_32F, (WINDOW, WINDOW), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    )

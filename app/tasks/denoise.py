@@ -18,10 +18,13 @@ from app.tasks.noise import LEVEL_UNIT, estimate_noise
 from app.tasks.tiling import Stopwatch, plan_for, require_signature, run_tiled
 from models.manifest import Manifest
 
-_CORRELATED = 0.25
-"""The correlation from which on a model's second signature is used, where it has one."""
-_STRONG = 4 / 75
-"""The level from which on it is: below, what it takes away is not worth its own mistakes."""
+_CORRELATED = {"faint": 0.2, "strong": 0.1}
+"""The correlation from which on a model's second signature is used, if it has one. For faint noise it is less exact."""
+_STRONG = 8 / 75
+"""The level from which on noise is strong."""
+_EXCESS, _LARGEST_EXCESS = 2.5, 1.95
+"""For correlated noise, the level that is told is the estimate times 1 + the first times the correlation, at most times
+the second: what is left of blobs is seen more than what is lost with them."""
 
 
 class DenoiseOptions(TaskOptions):
@@ -57,18 +60,18 @@ async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, con
         return TaskResult(picture, manifest.id, {"strength": "0.000"}, watch.seconds())
     takes_level = "level" in require_signature(manifest, "denoise").inputs
     plan = await plan_for(picture, manifest, "denoise", engine.tile_mebibytes)
-    name, level = "denoise", None
+    name, level, doubtful = "denoise", None, None
     constants: Arrays = {}
     decisions: dict[str, str] = {}
     if takes_level:
-        noise = await _choose_removal(picture, manifest, options, engine, context)
-        level, name = noise.level, noise.signature
+        removal = await _choose_removal(picture, manifest, options, engine, context)
+        level, name, doubtful = removal
         constants["level"] = np.full((1, 1, 1, 1), level, np.float32)
         decisions["strength"] = f"{level:.3f}"
 
     def finish(window: NDArray[np.float32], result: NDArray[np.float32]) -> NDArray[np.float32]:
         if level is not None:
-            result = limit_correction(window[0], result[0], level * LEVEL_UNIT)[None]
+            result = limit_correction(window[0], result[0], level * LEVEL_UNIT, doubtful)[None]
         if not options.preserve:
             return result
         # Clipped first: the network may return values outside [0, 1].
@@ -98,6 +101,8 @@ class _Removal(NamedTuple):
 
     level: float
     signature: str
+    doubtful: float | None
+    """The standard deviation of what was found, for pixels in [0, 1], where it may be texture."""
 
 
 async def _choose_removal(
@@ -110,14 +115,17 @@ async def _choose_removal(
     """
     chooses = "denoise_correlated" in manifest.signatures and "estimate" in manifest.signatures
     if options.strength != "auto" and not chooses:
-        return _Removal(options.strength, "denoise")
-    level, correlation = await estimate_noise(picture, manifest, engine, context)
+        return _Removal(options.strength, "denoise", None)
+    noise = await estimate_noise(picture, manifest, engine, context)
     low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
-    if chooses and correlation >= _CORRELATED:
-        level *= 1 + correlation  # what is left of blobs is seen more than what is lost with them
-    level = min(max(level, low), high) if options.strength == "auto" else options.strength
-    correlated = chooses and (correlation >= _CORRELATED or await asyncio.to_thread(_is_gray, picture))
-    return _Removal(level, "denoise_correlated" if correlated and level >= _STRONG else "denoise")
+    correlated = chooses and noise.correlation >= _CORRELATED["strong" if noise.level >= _STRONG else "faint"]
+    excess = min(1 + _EXCESS * noise.correlation, _LARGEST_EXCESS) if correlated else 1.0
+    correlated = correlated or (chooses and await asyncio.to_thread(_is_gray, picture))
+    name = "denoise_correlated" if correlated else "denoise"
+    if options.strength != "auto":
+        return _Removal(options.strength, name, None)
+    doubtful = None if noise.certain else max(noise.level, 0.0) * LEVEL_UNIT
+    return _Removal(min(max(noise.level * excess, low), high), name, doubtful)
 
 
 def _is_gray(picture: Picture) -> bool:

@@ -27,14 +27,23 @@ class Crops:
     """Random square crops: `crops(index)` -> uint8 (batch, size, size, 3), the same for the same index.
 
     Each crop is taken from a picture drawn with probability proportional to its pixels, reduced by a factor between
-    1 and `smallest` half of the time (sharper statistics), flipped and turned by a multiple of 90 degrees.
+    1 and `smallest` half of the time (sharper statistics), flipped and turned by a multiple of 90 degrees. With
+    `smaller_than`, all are reduced, by this factor or more.
     """
 
-    def __init__(self, pictures: Sequence[np.ndarray], size: int, batch: int, seed: int, smallest: float = 0.6) -> None:
+    def __init__(
+        self,
+        pictures: Sequence[np.ndarray],
+        size: int,
+        batch: int,
+        seed: int,
+        smallest: float = 0.6,
+        smaller_than: float | None = None,
+    ) -> None:
         self.pictures = [picture for picture in pictures if min(picture.shape[:2]) >= size]
         if not self.pictures:
             raise ValueError(f"all pictures are smaller than a crop of {size} pixels")
-        self.size, self.batch, self.seed, self.smallest = size, batch, seed, smallest
+        self.size, self.batch, self.seed, self.smallest, self.smaller_than = size, batch, seed, smallest, smaller_than
         area = np.array([picture.shape[0] * picture.shape[1] for picture in self.pictures], np.float64)
         self.share = area / area.sum()
 
@@ -45,7 +54,10 @@ class Crops:
 
     def _crop(self, picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
         height, width = picture.shape[:2]
-        factor = random.uniform(self.smallest, 1) if random.random() < 0.5 else 1.0
+        if self.smaller_than is None:
+            factor = random.uniform(self.smallest, 1) if random.random() < 0.5 else 1.0
+        else:
+            factor = random.uniform(self.smallest, self.smaller_than)
         side = min(int(round(self.size / factor)), height, width)
         top, left = random.integers(height - side + 1), random.integers(width - side + 1)
         crop = picture[top : top + side, left : left + side]

@@ -89,3 +89,9 @@ def jpeg(clean: np.ndarray, random: np.random.Generator, lowest: int = 25, highe
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert decoded is not None  # it was encoded two lines above
     return np.ascontiguousarray(decoded[..., ::-1])
+
+
+def sharpen(picture: np.ndarray, amount: float) -> np.ndarray:
+    """Return `picture` (uint8 HWC) with `amount` times its detail, of about a pixel, added."""
+    values = picture.astype(np.float32)
+    return np.clip(np.rint(values + amount * (values - cv2.GaussianBlur(values, (0, 0), 1.0))), 0, 255).astype(np.uint8)

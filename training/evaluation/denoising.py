@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     import keras
 
 COMMAND = "python -m training evaluate denoise_photo"
-CORRELATED = 0.25
+CORRELATED = {"faint": 0.2, "strong": 0.1}
 """The correlation from which on `denoise_correlated` is used, as in the service."""
+STRONG = 8 / 75
+"""The level from which on noise is strong, as in the service."""
 WHITE = 0.2
 """The correlation below which the picture at half size is believed."""
 SMALLEST = 32
 """Pixels a side that the estimator needs."""
-STRONG = 4 / 75
-"""The level from which on it is used, as in the service."""
+EXCESS, LARGEST_EXCESS = 2.5, 1.95
+"""How much too high the level is that is told for correlated noise, as in the service."""
 SIGMAS = (15, 25, 50)
 QUALITIES = (30, 50, 70, 90)
 FAINT = (3, 5, 10, 25)
@@ -72,6 +74,8 @@ class Noise(NamedTuple):
     """From 0 to 1, which is 75/255."""
     correlation: float
     """From 0, white; 0 where the model does not estimate it."""
+    certain: bool = False
+    """Whether it is white at half size, so that it is no texture."""
 
     @property
     def sigma(self) -> float:
@@ -81,7 +85,7 @@ class Noise(NamedTuple):
     @property
     def correlated(self) -> bool:
         """Whether it is alike in neighboring pixels."""
-        return self.correlation >= CORRELATED
+        return self.correlation >= CORRELATED["strong" if self.level >= STRONG else "faint"]
 
 
 def measure(networks: Mapping[str, keras.Model], packs: Packs) -> list[ResultTable]:
@@ -133,7 +137,9 @@ def estimate_noise(networks: Mapping[str, keras.Model], image: np.ndarray) -> No
         return found
     half = image[: 2 * height, : 2 * width].reshape(height, 2, width, 2, image.shape[-1]).mean(axis=(1, 3))
     reduced = _estimate(networks, half)
-    return found._replace(level=max(found.level, reduced.level)) if reduced.correlation < WHITE else found
+    if reduced.correlation >= WHITE or reduced.level <= found.level:
+        return found
+    return found._replace(level=reduced.level, certain=True)
 
 
 def _estimate(networks: Mapping[str, keras.Model], image: np.ndarray) -> Noise:
@@ -167,16 +173,21 @@ def remove_noise(
     Without a level the network is told the noise's, and a higher one for correlated noise, as the service does.
     """
     chooses = "denoise_correlated" in networks
-    if level is None:
-        level = min(noise.level * (1 + noise.correlation), 1.0) if chooses and noise.correlated else noise.level
     correlated = chooses and (noise.correlated or is_gray(image))
-    name = "denoise_correlated" if correlated and level >= STRONG else "denoise"
-    return run_limited(networks[name], image, level)
+    network = networks["denoise_correlated" if correlated else "denoise"]
+    if level is not None:
+        return run_limited(network, image, level)
+    excess = min(1 + EXCESS * noise.correlation, LARGEST_EXCESS) if chooses and noise.correlated else 1.0
+    return run_limited(network, image, min(noise.level * excess, 1.0), None if noise.certain else noise.level)
 
 
-def run_limited(network: keras.Model, image: np.ndarray, level: float) -> np.ndarray:
-    """Return what one network makes of float32 `image`, its correction limited to noise of `level`."""
-    return limit_correction(image, run_network(network, image, level), level * LEVEL_UNIT)
+def run_limited(network: keras.Model, image: np.ndarray, level: float, estimated: float | None = None) -> np.ndarray:
+    """Return what one network makes of float32 `image`, its correction limited to noise of `level`.
+
+    Where the level was `estimated` (before it was raised for correlated noise), texture is spared.
+    """
+    found = None if estimated is None else estimated * LEVEL_UNIT
+    return limit_correction(image, run_network(network, image, level), level * LEVEL_UNIT, found)
 
 
 def run_network(network: keras.Model, image: np.ndarray, level: float) -> np.ndarray:

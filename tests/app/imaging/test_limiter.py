@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.imaging.limiter import REACH, largest_correction, limit_correction
+from app.imaging.limiter import REACH, UNSEEN, largest_correction, limit_correction
 
 
 def noise(sigma: float, shape: tuple[int, int] = (64, 80), seed: int = 0) -> np.ndarray:
@@ -53,6 +53,19 @@ def test_lost_texture_comes_back_and_flat_parts_stay_denoised() -> None:
     assert (flat - 0.5).std() < 0.1 * sigma
     # Hardly worse than the noisy picture, where the denoiser alone would be five times as bad.
     assert (textured - clean[:, 64:]).std() < 1.1 * sigma
+
+
+@pytest.mark.parametrize(("estimated", "spared"), [(5 / 255, True), (15 / 255, False), (None, False)])
+def test_an_estimate_that_may_be_texture_spares_texture(estimated: float | None, spared: bool) -> None:
+    """In flat parts noise of that level is removed all the same."""
+    sigma = 8 / 255
+    clean = np.full((64, 128, 3), 0.5, np.float32)
+    clean[:, 64:] += 0.2 * np.sin(np.arange(64))[None, :, None].astype(np.float32)
+    image = clean + noise(sigma, (64, 128))
+    correction = limit_correction(image, clean, sigma, estimated) - image
+    flat, textured = correction[:, : 64 - REACH], correction[:, 64 + REACH :]
+    assert flat.std() > 0.9 * sigma
+    assert (largest_rms(textured) <= UNSEEN * 1.001) == spared
 
 
 def test_strong_noise_may_be_stronger_in_places() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,12 @@ def test_auto_is_the_median_of_eight_tiles() -> None:
     assert sum(request.signature == "estimate" for request in engine.requests) == 8
 
 
+@pytest.mark.parametrize(("size", "tiles", "looked_at"), [((32, 50), 2, 2), ((50, 80), 6, 3), ((50, 200), 18, 8)])
+def test_half_of_the_tiles_of_a_small_picture_are_looked_at(size: tuple[int, int], tiles: int, looked_at: int) -> None:
+    _, engine = run(picture(*size), DenoiseOptions(), answering(*[0.2] * looked_at))
+    assert Counter(request.signature for request in engine.requests) == {"estimate": looked_at, "denoise": tiles}
+
+
 def test_auto_of_one_tile() -> None:
     answer, engine = run(picture(5, 5), DenoiseOptions(), answering(0.6))
     assert answer.decisions["strength"] == "0.600"
@@ -126,7 +133,9 @@ def telling(level: float, correlation: float) -> Function:
 def test_correlated_noise_has_a_network_of_its_own(strength: Any, correlation: float, used: str) -> None:
     answer, engine = run(picture(), DenoiseOptions(model="both", strength=strength), telling(0.2, correlation))
     assert {request.signature for request in engine.requests} == {"estimate", used}
-    assert answer.decisions["strength"] == (f"{0.2 * (1 + correlation):.3f}" if strength == "auto" else "0.300")
+    assert answer.decisions["strength"] == (
+        f"{0.2 * min(1 + 2.5 * correlation, 1.95):.3f}" if strength == "auto" else "0.300"
+    )
 
 
 def signature_used(engine: FunctionEngine) -> str:
@@ -142,7 +151,7 @@ def test_grain_that_is_plain_at_half_size_only_is_believed_there(correlation: fl
         if request.signature != "estimate":
             return identity(request)
         reduced = max(request.inputs["image"].shape[1:3]) < TILED.tile_size
-        found = {"level": 0.1, "correlation": correlation} if reduced else {"level": 0.01, "correlation": 0.1}
+        found = {"level": 0.1, "correlation": correlation} if reduced else {"level": 0.01, "correlation": 0.05}
         return {name: np.full((1, 1, 1, 1), value, np.float32) for name, value in found.items()}
 
     result, _ = run(picture(64, 64), DenoiseOptions(model="both"), answer)
@@ -157,11 +166,6 @@ def test_a_gray_picture_has_the_same_noise_in_three_channels() -> None:
         assert signature_used(engine) == "denoise_correlated"
     _, engine = run(picture(), DenoiseOptions(model="both"), telling(0.2, 0.0))
     assert signature_used(engine) == "denoise"
-
-
-def test_faint_noise_is_left_to_the_first_network() -> None:
-    _, engine = run(picture(), DenoiseOptions(model="both"), telling(0.03, 0.6))
-    assert {request.signature for request in engine.requests} == {"estimate", "denoise"}
 
 
 def test_no_more_is_taken_away_than_noise_of_that_level() -> None:

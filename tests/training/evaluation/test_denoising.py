@@ -97,20 +97,19 @@ def _without_names(tables: list[Any]) -> list[Any]:
 @pytest.mark.parametrize(
     ("estimated", "correlation", "told", "used"),
     [
-        (0.4, 0.24, 0.4, "denoise"),
-        (0.4, 0.25, 0.5, "denoise_correlated"),
+        (0.4, 0.09, 0.4, "denoise"),
+        (0.4, 0.1, 0.5, "denoise_correlated"),
+        (0.02, 0.5, 0.039, "denoise_correlated"),
         (0.9, 0.5, 1.0, "denoise_correlated"),
-        (0.03, 0.5, 0.045, "denoise"),
+        (0.02, 0.19, 0.02, "denoise"),
+        (0.02, 0.3, 0.035, "denoise_correlated"),
     ],
 )
 def test_the_network_is_chosen_and_told_the_level_as_in_the_service(
     estimated: float, correlation: float, told: float, used: str
 ) -> None:
-    assert (denoising.CORRELATED, denoising.STRONG, denoising.WHITE) == (
-        served._CORRELATED,
-        served._STRONG,
-        noise._WHITE,
-    )
+    ours = (denoising.CORRELATED, denoising.STRONG, denoising.EXCESS, denoising.LARGEST_EXCESS, denoising.WHITE)
+    assert ours == (served._CORRELATED, served._STRONG, served._EXCESS, served._LARGEST_EXCESS, noise._WHITE)
     image = np.full((20, 28, 3), (0.4, 0.5, 0.6), np.float32)
     levels: dict[str, list[float]] = {"denoise": [], "denoise_correlated": []}
     networks: Any = {name: adder(0.0, found) for name, found in levels.items()}
