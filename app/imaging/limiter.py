@@ -14,7 +14,7 @@ and there is little texture that would be stronger still."""
 REACH = WINDOW - 1
 """Pixels from a pixel to the farthest that its limit depends on."""
 CERTAIN = 8 / 255
-"""The estimated σ above which noise is told from texture."""
+"""The estimated σ above which noise is told from texture, more and more surely; from half as much again on, always."""
 WIENER_SHARE = 0.22
 """What is allowed of a Wiener filter's correction where a picture has texture, below that σ."""
 UNSEEN = 2.8 / 255
@@ -42,21 +42,20 @@ def limit_correction(
     largest RMS of c in the windows that contain the pixel: the windows that the result is limited in.
 
     Where σ was `estimated`, it may be that of a texture, if it is low. A Wiener filter takes away about σ²/a of a
-    window whose structure has the deviation a. Of that WIENER_SHARE is allowed, but always UNSEEN: it is seen that
-    texture is lost, but not that noise is left in it. This ends above CERTAIN.
+    window whose structure has the deviation a. Of that WIENER_SHARE is allowed, but always UNSEEN: lost texture
+    is seen, and noise that is left in texture is not. This ends above CERTAIN.
     """
     correction = denoised - image
     # A window at the edge has fewer pixels: the mean is over those.
     count = _sum(np.ones(image.shape[:2], np.float32))
     power = _sum(np.mean(np.square(correction), axis=-1)) / count
-    allowed = np.float32(largest_correction(sigma))
-    limit: NDArray[np.float32] | np.float32 = allowed
-    share = 1.0 if estimated is None else WIENER_SHARE * (1 + (estimated / CERTAIN) ** 8)
-    if estimated is not None and share < 1 / WIENER_SHARE:
+    limit: NDArray[np.float32] | np.float32 = np.float32(largest_correction(sigma))
+    if estimated is not None and estimated < 1.5 * CERTAIN:
         gray = np.mean(denoised, axis=-1)
         structure = _sum(np.square(gray)) / count - np.square(_sum(gray) / count)
+        share = WIENER_SHARE * (1 + (estimated / CERTAIN) ** 8)
         wiener = np.float32(share * estimated * sigma) / np.sqrt(np.maximum(structure, np.float32(1e-12)))
-        limit = np.clip(wiener, min(UNSEEN, UNSEEN_SHARE * allowed), allowed, dtype=np.float32)
+        limit = np.minimum(np.maximum(wiener, np.minimum(np.float32(UNSEEN), UNSEEN_SHARE * limit)), limit)
     largest = cv2.dilate(power / np.maximum(np.square(limit), np.float32(1e-20)), np.ones((WINDOW, WINDOW), np.uint8))
     return np.asarray(image + correction / np.maximum(largest, np.float32(1))[..., None], np.float32)
 

@@ -18,10 +18,10 @@ from app.tasks.noise import LEVEL_UNIT, estimate_noise
 from app.tasks.tiling import Stopwatch, plan_for, require_signature, run_tiled
 from models.manifest import Manifest
 
-_CORRELATED = {"faint": 0.2, "strong": 0.1}
+_CORRELATED, _CORRELATED_IF_FAINT = 0.1, 0.2
 """The correlation from which on a model's second signature is used, if it has one. For faint noise it is less exact."""
 _STRONG = 8 / 75
-"""The level from which on noise is strong."""
+"""The level below which noise is faint."""
 _EXCESS, _LARGEST_EXCESS = 2.5, 1.95
 """For correlated noise, the level that is told is the estimate times 1 + the first times the correlation, at most times
 the second: what is left of blobs is seen more than what is lost with them."""
@@ -64,8 +64,7 @@ async def denoise(picture: Picture, options: DenoiseOptions, engine: Engine, con
     constants: Arrays = {}
     decisions: dict[str, str] = {}
     if takes_level:
-        removal = await _choose_removal(picture, manifest, options, engine, context)
-        level, name, doubtful = removal
+        level, name, doubtful = await _choose_removal(picture, manifest, options, engine, context)
         constants["level"] = np.full((1, 1, 1, 1), level, np.float32)
         decisions["strength"] = f"{level:.3f}"
 
@@ -118,12 +117,13 @@ async def _choose_removal(
         return _Removal(options.strength, "denoise", None)
     noise = await estimate_noise(picture, manifest, engine, context)
     low, high = manifest.signatures["denoise"].inputs["level"].range or (0.0, 1.0)
-    correlated = chooses and noise.correlation >= _CORRELATED["strong" if noise.level >= _STRONG else "faint"]
-    excess = min(1 + _EXCESS * noise.correlation, _LARGEST_EXCESS) if correlated else 1.0
-    correlated = correlated or (chooses and await asyncio.to_thread(_is_gray, picture))
-    name = "denoise_correlated" if correlated else "denoise"
+    least = _CORRELATED if noise.level >= _STRONG else _CORRELATED_IF_FAINT
+    correlated = chooses and noise.correlation >= least
+    second = correlated or (chooses and await asyncio.to_thread(_is_gray, picture))
+    name = "denoise_correlated" if second else "denoise"
     if options.strength != "auto":
         return _Removal(options.strength, name, None)
+    excess = min(1 + _EXCESS * noise.correlation, _LARGEST_EXCESS) if correlated else 1.0
     doubtful = None if noise.certain else max(noise.level, 0.0) * LEVEL_UNIT
     return _Removal(min(max(noise.level * excess, low), high), name, doubtful)
 

@@ -15,7 +15,7 @@ import pytest
 from app.tasks import TASKS
 from models.manifest import Geometry
 from training import recipe as recipes
-from training.data.packs import MissingPack
+from training.data.packs import MissingPack, Packs
 from training.export.card import TERMS
 from training.recipe import Recipe, UnknownRecipe
 
@@ -178,3 +178,13 @@ def test_tiles_of_the_photo_denoiser_have_room_for_the_limit_of_the_service() ->
     from app.imaging.limiter import REACH
 
     assert recipes.load("denoise_photo").reach == REACH
+
+
+def test_the_photo_denoiser_serves_the_mean_of_two_networks_for_correlated_noise() -> None:
+    recipe = recipes.load("denoise_photo")
+    networks = {name: part.network() for name, part in recipe.parts.items()}
+    served = recipe.served_networks(networks, Packs())
+    assert {name for name in served if served[name] is networks[name]} == {"denoise", "estimate"}
+    plain, blobs, mean = (one.get_weights() for one in (*list(networks.values())[:2], served["denoise_correlated"]))
+    for values in zip(plain, blobs, mean, strict=True):
+        np.testing.assert_allclose(values[2], (values[0] + values[1]) / 2, atol=1e-7)

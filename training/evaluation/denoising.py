@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import keras
 
 COMMAND = "python -m training evaluate denoise_photo"
-CORRELATED = {"faint": 0.2, "strong": 0.1}
+CORRELATED, CORRELATED_IF_FAINT = 0.1, 0.2
 """The correlation from which on `denoise_correlated` is used, as in the service."""
 STRONG = 8 / 75
-"""The level from which on noise is strong, as in the service."""
+"""The level below which noise is faint, as in the service."""
 WHITE = 0.2
 """The correlation below which the picture at half size is believed."""
 SMALLEST = 32
@@ -85,7 +85,7 @@ class Noise(NamedTuple):
     @property
     def correlated(self) -> bool:
         """Whether it is alike in neighboring pixels."""
-        return self.correlation >= CORRELATED["strong" if self.level >= STRONG else "faint"]
+        return self.correlation >= (CORRELATED if self.level >= STRONG else CORRELATED_IF_FAINT)
 
 
 def measure(networks: Mapping[str, keras.Model], packs: Packs) -> list[ResultTable]:

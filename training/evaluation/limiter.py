@@ -30,10 +30,10 @@ def limit_correction(
     correction = denoised - image
     allowed = sigma * (1 + (sigma / STRONG) ** 2)
     limit = np.full(image.shape[:2], allowed, np.float32)
-    share = 1.0 if estimated is None else WIENER_SHARE * (1 + (estimated / CERTAIN) ** 8)
-    if estimated is not None and share < 1 / WIENER_SHARE:
+    if estimated is not None and estimated < 1.5 * CERTAIN:
         gray = denoised.mean(axis=-1)
         structure = np.sqrt(np.maximum(mean(gray**2) - mean(gray) ** 2, 1e-12))
+        share = WIENER_SHARE * (1 + (estimated / CERTAIN) ** 8)
         limit = np.minimum(
             limit, np.maximum(share * estimated * sigma / structure, min(UNSEEN, UNSEEN_SHARE * allowed))
         )

@@ -49,6 +49,14 @@ def test_half_of_the_crops_are_reduced() -> None:
     assert 0.4 < np.mean(whole) < 0.6
 
 
+def test_all_of_the_crops_are_reduced_where_they_are_to_be_smaller() -> None:
+    stripes = np.zeros((200, 200, 3), np.uint8)
+    stripes[::2] = 255
+    crops = Crops([stripes], 32, 16, 0, smallest=0.25, smaller_than=0.5)
+    # The mean over two stripes or more.
+    assert max(int(np.ptp(crop)) for index in range(20) for crop in crops(index)) < 200
+
+
 def test_large_pictures_are_drawn_more_often() -> None:
     small, large = np.zeros((32, 32, 3), np.uint8), np.full((96, 96, 3), 1, np.uint8)
     drawn = np.concatenate([Crops([small, large], 16, 32, 0)(index)[:, 0, 0, 0] for index in range(20)])

@@ -193,3 +193,13 @@ def test_correlation_is_nothing_for_white_noise_and_one_for_blocks() -> None:
     found = np.asarray(correlation_of(clean + np.stack([white, blocks, 0 * white]), clean))
     assert found.shape == (3, 1, 1, 1)
     np.testing.assert_allclose(found.ravel(), [0, 1, 0], atol=0.03)
+
+
+def test_sharpening_adds_detail_and_leaves_flat_places() -> None:
+    from training.data.degradations import sharpen
+
+    picture = photograph()
+    detail = [np.abs(np.diff(sharpen(picture, amount).astype(int), axis=0)).mean() for amount in (0.0, 0.5, 1.5)]
+    assert sorted(detail) == detail
+    np.testing.assert_array_equal(sharpen(picture, 0.0), picture)
+    np.testing.assert_array_equal(sharpen(np.full_like(picture, 90), 2.0), 90)
