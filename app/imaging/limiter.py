@@ -13,9 +13,9 @@ STRONG = 20 / 255
 and there is little texture that would be stronger still."""
 REACH = WINDOW - 1
 """Pixels from a pixel to the farthest that its limit depends on."""
-CERTAIN = 8 / 255
+CERTAIN = 8.4 / 255
 """The estimated σ above which noise is told from texture, more and more surely; from half as much again on, always."""
-WIENER_SHARE = 0.22
+WIENER_SHARE = 0.14
 """What is allowed of a Wiener filter's correction where a picture has texture, below that σ."""
 UNSEEN = 2.8 / 255
 """The RMS of a correction that is allowed in any texture, unless it is more than UNSEEN_SHARE of all that is allowed.
@@ -42,8 +42,9 @@ def limit_correction(
     largest RMS of c in the windows that contain the pixel: the windows that the result is limited in.
 
     Where σ was `estimated`, it may be that of a texture, if it is low. A Wiener filter takes away about σ²/a of a
-    window whose structure has the deviation a. Of that WIENER_SHARE is allowed, but always UNSEEN: lost texture
-    is seen, and noise that is left in texture is not. This ends above CERTAIN.
+    window whose structure has the deviation a; here a is the geometric mean of that of the window around the pixel and
+    of the calmest that contains it, because beside an edge or a star there is no texture. WIENER_SHARE of it is
+    allowed, but always UNSEEN: lost texture is seen, and noise that is left in texture is not. This ends above CERTAIN.
     """
     correction = denoised - image
     # A window at the edge has fewer pixels: the mean is over those.
@@ -52,11 +53,13 @@ def limit_correction(
     limit: NDArray[np.float32] | np.float32 = np.float32(largest_correction(sigma))
     if estimated is not None and estimated < 1.5 * CERTAIN:
         gray = np.mean(denoised, axis=-1)
-        structure = _sum(np.square(gray)) / count - np.square(_sum(gray) / count)
+        variance = _sum(np.square(gray)) / count - np.square(_sum(gray) / count)
+        structure = np.sqrt(np.maximum(variance, np.float32(1e-12)))
+        calmest = cv2.erode(structure, np.ones((WINDOW, WINDOW), np.uint8))
         share = WIENER_SHARE * (1 + (estimated / CERTAIN) ** 8)
-        wiener = np.float32(share * estimated * sigma) / np.sqrt(np.maximum(structure, np.float32(1e-12)))
+        wiener = np.float32(share * estimated * sigma) / np.sqrt(structure * calmest)
         limit = np.minimum(np.maximum(wiener, np.minimum(np.float32(UNSEEN), UNSEEN_SHARE * limit)), limit)
-    largest = cv2.dilate(power / np.maximum(np.square(limit), np.float32(1e-20)), np.ones((WINDOW, WINDOW), np.uint8))
+    largest = cv2.dilate(power, np.ones((WINDOW, WINDOW), np.uint8)) / np.maximum(np.square(limit), np.float32(1e-20))
     return np.asarray(image + correction / np.maximum(largest, np.float32(1))[..., None], np.float32)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 WINDOW = (9, 9)
 STRONG = 20 / 255
-CERTAIN = 8 / 255
-WIENER_SHARE = 0.22
+CERTAIN = 8.4 / 255
+WIENER_SHARE = 0.14
 UNSEEN = 2.8 / 255
 UNSEEN_SHARE = 0.9
 
@@ -33,10 +33,11 @@ def limit_correction(
     if estimated is not None and estimated < 1.5 * CERTAIN:
         gray = denoised.mean(axis=-1)
         structure = np.sqrt(np.maximum(mean(gray**2) - mean(gray) ** 2, 1e-12))
+        structure = np.sqrt(structure * cv2.erode(structure, np.ones(WINDOW, np.uint8)))
         share = WIENER_SHARE * (1 + (estimated / CERTAIN) ** 8)
         limit = np.minimum(
             limit, np.maximum(share * estimated * sigma / structure, min(UNSEEN, UNSEEN_SHARE * allowed))
         )
     power = mean(np.mean(np.square(correction), axis=-1))
-    largest = cv2.dilate(power / np.maximum(limit**2, 1e-20), np.ones(WINDOW, np.uint8))
+    largest = cv2.dilate(power, np.ones(WINDOW, np.uint8)) / np.maximum(limit**2, 1e-20)
     return np.asarray(image + correction / np.maximum(largest, 1)[..., None], np.float32)
