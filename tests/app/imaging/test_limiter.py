@@ -68,6 +68,16 @@ def test_an_estimate_that_may_be_texture_spares_texture(estimated: float | None,
     assert (largest_rms(textured) <= UNSEEN * 1.001) == spared
 
 
+def test_an_estimate_leaves_no_grain_around_a_star() -> None:
+    sigma = 5 / 255
+    clean = np.full((65, 65, 3), 0.1, np.float32)
+    clean[32, 32] = 1.0
+    image = clean + noise(sigma, (65, 65))
+    left = limit_correction(image, clean, sigma, sigma) - clean
+    # Of the ring around the star, without its own pixel.
+    assert left[26:30, 26:39].std() < 0.4 * sigma
+
+
 def test_strong_noise_may_be_stronger_in_places() -> None:
     """A camera's noise is stronger in the dark."""
     for sigma, share in ((2 / 255, 1.0), (20 / 255, 2.0)):
