@@ -239,7 +239,7 @@ def test_the_command_writes_an_archive(
 
 @pytest.mark.tf
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["denoise_photo", "denoise_digits"])
+@pytest.mark.parametrize("name", ["superres_photo", "denoise_digits"])
 def test_an_archive_gives_the_batches_of_the_packs(packs: Packs, tmp_path: Path, name: str) -> None:
     whole = load(name)
     list(write_archive([whole], packs, tmp_path))
