@@ -49,10 +49,10 @@ def limit_correction(
     correction = denoised - image
     # A window at the edge has fewer pixels: the mean is over those.
     count = _sum(np.ones(image.shape[:2], np.float32))
-    power = _sum(np.mean(np.square(correction), axis=-1)) / count
+    power = _sum(_mean_of_channels(np.square(correction))) / count
     limit: NDArray[np.float32] | np.float32 = np.float32(largest_correction(sigma))
     if estimated is not None and estimated < 1.5 * CERTAIN:
-        gray = np.mean(denoised, axis=-1)
+        gray = _mean_of_channels(denoised)
         variance = _sum(np.square(gray)) / count - np.square(_sum(gray) / count)
         structure = np.sqrt(np.maximum(variance, np.float32(1e-12)))
         calmest = cv2.erode(structure, np.ones((WINDOW, WINDOW), np.uint8))
@@ -61,6 +61,12 @@ def limit_correction(
         limit = np.minimum(np.maximum(wiener, np.minimum(np.float32(UNSEEN), UNSEEN_SHARE * limit)), limit)
     largest = cv2.dilate(power, np.ones((WINDOW, WINDOW), np.uint8)) / np.maximum(np.square(limit), np.float32(1e-20))
     return np.asarray(image + correction / np.maximum(largest, np.float32(1))[..., None], np.float32)
+
+
+def _mean_of_channels(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the means (H, W) of `values` (H, W, C); NumPy's take ten times as long."""
+    channels = values.shape[-1]
+    return np.asarray(cv2.transform(values, np.full((1, channels), 1 / channels, np.float32)), np.float32)
 
 
 def _sum(values: NDArray[np.float32]) -> NDArray[np.float32]:
