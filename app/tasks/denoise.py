@@ -22,7 +22,7 @@ _CORRELATED, _CORRELATED_IF_FAINT = 0.1, 0.2
 """The correlation from which on a model's second signature is used, if it has one. For faint noise it is less exact."""
 _STRONG = 8 / 75
 """The level below which noise is faint."""
-_EXCESS, _LARGEST_EXCESS = 2.5, 1.95
+_EXCESS, _LARGEST_EXCESS = 2.7, 1.95
 """For correlated noise, the level that is told is the estimate times 1 + the first times the correlation, at most times
 the second: what is left of blobs is seen more than what is lost with them."""
 

@@ -35,7 +35,7 @@ WHITE = 0.2
 """The correlation below which the picture at half size is believed."""
 SMALLEST = 32
 """Pixels a side that the estimator needs."""
-EXCESS, LARGEST_EXCESS = 2.5, 1.95
+EXCESS, LARGEST_EXCESS = 2.7, 1.95
 """How much too high the level is that is told for correlated noise, as in the service."""
 SIGMAS = (15, 25, 50)
 QUALITIES = (30, 50, 70, 90)
