@@ -204,8 +204,8 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
         description="Memory that the arithmetic of a tile may take, in MiB. Tiles of large pictures are made larger "
-        "within it, until at most a quarter of what is computed is computed twice. A CPU computes two tiles at a time. "
-        "0: tiles have the size that the manifest of the model gives.",
+        "within it, until together they have at most 1.15 times the pixels of the picture. A CPU computes two tiles at "
+        "a time, but only one that takes long. 0: tiles have the size that the manifest of the model gives.",
     )
     max_batch: int = Field(
         64, ge=1, le=1024, description="Maximum batch size, in tiles. The manifest of a model can set less."

@@ -9,6 +9,7 @@ waits to fill: it takes the requests that wait, in the size that takes least tim
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -112,18 +113,20 @@ class FairQueue(Generic[W]):
         """Return the device seconds that a client used, over its weight."""
         return self._served.get(client, 0.0)
 
-    def next_request(self, *, jobs: bool = True) -> W | None:
-        """Return the request whose turn it is; without `jobs`, the interactive one."""
-        heads = [
-            (self.virtual_time(client), min(queue[0] for queue in queues.values()))
-            for client, queues in self._queues.items()
-        ]
+    def next_request(self, *, jobs: bool = True, most_seconds: float = math.inf) -> W | None:
+        """Return the request whose turn it is; without `jobs`, the interactive one. Of those that take longer than
+        `most_seconds` it is none."""
+        heads = []
+        for client, queues in self._queues.items():
+            firsts = [queue[0] for queue in queues.values() if self.seconds(queue[0]) <= most_seconds]
+            if firsts:
+                heads.append((self.virtual_time(client), min(firsts)))
         return min((head for head in heads if jobs or not _is_job(head[1])), default=(0.0, None))[1]
 
-    def take(self, *, jobs: bool = True) -> list[W]:
+    def take(self, *, jobs: bool = True, most_seconds: float = math.inf) -> list[W]:
         """Return the next batch and charge it to its clients: the next request and others of its key, from their
         clients in turn."""
-        next_request = self.next_request(jobs=jobs)
+        next_request = self.next_request(jobs=jobs, most_seconds=most_seconds)
         if next_request is None:
             return []
         self._virtual = self.virtual_time(next_request.client)

@@ -4,6 +4,9 @@
 request waits. While it runs an interactive batch, and for INTERACTIVE_HOLD_S after, it starts no job of a client that
 has had more of it: the next tiles of the same picture are on their way, and would find it busy.
 
+Of batches that take longer than LONG_BATCH_S, one runs at a time, and always leaves room for a shorter one beside it:
+a small request shares the device with a large tile, and does not wait for its end.
+
 A second of a device that runs several batches at once is divided among them (start-time fair queueing with depth: Jin,
 Chase & Kaur, 2004), so that what they took adds up to the time that it was busy.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +39,8 @@ Outcome = Arrays | ServiceError
 
 INTERACTIVE_HOLD_S = 0.02
 """Seconds for which the device waits for the next tiles of a picture before it starts a job's."""
+LONG_BATCH_S = 0.6
+"""A batch that takes longer is a long one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +89,8 @@ class DeviceClock:
 
 
 class Scheduler:
-    """Runs requests on one device through `execute`, which is called on `max_concurrent_batches` threads of its own.
+    """Runs requests on one device through `execute`, which is called on `max_concurrent_batches` threads of its own,
+    or on one more beside a long batch.
 
     `AdmissionQueue` says which requests are refused when more than `max_megapixels` wait. Call everything but `execute`
     on one event loop.
@@ -104,6 +111,7 @@ class Scheduler:
         self._clock = clock
         self._max_concurrent_batches = max_concurrent_batches
         self._device = ThreadPoolExecutor(max_concurrent_batches, thread_name_prefix="device")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="device-beside")
         self._device_clock = DeviceClock()
         self._queue: FairQueue[_PendingRequest] = FairQueue(self.latency)
         self._running: list[list[_PendingRequest]] = []
@@ -188,7 +196,8 @@ class Scheduler:
             for pending in self._all_requests():
                 _fail(pending, shutting_down())
             self._queue.clear()
-        self._device.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._device, self._beside):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _all_requests(self) -> list[_PendingRequest]:
         return [*self._queue, *itertools.chain.from_iterable(self._running)]
@@ -213,17 +222,18 @@ class Scheduler:
 
     def _start_batches(self) -> None:
         """Give the device its next batches, as many as it may run at once."""
-        if len(self._running) == self._max_concurrent_batches:
+        if not self._has_room():
             return
         now = self._clock()
         for pending in [pending for pending in self._queue if pending.request.context.deadline <= now]:
             self._expire(pending)
-        while len(self._running) < self._max_concurrent_batches and (
-            batch := self._queue.take(jobs=not self._must_jobs_wait())
+        while self._has_room() and (
+            batch := self._queue.take(jobs=not self._must_jobs_wait(), most_seconds=self._most_seconds())
         ):
+            threads = self._device if len(self._running) < self._max_concurrent_batches else self._beside
             self._running.append(batch)
             requests, size = [pending.request for pending in batch], self._queue.size_for(batch)
-            future = asyncio.get_running_loop().run_in_executor(self._device, self._run_timed, requests, size)
+            future = asyncio.get_running_loop().run_in_executor(threads, self._run_timed, requests, size)
             future.add_done_callback(partial(self._finish, batch))
         self._reset_if_idle()
 
@@ -253,10 +263,21 @@ class Scheduler:
         self._hold_timer = None
         self._start_batches()
 
+    def _has_room(self) -> bool:
+        most = self._max_concurrent_batches
+        return len(self._running) < (max(most, 2) if self._runs_long_batch() else most)
+
+    def _most_seconds(self) -> float:
+        """Return how long the next batch may take."""
+        return LONG_BATCH_S if self._runs_long_batch() else math.inf
+
+    def _runs_long_batch(self) -> bool:
+        return any(sum(pending.charged for pending in batch) > LONG_BATCH_S for batch in self._running)
+
     def _must_jobs_wait(self) -> bool:
         """Whether an interactive client runs a batch, or ran one just now, and has had less of the device than the
         client whose turn it is."""
-        next_request = self._queue.next_request()
+        next_request = self._queue.next_request(most_seconds=self._most_seconds())
         if next_request is None:
             return False
         interactive = [batch[0].client for batch in self._running if not batch[0].request.context.background]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-MAX_OVERLAP = 1.25
+MAX_OVERLAP = 1.15
 """Tiles are large enough if their windows have at most so many times the pixels of the picture."""
 _MAX_GROWTH = 8
 _GROWTH_STEPS = 16
@@ -45,6 +45,11 @@ class Box:
     def width(self) -> int:
         """Columns."""
         return self.right - self.left
+
+    @property
+    def pixels(self) -> int:
+        """Pixels inside."""
+        return self.height * self.width
 
     @property
     def slices(self) -> tuple[slice, slice]:

@@ -11,6 +11,7 @@ import numpy as np
 from app.engine.protocol import Arrays, Engine, RequestContext
 from app.errors import ModelUnavailable
 from app.imaging.picture import Picture
+from app.tasks.concurrency import bounded_gather
 from app.tasks.tiling import SAMPLED_TILES, plan_for, sample
 from models.manifest import Manifest
 
@@ -42,10 +43,19 @@ async def estimate_noise(picture: Picture, manifest: Manifest, engine: Engine, c
     """
     plan = await plan_for(picture, manifest, "estimate")
     tiles = min(SAMPLED_TILES, max(_FEWEST_TILES, math.ceil(len(plan.tiles) / 2)))
-    outputs = await sample(picture, plan, manifest, "estimate", engine, context, tiles=tiles)
+    found: dict[bool, list[Arrays]] = {}
+
+    async def look(reduced: bool) -> None:
+        found[reduced] = await sample(
+            picture, plan, manifest, "estimate", engine, context, tiles=tiles, reduced=reduced
+        )
+
+    correlates = "correlation" in manifest.signatures["estimate"].outputs
+    await bounded_gather([False, True] if correlates else [False], look)
+    outputs = found[False]
     level, correlation, certain = _median(outputs, "level"), _median(outputs, "correlation"), False
-    if "correlation" in outputs[0]:
-        halves = await sample(picture, plan, manifest, "estimate", engine, context, tiles=tiles, reduced=True)
+    if correlates:
+        halves = found[True]
         # A mean of 2x2 pixels has no more noise than they have, and grain is whiter there.
         if _median(halves, "correlation") < _WHITE and _median(halves, "level") > level:
             level, certain = _median(halves, "level"), True

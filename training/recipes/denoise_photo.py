@@ -69,7 +69,7 @@ class DenoisePhoto(Recipe):
     packs = ("photos", "photos-any")
     weights = (FFDNET,)
     starts = (Start("FFDNet for color (Zhang et al. 2018)", "MIT", "ffdnet.txt"),)
-    geometry = {"kind": "tiled", "multiple": 2, "tile_size": 512, "tile_step": 64, "halo": None}
+    geometry = {"kind": "tiled", "multiple": 2, "tile_size": 512, "tile_step": 32, "halo": None}
     reach = 8  # of the limit on what is taken away (app/imaging/limiter.py)
 
     def build_parts(self) -> dict[str, Part]:
@@ -255,7 +255,7 @@ class Estimate(PhotoPart):
         """Return crops of pictures made small, by up to 1/4, and sharpened half of the time.
 
         Fine texture is what is taken for noise, and rare in photographs. Those of `photos-any` were compressed, which
-        is not seen any more in a third of their size.
+        is hardly seen any more at half their size or less.
         """
         sources = (
             Crops(training, self.crop, batch, seed + 1, smallest=0.25),

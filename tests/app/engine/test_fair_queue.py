@@ -81,6 +81,13 @@ def test_jobs_can_be_left_out() -> None:
     assert queue(job).take(jobs=False) == []
 
 
+def test_what_takes_too_long_is_left_out_and_keeps_its_turn() -> None:
+    waiting = queue(request(1, client="a"), request(2, client="a"), request(3, client="b"))
+    waiting.add(QueuedRequest(request(4, client="a", size=64), 1, 9))  # 4,096 pixels: sixteen times as long
+    assert [names(waiting.take(most_seconds=2 * SECONDS)) for _ in range(4)] == [[("a", 1)], [("b", 3)], [("a", 2)], []]
+    assert names(waiting.take()) == [("a", 4)]
+
+
 def test_a_job_gets_its_share_where_both_want_the_device_all_the_time() -> None:
     jobs = [request(1, client="j", weight=BACKGROUND) for _ in range(20)]
     waiting = queue(*jobs, *(request(2, client="p") for _ in range(20)))

@@ -13,7 +13,7 @@ import pytest
 from app.engine.latency_model import LatencyModel
 from app.engine.loader import Model
 from app.engine.protocol import BACKGROUND, Arrays, InferenceRequest
-from app.engine.scheduler import INTERACTIVE_HOLD_S, Scheduler
+from app.engine.scheduler import INTERACTIVE_HOLD_S, LONG_BATCH_S, Scheduler
 from app.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, ShuttingDown
 from tests.engines import Chain, Costly, Failing, Identity, Recording, Slow, request
 
@@ -61,9 +61,9 @@ def send(to: Scheduler, *requests: InferenceRequest, limit: int = 1) -> list[asy
     return [asyncio.create_task(to.submit(one, limit)) for one in requests]
 
 
-async def occupied(model: Slow, to: Scheduler) -> asyncio.Task[Arrays]:
+async def occupied(model: Slow, to: Scheduler, size: int = 8) -> asyncio.Task[Arrays]:
     """Return a request that runs on the device until the gate opens."""
-    (first,) = send(to, request(0.0, client="first"))
+    (first,) = send(to, request(0.0, client="first", size=size))
     await asyncio.to_thread(model.entered.wait, 30)
     return first
 
@@ -110,6 +110,26 @@ def test_no_more_than_max_concurrent_batches_run_at_once() -> None:
         assert [value(outputs) for outputs in await asyncio.gather(*tasks)] == [1, 2, 3]
         assert len(record.threads) == 2
         await engine.close(10)
+
+    scenario(work)
+
+
+@pytest.mark.parametrize("concurrent", [1, 2])
+def test_small_requests_run_beside_a_long_batch_and_other_long_ones_wait(concurrent: int) -> None:
+    async def work() -> None:
+        latency = LatencyModel()
+        latency.record("denoise/identity@1", "denoise", 64 * 64, 1, 2 * LONG_BATCH_S)
+        latency.record("denoise/identity@1", "denoise", 8 * 8, 1, 0.01)
+        model, record = Slow(), Recording()
+        to = scheduler(Chain(record, model), max_concurrent_batches=concurrent, latency=latency)
+        first = await occupied(model, to, size=64)
+        other = send(to, request(2, client="other", size=64))
+        small = send(to, *(request(i, client="small", size=8) for i in (3, 4)))
+        await asyncio.sleep(0.1)
+        assert [values[0] for _, _, values in record.calls] == [0, 3], "one small request has the other thread"
+        model.gate.set()
+        await asyncio.gather(first, *other, *small)
+        await to.close(10)
 
     scenario(work)
 

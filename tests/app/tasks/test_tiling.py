@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from app.engine.protocol import Arrays, InferenceRequest, RequestContext
 from app.errors import ModelUnavailable, Overloaded, WrongSize
 from app.imaging.picture import Picture
-from app.imaging.tiles import make_plan
+from app.imaging.tiles import MAX_OVERLAP, make_plan
 from app.tasks.base import Size
 from app.tasks.concurrency import IN_FLIGHT, ordered_gather
 from app.tasks.tiling import (
@@ -100,7 +100,7 @@ def test_a_tile_is_limited_by_its_memory_and_by_its_cost() -> None:
         return height * width
 
     enough = pixels(model, 1024)
-    assert count_computed(size, model, 1024) <= 1.25 * size.pixels
+    assert count_computed(size, model, 1024) <= MAX_OVERLAP * size.pixels
     memory = model.serving.mebibytes_per_megapixel
     assert 32**2 < pixels(model, 0.5 * enough * memory / 1e6) <= 0.5 * enough
     costly = model.model_copy(update={"flops_per_pixel": int(MAX_TILE_FLOPS / (0.5 * enough))})
@@ -350,6 +350,20 @@ def test_sample_is_spread_and_bounded() -> None:
         return await sample(small, await plan_for(small, model, "denoise"), model, "denoise", engine, CALLER, tiles=8)
 
     assert len(asyncio.run(few())) == 1
+
+
+def test_sample_leaves_out_small_tiles_at_the_edge() -> None:
+    image, model = picture(64, 72), manifest(geometry=TILED.model_copy(update={"tile_size": 64}))
+    engine = FunctionEngine(identity, model)
+
+    async def work() -> int:
+        plan = await plan_for(image, model, "denoise")
+        await sample(image, plan, model, "denoise", engine, CALLER)
+        return len(plan.tiles)
+
+    assert asyncio.run(work()) > 1
+    shapes = [request.inputs["image"].shape[1:3] for request in engine.requests]
+    assert shapes == [(64, 64)], "the rest of the picture is narrower than half a tile"
 
 
 def test_sample_shows_the_picture_without_its_reflection() -> None:
