@@ -98,11 +98,11 @@ def _without_names(tables: list[Any]) -> list[Any]:
     ("estimated", "correlation", "told", "used"),
     [
         (0.4, 0.09, 0.4, "denoise"),
-        (0.4, 0.1, 0.5, "denoise_correlated"),
+        (0.4, 0.1, 0.508, "denoise_correlated"),
         (0.02, 0.5, 0.039, "denoise_correlated"),
         (0.9, 0.5, 1.0, "denoise_correlated"),
         (0.02, 0.19, 0.02, "denoise"),
-        (0.02, 0.3, 0.035, "denoise_correlated"),
+        (0.02, 0.3, 0.0362, "denoise_correlated"),
     ],
 )
 def test_the_network_is_chosen_and_told_the_level_as_in_the_service(
