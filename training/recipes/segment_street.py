@@ -33,9 +33,9 @@ SIZES = ((464, 608), (608, 464), (528, 528), (336, 608))
 DATASET = SegmentationDataset(
     "street",
     CLASSES,
-    size=(288, 384),
+    size=(352, 480),
     canonical=SIZES,
-    scales=(0.7, 1.6),
+    scales=(0.8, 1.8),
     baselines=(("SegNet", 60.1), ("FC-DenseNet103", 66.9), ("BiSeNet", 68.7), ("PSPNet", 69.1)),
     note="CamVid's 11 classes and its test pictures; the papers' figures are at up to 960×720, here 480×360, and most "
     "of their backbones had seen ImageNet.",
