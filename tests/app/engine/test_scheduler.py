@@ -125,7 +125,9 @@ def test_small_requests_run_beside_a_long_batch_and_other_long_ones_wait(concurr
         first = await occupied(model, to, size=64)
         other = send(to, request(2, client="other", size=64))
         small = send(to, *(request(i, client="small", size=8) for i in (3, 4)))
-        await asyncio.sleep(0.1)
+        while len(record.calls) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
         assert [values[0] for _, _, values in record.calls] == [0, 3], "one small request has the other thread"
         model.gate.set()
         await asyncio.gather(first, *other, *small)
