@@ -114,8 +114,8 @@ class FairQueue(Generic[W]):
         return self._served.get(client, 0.0)
 
     def next_request(self, *, jobs: bool = True, most_seconds: float = math.inf) -> W | None:
-        """Return the request whose turn it is; without `jobs`, the interactive one. Of those that take longer than
-        `most_seconds` it is none."""
+        """Return the request whose turn it is; without `jobs`, the interactive one. Those that take longer than
+        `most_seconds` are passed over."""
         heads = []
         for client, queues in self._queues.items():
             firsts = [queue[0] for queue in queues.values() if self.seconds(queue[0]) <= most_seconds]
