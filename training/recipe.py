@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     import keras
@@ -30,6 +30,10 @@ class BadInitialWeights(ValueError):
 
 class NotSupported(ValueError):
     """Something that this recipe does not do; the message says what to do instead."""
+
+
+class _NetworkCalled(Exception):
+    """Raised where a loss calls its network; the argument is what it calls it with."""
 
 
 class Start(NamedTuple):
@@ -66,6 +70,8 @@ class Part:
     bfloat16 = False
     """Whether the service may compute it in bfloat16: set it where the difference was measured
     (`tests/published/test_bfloat16.py`)."""
+    eight_bit = True
+    """Whether `quantize` tries it in 8 bit: not where it takes no time beside the others."""
     first_weights: tuple[str, ...] = ()
     """Files of weights (`Packs.weights`) that a first training without --from starts from, one after the other."""
     start: str | None = None
@@ -96,8 +102,24 @@ class Part:
         """Return the scalar loss of one batch: degrade, run and compare, all in `keras.ops` (the compiled step)."""
         raise NotImplementedError
 
+    def served_inputs(self, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Mapping[str, Any]:
+        """Return the inputs of the published network for a batch; by default those that `loss` calls its network with.
+
+        Override it where `loss` takes layers of the network, or where the published network has other inputs.
+        """
+
+        def network(inputs: Mapping[str, Any]) -> None:
+            raise _NetworkCalled(inputs)
+
+        try:
+            self.loss(network, batch, seed)  # type: ignore[arg-type]
+        except _NetworkCalled as called:
+            return cast("Mapping[str, Any]", called.args[0])
+        raise NotSupported(f"the loss of {type(self).__name__} does not call its network; override served_inputs")
+
     def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
-        """Return figures of `network` on a small fixed set; the first is the one on the progress line."""
+        """Return figures of `network`, or of the published one, on a small fixed set; the first is the one on the
+        progress line."""
         raise NotImplementedError
 
     def preview_grid(self, network: keras.Model, packs: Packs) -> np.ndarray:

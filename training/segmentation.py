@@ -210,6 +210,10 @@ class SegmentationPart(Part):
         weights = None if self.class_weights is None else np.array(self.class_weights, np.float32)
         return cross_entropy(network, batch, weights)
 
+    def served_inputs(self, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Mapping[str, Any]:
+        """Return the pictures of the batch in [0, 1]."""
+        return {"image": ops.cast(batch["image"], "float32") / 255.0}
+
     def load_held_out(self, packs: Packs) -> list[Scene]:
         """Return the held-out scenes of the data set."""
         return self.dataset.held_out(packs)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from app.tasks import TASKS
-from models.manifest import Geometry
+from models.manifest import Geometry, read
 from training import recipe as recipes
 from training.data.packs import MissingPack, Packs
 from training.export.card import TERMS
-from training.recipe import Recipe, UnknownRecipe
+from training.recipe import NotSupported, Recipe, UnknownRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = recipes.names()
@@ -149,6 +149,40 @@ def test_parts_are_named_all_or_one() -> None:
     assert [part for _, part in recipes.parts("superres_photo:x2")] == ["x2"]
 
 
+def test_an_enlarger_is_calibrated_with_the_share_of_its_second_exit() -> None:
+    import keras
+
+    from training.recipes.superres_photo import UpscalePhoto, mix_exits
+
+    part = UpscalePhoto(2, hours=1)
+    crops = np.random.default_rng(0).integers(0, 256, (12, 112, 112, 3), np.uint8)
+    batch = part.reduce_crops(crops, np.random.default_rng(0))
+    served = part.served_inputs(batch, keras.random.SeedGenerator(0))
+    assert {key: tuple(value.shape) for key, value in served.items()} == {
+        "image": (12, 48, 48, 3),
+        "share": (12, 1, 1, 1),
+    }
+    assert set(served) == set(mix_exits(part.network()).input)
+    assert np.ravel(served["share"]).tolist() == [0.0] * 10 + [1.0] * 2
+
+
+def test_a_loss_that_does_not_call_its_network_says_what_to_do() -> None:
+    import keras
+
+    from tests.training import tiny
+
+    part = tiny.TinyPart(loss=lambda network, batch, seed: 0.0)
+    with pytest.raises(NotSupported, match=r"the loss of TinyPart does not call .* override served_inputs"):
+        part.served_inputs({}, keras.random.SeedGenerator(0))
+
+
+def published_inputs(recipe: Recipe, part: str, default: set[str]) -> set[str]:
+    """Return the names of the inputs of `part` in the newest published model of `recipe`."""
+    versions = list((ROOT / "models/published" / recipe.task / recipe.name).glob("*"))
+    signatures = read(max(versions, key=lambda folder: int(folder.name))).signatures if versions else {}
+    return set(signatures[part].inputs) if part in signatures else default
+
+
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
@@ -169,6 +203,9 @@ def test_a_loss_of_real_batches_is_finite_and_its_figures_are_too(name: str, pac
         assert loss.shape == ()
         # Before training, stylize_any has 26 to 39 by the seed, and all others less than 20.
         assert 0 < abs(float(loss)) < 100, name_of_part
+        served = part.served_inputs(batch, keras.random.SeedGenerator(0))
+        assert served["image"].shape[-1] == network.input["image"].shape[-1]
+        assert set(served) == published_inputs(recipes.load(name), name_of_part, default=set(network.input))
         assert all(np.isfinite(value) for value in part.validate(network, packs).values())
         grid = part.preview_grid(network, packs)
         assert (grid.dtype, grid.ndim, grid.shape[-1]) == (np.uint8, 3, 3)

@@ -54,6 +54,17 @@ def test_loss_is_the_cross_entropy_of_what_is_labelled() -> None:
     assert loss(knowing(0.7), wrong) == 0
 
 
+def test_quantization_is_calibrated_on_the_pictures_of_a_batch() -> None:
+    import keras
+
+    from training.segmentation import SegmentationPart
+
+    given = batch(np.zeros((2, 8, 8), np.uint8) + 1)
+    served = SegmentationPart().served_inputs(given, keras.random.SeedGenerator(0))
+    np.testing.assert_array_equal(served["image"], given["image"] / np.float32(255))
+    assert set(served) == {"image"}
+
+
 def test_weights_count_classes_more_or_less() -> None:
     labels = np.array([[[0, 0, 0, 1]]], np.uint8)
     given = batch(labels)

@@ -21,7 +21,7 @@ from training.evaluation.tables import ResultTable
 from training.export.card import card
 from training.export.eight_bit import training_samples
 from training.export.manifest import operations
-from training.export.savedmodel import Published, PublishedPart, compare, save
+from training.export.savedmodel import Published, compare, save
 from training.recipe import Part, Recipe
 
 SAMPLES = 192
@@ -41,12 +41,11 @@ def add_bfloat16(recipe: Recipe, packs: Packs, source: Path, root: Path, *, samp
     Return its folder. Raises BFloat16Rejected, MissingPack, SavedModelMismatch, RepositoryError.
     """
     old = repository.open_model(source)
-    published = Published(source)
     networks, derived = {}, {}
     for name, part in recipe.parts.items():
         networks[name] = part.network()
         load_initial_weights(networks[name], source, name)
-        network = part.in_bfloat16(networks[name], partial(_join_samples, part, published[name], packs, samples))
+        network = part.in_bfloat16(networks[name], partial(_join_samples, part, packs, samples))
         if network is not None:
             derived[name] = network
     if not derived:
@@ -65,9 +64,9 @@ def add_bfloat16(recipe: Recipe, packs: Packs, source: Path, root: Path, *, samp
         return repository.publish(new, folder, root)
 
 
-def _join_samples(part: Part, published: PublishedPart, packs: Packs, count: int) -> dict[str, np.ndarray]:
+def _join_samples(part: Part, packs: Packs, count: int) -> dict[str, np.ndarray]:
     """Return `count` inputs of a network as one batch, as training sees them."""
-    samples = training_samples(part, published, packs, count)
+    samples = training_samples(part, packs, count)
     return {key: np.concatenate([one[key] for one in samples]) for key in samples[0]}
 
 

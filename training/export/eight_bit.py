@@ -33,8 +33,10 @@ from training.recipe import Part, Recipe
 
 Precision = Literal["int8", "dynamic"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "dynamic")
-SAMPLES = 100
-"""Training samples by which the ranges of `int8` are found, for each size."""
+SAMPLES = 112
+"""Training samples by which the ranges of `int8` are found: at most as many, shared among the sizes."""
+CALIBRATION_PIXELS = 8_000_000
+"""What the samples of all sizes may have together: LiteRT counts ranges slowly."""
 
 
 class QuantizationRejected(ValueError):
@@ -93,6 +95,8 @@ def _quantize_signature(
     part = recipe.parts.get(name)
     if part is None:
         return None, f"{name} is not measured on its own"
+    if not part.eight_bit:
+        return None, f"{name} takes no time"
     if not sizes_of(manifest.geometry):
         return None, f"{name} has no fixed tile sizes"
     published = Published(trial.folder)[name]
@@ -118,10 +122,14 @@ def _measure(
     before: Mapping[str, float],
 ) -> tuple[QuantizedSignature | None, str]:
     sizes = sizes_of(manifest.geometry)
-    samples = training_samples(part, published, trial.packs, trial.samples) if precision == "int8" else []
+    count = sample_count(sizes, trial.samples)
+    samples = training_samples(part, trial.packs, count) if precision == "int8" else []
     content = convert(trial.folder, name, sizes, samples)
     network = QuantizedModel(content, manifest.signatures[name], sizes, padded=manifest.geometry.kind == "tiled")
-    after = part.validate(network, trial.packs)
+    try:
+        after = part.validate(network, trial.packs)
+    except RuntimeError as error:  # LiteRT has no kernel of this type for one of the operators.
+        return None, f"{name} {precision} does not run: {error}"
     noise = network.noise()
     faster = speedup(partial(published, noise), partial(network, noise))
     figures = {figure: (value, after[figure]) for figure, value in before.items()}
@@ -153,21 +161,23 @@ def sizes_of(geometry: Geometry) -> list[tuple[int, int]]:
     return list(geometry.canonical_sizes if geometry.kind == "canonical" else geometry.valid_sizes)
 
 
-def training_samples(part: Part, published: PublishedPart, packs: Packs, count: int) -> list[dict[str, np.ndarray]]:
-    """Return `count` inputs, batches of one, as the loss of `part` makes them of training pictures."""
-    seen: list[dict[str, np.ndarray]] = []
+def sample_count(sizes: Sequence[tuple[int, int]], most: int = SAMPLES) -> int:
+    """Return how many samples find the ranges of `sizes`: `most`, or fewer of large sizes, but two a size."""
+    pixels = sum(height * width for height, width in sizes) / len(sizes)
+    return max(2 * len(sizes), min(most, int(CALIBRATION_PIXELS / pixels)))
 
-    def network(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        arrays = {key: keras.ops.convert_to_numpy(value) for key, value in inputs.items()}
-        seen.extend({key: value[i : i + 1] for key, value in arrays.items()} for i in range(len(arrays["image"])))
-        return published(arrays)
 
+def training_samples(part: Part, packs: Packs, count: int) -> list[dict[str, np.ndarray]]:
+    """Return `count` inputs of the published network, batches of one, as training makes them of its pictures."""
+    samples: list[dict[str, np.ndarray]] = []
     batches, seed = part.batches(packs, 0, part.batch), keras.random.SeedGenerator(0)
     index = 0
-    while len(seen) < count:
-        part.loss(network, batches(index), seed)  # type: ignore[arg-type]
+    while len(samples) < count:
+        inputs = part.served_inputs(batches(index), seed)
+        arrays = {key: keras.ops.convert_to_numpy(value) for key, value in inputs.items()}
+        samples += [{key: value[i : i + 1] for key, value in arrays.items()} for i in range(len(arrays["image"]))]
         index += 1
-    return seen[:count]
+    return samples[:count]
 
 
 def convert(
@@ -175,7 +185,8 @@ def convert(
 ) -> bytes:
     """Return a LiteRT file of the SavedModel in `folder`: a function `<height>x<width>` a size, weights stored once.
 
-    With `samples` activations are calibrated by them, without any they are quantized as they come.
+    With `samples` activations are calibrated by them, each size by its share; without any they are quantized as they
+    come.
     """
     saved = tf.saved_model.load(str(folder))
     function = saved.signatures[signature]
@@ -188,8 +199,8 @@ def convert(
         return tf.function(lambda **inputs: function(**inputs), autograph=False).get_concrete_function(**fixed)
 
     def calibration() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        for size in sizes:
-            for sample in samples:
+        for number, size in enumerate(sizes):
+            for sample in samples[number :: len(sizes)]:
                 yield (
                     _name(size),
                     {key: fit_shape(value, _shape(specs[key].shape, size)) for key, value in sample.items()},
@@ -239,6 +250,11 @@ class QuantizedModel:
             self._one({key: value[i : i + 1] for key, value in arrays.items()}) for i in range(len(arrays["image"]))
         ]
         return {key: np.concatenate([answer[key] for answer in answers]) for key in answers[0]}
+
+    @property
+    def input(self) -> Mapping[str, Any]:
+        """The inputs by name, as a Keras model has them."""
+        return self._signature.inputs
 
     def noise(self) -> dict[str, np.ndarray]:
         """Return inputs of the first size, anything between 0 and 1."""

@@ -203,6 +203,13 @@ class UpscalePhoto(Upscale):
         large = ops.where(batch["unfiltered"], found.get("unfiltered", found["image"]), found["image"])
         return ops.mean(ops.abs(large - ops.cast(batch["clean"], "float32") / 255.0))
 
+    def served_inputs(self, batch: Mapping[str, Any], seed: keras.random.SeedGenerator) -> Mapping[str, Any]:
+        """Return the small pictures in [0, 1], and 1 as the share of the exit for those that were not filtered."""
+        return {
+            "image": ops.cast(batch["small"], "float32") / 255.0,
+            "share": ops.cast(batch["unfiltered"], "float32"),
+        }
+
     def validate(self, network: keras.Model, packs: Packs) -> dict[str, float]:
         """Return the mean RGB PSNR (dB) of the held-out pictures, reduced bicubically, by area and without a filter;
         and that of bicubic enlargement beside the first and the last."""
@@ -226,6 +233,7 @@ class DetectAliasing(Part):
     learning_rate = 1e-4
     steps_per_epoch = 5
     hours = 0.02
+    eight_bit = False
 
     def network(self) -> keras.Model:
         """Return a new detector, with an answer for each scale."""
@@ -343,8 +351,11 @@ def reduce(clean: Any, scale: int) -> tuple[Any, Any]:
 
 
 def _run(network: keras.Model, small: np.ndarray, exit_: str = "image") -> np.ndarray:
-    """Return what `network` makes of `small` by an exit; a network that mixes its exits has one."""
-    found = network({"image": photos.pad_to_multiple(small)})
+    """Return what `network` makes of `small` by an exit; a network that mixes its exits is told the share of it."""
+    inputs = {"image": photos.pad_to_multiple(small)}
+    if "share" in network.input:
+        inputs["share"] = np.full((1, 1, 1, 1), exit_ == "unfiltered", np.float32)
+    found = network(inputs)
     height, width = small.shape[0], small.shape[1]
     large = ops.convert_to_numpy(found.get(exit_, found["image"]))[0]
     scale = large.shape[0] // (-(-height // photos.MULTIPLE) * photos.MULTIPLE)

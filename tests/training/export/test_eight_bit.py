@@ -76,18 +76,51 @@ def test_the_next_version_has_a_variant_that_answers_alike(published: Path, tmp_
     assert 0 < difference.max() < 0.05
 
 
-def test_calibrates_on_what_training_shows_the_network(published: Path) -> None:
+def test_calibrates_on_what_training_shows_the_network() -> None:
     from training.export.eight_bit import training_samples
-    from training.export.savedmodel import Published
 
-    part = tiny.recipe().parts["denoise"]
-    samples = training_samples(part, Published(published)["denoise"], PACKS, 11)
+    samples = training_samples(tiny.recipe().parts["denoise"], PACKS, 11)
     assert len(samples) == 11
     clean = np.concatenate([tiny.scenes(0, 8), tiny.scenes(1, 8)])[:11, None]
     for one, scene in zip(samples, clean, strict=True):
         assert one["level"] == pytest.approx(np.full((1, 1, 1, 1), 0.2))
         assert one["image"].shape == (1, tiny.SIZE, tiny.SIZE, 3)
         assert np.std(one["image"] - scene) == pytest.approx(0.2, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"),
+    [
+        ([(64, 64)], 112),
+        ([(256, 256), (224, 288)], 112),
+        ([(512, 512)], 30),
+        ([(512, 512), (1024, 1024)], 12),
+        ([(2048, 2048)] * 3, 6),
+    ],
+)
+def test_large_sizes_have_fewer_samples_but_two_each(sizes: list[tuple[int, int]], count: int) -> None:
+    from training.export.eight_bit import sample_count
+
+    assert sample_count(sizes) == count
+
+
+def test_what_litert_cannot_compute_is_not_kept(published: Path, tmp_path: Path) -> None:
+    from training.export.eight_bit import QuantizationRejected, QuantizedModel, quantize
+
+    def validate(network: Any, packs: Packs) -> dict[str, float]:
+        if isinstance(network, QuantizedModel):
+            raise RuntimeError("DIV only supports FLOAT32")
+        return {"psnr": 30.0}
+
+    with pytest.raises(QuantizationRejected, match="denoise dynamic does not run: DIV only supports FLOAT32"):
+        quantize(tiny.recipe(validate=validate), PACKS, published, tmp_path, precisions=["dynamic"])
+
+
+def test_a_part_that_takes_no_time_is_not_tried(published: Path, tmp_path: Path) -> None:
+    from training.export.eight_bit import QuantizationRejected, quantize
+
+    with pytest.raises(QuantizationRejected, match="denoise takes no time"):
+        quantize(tiny.recipe(eight_bit=False), PACKS, published, tmp_path)
 
 
 def test_what_is_not_faster_is_not_kept(published: Path, tmp_path: Path) -> None:
