@@ -35,7 +35,9 @@ Precision = Literal["int8", "dynamic"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "dynamic")
 SAMPLES = 112
 """Training samples by which the ranges of `int8` are found: at most as many, shared among the sizes."""
-CALIBRATION_PIXELS = 8_000_000
+SAMPLES_OF_SIZE = 8
+"""At least as many for each size."""
+CALIBRATION_PIXELS = 2_000_000
 """What the samples of all sizes may have together: LiteRT counts ranges slowly."""
 
 
@@ -162,9 +164,9 @@ def sizes_of(geometry: Geometry) -> list[tuple[int, int]]:
 
 
 def sample_count(sizes: Sequence[tuple[int, int]], most: int = SAMPLES) -> int:
-    """Return how many samples find the ranges of `sizes`: `most`, or fewer of large sizes, but two a size."""
+    """Return how many samples find the ranges of `sizes`: `most`, or fewer of large sizes."""
     pixels = sum(height * width for height, width in sizes) / len(sizes)
-    return max(2 * len(sizes), min(most, int(CALIBRATION_PIXELS / pixels)))
+    return min(most, max(SAMPLES_OF_SIZE * len(sizes), int(CALIBRATION_PIXELS / pixels)))
 
 
 def training_samples(part: Part, packs: Packs, count: int) -> list[dict[str, np.ndarray]]:

@@ -92,13 +92,13 @@ def test_calibrates_on_what_training_shows_the_network() -> None:
     ("sizes", "count"),
     [
         ([(64, 64)], 112),
-        ([(256, 256), (224, 288)], 112),
-        ([(512, 512)], 30),
-        ([(512, 512), (1024, 1024)], 12),
-        ([(2048, 2048)] * 3, 6),
+        ([(256, 256)], 30),
+        ([(512, 512)], 8),
+        ([(256, 256)] * 7, 56),
+        ([(512, 512)] * 20, 112),
     ],
 )
-def test_large_sizes_have_fewer_samples_but_two_each(sizes: list[tuple[int, int]], count: int) -> None:
+def test_large_sizes_have_fewer_samples(sizes: list[tuple[int, int]], count: int) -> None:
     from training.export.eight_bit import sample_count
 
     assert sample_count(sizes) == count
