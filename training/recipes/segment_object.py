@@ -38,6 +38,10 @@ SIZES = ((256, 256), (224, 288), (288, 224), (224, 320), (320, 224), (192, 384),
 TRAINED_SIZES = ((224, 288), (288, 224), (256, 256), (288, 384))
 TRAINED_SHARE = 0.6
 """What trained weights count in the served mean of them and those that training started from (`served_networks`)."""
+LOWEST, HIGHEST = 0.27, 0.93
+"""The answers of the network that are served as 0 and 1, with half way between served as one half. On `val` that takes
+the IoU from 85.3 to 86.7 % and the mean absolute error from 4.7 to 3.7 %: a loss that counts edges six times finds too
+much, and one of cross entropy gives odds."""
 CLASSES = ((0, "background", (0, 0, 0)), (1, "object", (60, 180, 90)))
 DATASET = SegmentationDataset(
     "object",
@@ -80,14 +84,16 @@ class SegmentObject(SegmentationRecipe):
         """Return the network that is published: the mean of its answers about a picture and its mirror image.
 
         Its weights are between the start and the trained ones, which forget less that way: WiSE-FT (Wortsman et al.
-        2022, arXiv 2109.01903). On `val` both together gain two points of IoU.
+        2022, arXiv 2109.01903). On `val` both together gain two points of IoU. The weights are rounded again, so that
+        the file has 16 bits for each; and the answers are stretched (`LOWEST`).
         """
         mixed = build_network()
         load_start(mixed, packs)
         for before, after in zip(mixed.layers, networks["segment"].layers, strict=True):
             values = zip(before.get_weights(), after.get_weights(), strict=True)
-            before.set_weights([(1 - TRAINED_SHARE) * old + TRAINED_SHARE * new for old, new in values])
-        return {"segment": mirror(mixed)}
+            mean = [(1 - TRAINED_SHARE) * old + TRAINED_SHARE * new for old, new in values]
+            before.set_weights([weights.astype(np.float16).astype(np.float32) for weights in mean])
+        return {"segment": stretch(mirror(mixed))}
 
     def evaluate(self, networks: Mapping[str, Any], packs: Packs) -> list[ResultTable]:
         """Return the figures of the network on `test` beside those of U²-Netp, measured the same way."""
@@ -146,6 +152,13 @@ def mirror(network: keras.Model) -> keras.Model:
     for layer in network.layers:
         mirrored.get_layer(layer.name).set_weights(layer.get_weights())
     return mirrored
+
+
+def stretch(network: keras.Model) -> keras.Model:
+    """Return `network` with answers that reach 0 at `LOWEST` and 1 at `HIGHEST`."""
+    found = network.output["probabilities"]
+    stretched = ops.clip((found - LOWEST) / (HIGHEST - LOWEST), 0.0, 1.0)
+    return keras.Model(network.input, {"probabilities": stretched}, name=network.name)
 
 
 def load_start(network: keras.Model, packs: Packs) -> None:
