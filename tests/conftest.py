@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 import structlog
 
+from models.onednn import enable_onednn
 from tests.model_repository import tiny_repository
 from tests.offline import offline
+
+enable_onednn()  # as the service and the training do, before a test imports TensorFlow
 
 # A deadline would be a wall time, and fail on a busy machine.
 hypothesis.settings.register_profile("restore", deadline=None)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.onednn import enable_onednn
 from training.archive import ArchiveTooLarge
 from training.data.packs import MissingPack, Packs, WrongPack
 from training.evaluation.service import ServiceProblem
@@ -289,6 +290,7 @@ OWN_PACKAGES = {"models", "training"}
 def run(options: argparse.Namespace, started: float) -> int:
     """Run the command that `options` names and return its exit status; an expected error is printed as one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    enable_onednn()
     try:
         COMMANDS[options.command](options, started)
     except EXPECTED_ERRORS as error:

@@ -24,6 +24,7 @@ from app.engine.precision import BFLOAT16, INT8
 from app.engine.protocol import Arrays
 from app.errors import ModelUnavailable, Overloaded
 from models.manifest import Manifest, Signature, is_transient
+from models.onednn import enable_onednn
 
 log = structlog.get_logger(__name__)
 
@@ -200,6 +201,7 @@ def _call_in_bfloat16(tf: Any, function: Any, tensors: Mapping[str, Any]) -> dic
 def _tensorflow() -> Any:
     """Import TensorFlow quietly and let a GPU's memory grow with need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+    enable_onednn()
     # Sums stay float32 in bfloat16: in the sum of picture and correction, a picture would have 256 levels.
     os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_REMOVE", "Add,AddV2")
     with _without_notes():

@@ -17,7 +17,7 @@ from app.engine.local import LocalEngine
 from app.engine.precision import has_bfloat16
 from app.engine.registry import Registry
 from app.settings import Settings
-from benchmarks import memory, precision, replicas, tiles
+from benchmarks import memory, onednn, precision, replicas, tiles
 from benchmarks.simulated_service import SimulatedLoader
 from tests.app.api.service import wait_until
 
@@ -51,6 +51,18 @@ def test_precisions_of_each_default_model_are_compared(tiny_repository: Path) ->
     for name in names if has_bfloat16() else ():
         assert float(found[f"{name}, float32 : bfloat16"]) > 0
         assert float(found[f"{name}, bfloat16, difference"]) < 0.01
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+def test_each_default_model_is_timed_with_and_without_onednn(tiny_repository: Path) -> None:
+    found = onednn.compare(tiny_repository, rounds=1)
+    assert set(found) == {
+        "denoise/photo@1 denoise 64x64",
+        "superres/nearest@1 x2 64x64",
+        "segment/light@1 segment 64x64",
+    }
+    assert min(min(times) for times in found.values()) > 0
 
 
 @pytest.mark.tf
