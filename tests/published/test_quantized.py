@@ -15,8 +15,9 @@ from tests.published.test_repository import FOLDERS
 pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.tf
 
-RMS = 3e-3
-"""The root mean square difference of a picture in [0, 1]; what a file may cost in dB stands in the manifest."""
+RMS = {"denoise": 3e-3, "superres": 3e-3, "inpaint": 3e-3, "segment": 5e-2}
+"""The root mean square difference of a picture, or of probabilities, in [0, 1], by task; what a file may cost in dB or
+IoU stands in the manifest."""
 FILES = [(folder, entry) for folder in FOLDERS for entry in read(folder).quantized]
 
 
@@ -34,4 +35,4 @@ def test_it_is_near_float32(folder: Path, entry: QuantizedSignature) -> None:
             inputs[name] = np.pad(inputs[name], sides, mode="reflect")
         usual, found = (model.run(function, inputs) for function in (entry.signature, f"{entry.signature}:int8"))
         for name in usual:
-            assert 0 < np.sqrt(np.mean((found[name] - usual[name]) ** 2)) <= RMS
+            assert 0 < np.sqrt(np.mean((found[name] - usual[name]) ** 2)) <= RMS[manifest.task]
