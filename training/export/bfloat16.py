@@ -5,6 +5,7 @@ For networks that lose too much where a service computes them in bfloat16 as the
 
 from __future__ import annotations
 
+import datetime
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -111,6 +112,7 @@ def _describe(
 
     changes = {
         "version": max(old.version + 1, version),
+        "created": datetime.datetime.now(datetime.UTC).date(),
         "signatures": {name: allow(name, signature) for name, signature in old.signatures.items()},
         "quality": [*(one for one in old.quality if one.title != table.title), table],
         "files": repository.files(folder),

@@ -8,6 +8,7 @@ a residual is added to would have 256 steps over a range wider than [0, 1]. The 
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import tempfile
@@ -72,7 +73,8 @@ def quantize(
                 f"8 bit is too slow or too inaccurate for {old.id}: {'; '.join(found for _, found in tried)}"
             )
         version = max(old.version + 1, repository.next_version(old.task, old.name, root))
-        changes = {"version": version, "quantized": quantized, "files": repository.files(folder)}
+        today = datetime.datetime.now(datetime.UTC).date()
+        changes = {"version": version, "created": today, "quantized": quantized, "files": repository.files(folder)}
         new = Manifest.model_validate(dict(old) | changes)
         tables = [ResultTable(**dict(table)) for table in new.quality]
         (folder / "card.md").write_text(card(recipe, new, tables), encoding="utf-8")

@@ -60,6 +60,7 @@ def test_the_next_version_has_a_variant_that_answers_alike(published: Path, tmp_
     assert place == tmp_path / "denoise/tiny/2"
     made = repository.open_model(place)
     assert repository.is_default(made)
+    assert made.created > repository.open_model(published).created
     (variant,) = made.quantized
     assert (variant.signature, variant.precision, variant.sizes) == ("denoise", precision, [(64, 64)])
     assert variant.bytes == (place / variant.file).stat().st_size
