@@ -111,3 +111,16 @@ def test_a_mirrored_network_answers_the_mean_for_both_directions() -> None:
     found = mirror(network)({"image": image})["probabilities"].numpy()
     np.testing.assert_allclose(found, (there + back[:, :, ::-1]) / 2, atol=1e-5)
     assert np.abs(there - back[:, :, ::-1]).max() > 1e-4
+
+
+def test_stretched_answers_reach_both_ends_and_keep_their_order() -> None:
+    import keras
+
+    from training.recipes.segment_object import HIGHEST, LOWEST, stretch
+
+    image = keras.Input((None, None, 1), name="image")
+    network = stretch(keras.Model({"image": image}, {"probabilities": image}))
+    given = np.array([0, LOWEST, (LOWEST + HIGHEST) / 2, 0.8, HIGHEST, 1], np.float32).reshape(1, 1, -1, 1)
+    found = np.ravel(network({"image": given})["probabilities"])
+    expected = [0, 0, 0.5, (0.8 - LOWEST) / (HIGHEST - LOWEST), 1, 1]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
